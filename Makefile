@@ -1,0 +1,25 @@
+# make setup | test | reproduce | benchmark | lint | clean
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN = .venv/bin
+
+.PHONY: setup test reproduce benchmark lint clean
+setup: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,data]"
+	touch $@
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf .venv results/avatars64 *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# IMAGES=64 STEPS="20 50 100" change what is run
+reproduce: setup
+	$(BIN)/python scripts/reproduce.py $(if $(IMAGES),--images $(IMAGES)) $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT))

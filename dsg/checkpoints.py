@@ -1,0 +1,85 @@
+"""Finding, reading and identifying checkpoint files; the errors say what to do about it."""
+
+import hashlib
+import pickle
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def resolve(path: str | Path) -> Path:
+    """`path` as given if it exists or is absolute, else inside the repository."""
+    path = Path(path).expanduser()
+    return path if path.exists() or path.is_absolute() else REPOSITORY / path
+
+
+def require(checkpoint: str | Path, name: str) -> Path:
+    """The checkpoint's path.
+
+    Raises:
+        FileNotFoundError: with the command that brings the file.
+    """
+    path = resolve(checkpoint)
+    if path.is_file():
+        return path
+    raise FileNotFoundError(f"no checkpoint at {checkpoint}; get it with: {how_to_get(name)}")
+
+
+def how_to_get(name: str) -> str:
+    if name == "avatars64":
+        return "git checkout -- checkpoints/avatars64 (or train it: see checkpoints/avatars64/README.md)"
+    return f"python scripts/fetch_checkpoints.py {name}"
+
+
+def read_state_dict(path: Path, name: str) -> dict[str, Tensor]:
+    """Read a .safetensors file, or a pickle with `weights_only=True`; nothing in the file is executed.
+
+    Raises:
+        ValueError: truncated, or no state dict.
+    """
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint (truncated, or not one): {reason[:160]}. "
+            f"Remove it and get it again: {how_to_get(name)}"
+        ) from None
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path} holds no state dict (a mapping from names to tensors)")
+    return state
+
+
+def load_into(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """`load_state_dict(strict=True)` with an error of one line.
+
+    Raises:
+        ValueError: saying which keys or shapes differ.
+    """
+    own = net.state_dict()
+    missing, foreign = [k for k in own if k not in state], [k for k in state if k not in own]
+    reshaped = [k for k in own if k in state and own[k].shape != state[k].shape]
+    problems = [f"{len(keys)} {what} (first: {keys[0]})"
+                for keys, what in ((missing, "keys missing"), (foreign, "unknown keys"), (reshaped, "keys of another shape"))
+                if keys]
+    if problems:
+        raise ValueError(f"{path} is the checkpoint of another network than model.unet describes: {', '.join(problems)}")
+    net.load_state_dict(state, strict=True)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of the file, in hexadecimal."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(f)
+
+
+def _digest(f) -> str:  # Python 3.10
+    digest = hashlib.sha256()
+    while block := f.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,193 @@
+"""Images through a cell, in batches: sample, save each picture as soon as it is there, measure, resume."""
+
+import json
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dsg import images, metrics
+from dsg.checkpoints import REPOSITORY
+from dsg.images import Picture
+from dsg.noise import ImageNoise
+from dsg.results import Results, write_text
+from dsg.samplers import Sampler, StepState, sample
+
+NOT_MEASURES = {"id", "image", "sample", "input", "seconds", "network_evaluations"}
+
+
+@dataclass
+class Cell:
+    """A prior, a task, a sampler, a set of pictures."""
+
+    prior: object
+    task: object
+    sampler: Sampler
+    pictures: Sequence[Picture]
+    degraded: bool = False  # the pictures are measurements, there is no truth
+    samples: int = 1
+    seed: int = 0
+    batch_size: int = 16
+    device: torch.device = torch.device("cpu")
+
+
+@dataclass
+class Failure:
+    """An image whose sampling met a non-finite value."""
+
+    id: str
+    step_index: int
+    t: int
+
+
+class Watch:
+    """A callback that counts network evaluations and notes where each image first stops being finite.
+
+    The notes stay on the device until they are asked for, so that watching does not wait for it.
+    """
+
+    def __init__(self, batch: int, device: torch.device):
+        self.evaluations = 0
+        self.first_bad = torch.full((batch,), -1, device=device)
+        self.ts: list[tuple[int, int]] = []
+
+    def __call__(self, state: StepState) -> None:
+        bad = ~torch.isfinite(state.x_prev).flatten(1).all(1)
+        self.first_bad = torch.where(bad & (self.first_bad < 0), self.evaluations, self.first_bad)
+        self.evaluations += 1
+        self.ts.append((state.index, state.t))
+
+    def failures(self, names: Sequence[str]) -> list[Failure]:
+        return [Failure(name, *self.ts[k]) for name, k in zip(names, self.first_bad.tolist()) if k >= 0]
+
+
+def run_cell(
+    cell: Cell, results: Results, on_step: Callable[[int], None] = lambda images: None, callback: Callable | None = None
+) -> list[Failure]:
+    """Restore what is not finished, measure what is not measured, write `metrics.json`.
+
+    Args:
+        on_step: called after every reverse step with the number of images in the batch (for a progress bar).
+        callback: called as `callback(state, names)` after every step.
+
+    Returns:
+        the images that failed; the others are done.
+    """
+    todo = pending(cell, results)
+    failures = []
+    for start in range(0, len(todo), cell.batch_size):
+        failures += run_batch(cell, results, todo[start : start + cell.batch_size], on_step, callback)
+    fill_in_measures(cell, results)
+    write_summary(cell, results, failures)
+    return failures
+
+
+def pending(cell: Cell, results: Results) -> list[tuple[str, Picture, int]]:
+    """(name, picture, sample number) of what has not been made yet."""
+    wanted = [(output_name(p.id, k, cell.samples), p, k) for p in cell.pictures for k in range(cell.samples)]
+    return [(name, p, k) for name, p, k in wanted if not results.finished(name, p.digest)]
+
+
+def output_name(picture_id: str, sample_number: int, samples: int) -> str:
+    return picture_id if samples == 1 else f"{picture_id}_{sample_number}"
+
+
+def make_condition(cell: Cell, pictures: Sequence[Picture]) -> tuple[Tensor, dict]:
+    """The pictures as a tensor, and their condition, on the CPU."""
+    x, ids = images.to_tensor(pictures), [p.id for p in pictures]
+    make = cell.task.given if cell.degraded else cell.task.measure
+    return x, make(x, ids, cell.seed)
+
+
+def run_batch(cell: Cell, results: Results, batch: list, on_step: Callable, callback: Callable | None) -> list[Failure]:
+    names, pictures, numbers = (list(column) for column in zip(*batch))
+    x, condition = make_condition(cell, pictures)
+    condition = {k: v.to(cell.device) for k, v in condition.items()}
+    noise = ImageNoise(cell.seed, [p.id for p in pictures], numbers, cell.prior.shape, cell.device)
+    watch = Watch(len(names), cell.device)
+
+    def each_step(state: StepState) -> None:
+        watch(state)
+        on_step(len(names))
+        if callback is not None:
+            callback(state, names)
+
+    start = time.perf_counter()
+    restored = sample(cell.prior, cell.task, condition, cell.sampler, noise.start(), noise, each_step)
+    with torch.no_grad():
+        restored = cell.prior.decode(restored).clamp(-1, 1)
+        residual = cell.task.residual(restored, condition).cpu()
+    failures = watch.failures(names)  # waits for the device
+    seconds = (time.perf_counter() - start) / len(names)
+    failed = {f.id for f in failures}
+    rows, pixels = [], images.to_uint8(torch.nan_to_num(restored))
+    observed = images.to_uint8(condition["y"])
+    for i, (name, picture, number) in enumerate(batch):
+        if name in failed:
+            continue
+        images.save(results.condition / f"{picture.id}.png", observed[i])
+        if not cell.degraded:
+            images.save(results.truth / f"{picture.id}.png", picture.pixels)
+        images.save(results.images / f"{name}.png", pixels[i])
+        rows.append({"id": name, "image": picture.id, "sample": number, "input": picture.digest, "seconds": seconds,
+                     "network_evaluations": watch.evaluations, "residual": residual[i].item()})
+    if rows:
+        results.add(rows)
+    return failures
+
+
+def fill_in_measures(cell: Cell, results: Results, chunk: int = 64) -> None:
+    """Measure the saved pictures against the truth where the table has no measure yet."""
+    if cell.degraded or results.table.empty:
+        return
+    table = results.table
+    todo = table[table["psnr"].isna()] if "psnr" in table else table
+    for start in range(0, len(todo), chunk):
+        part = todo.iloc[start : start + chunk]
+        pixels = [_read(results.images, name) for name in part["id"]]
+        truths = [_read(results.truth, name) for name in part["image"].astype(str)]
+        measured = metrics.measure(np.stack(pixels), np.stack(truths), cell.device)
+        results.add(part.assign(**measured).to_dict("records"))
+
+
+def _read(folder: Path, name: str) -> np.ndarray:
+    with Image.open(folder / f"{name}.png") as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def write_summary(cell: Cell, results: Results, failures: Sequence[Failure]) -> None:
+    """metrics.json: means with 95 % bootstrap intervals over this run's images, versions, what failed."""
+    wanted = [output_name(p.id, k, cell.samples) for p in cell.pictures for k in range(cell.samples)]
+    table = results.table.loc[results.table.index.intersection(wanted)] if len(results.table) else results.table
+    measures = {}
+    for name in [c for c in table.columns if c not in NOT_MEASURES]:
+        mean, low, high = metrics.bootstrap(table[name].to_numpy())
+        measures[name] = {"mean": _number(mean), "low": _number(low), "high": _number(high)}
+    summary = {
+        "images": len(table),
+        "measures": measures,
+        "seconds_per_image": _number(table["seconds"].mean()) if len(table) else None,
+        "network_evaluations": _number(table["network_evaluations"].mean()) if len(table) else None,
+        "failures": [vars(f) for f in failures],
+        "interval": "95 %, percentile bootstrap over images, 2000 resamples",
+        "image_ids": list(table.index),
+        "device": str(cell.device),
+        "versions": versions(),
+    }
+    write_text(results.out / "metrics.json", json.dumps(summary, indent=1) + "\n")
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.6g}") if np.isfinite(value) else None
+
+
+def versions() -> dict[str, str]:
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True)
+    return {"code": described.stdout.strip() or "unknown", "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,108 @@
+"""Fetch pretrained weights into checkpoints/.
+
+    python scripts/fetch_checkpoints.py ffhq256 imagenet256
+
+A file appears under its name only when whole. Its size and SHA-256 are written beside it (`<file>.json`) at the first fetch;
+a later call checks the file against them, so that everybody who shares the record has the same weights.
+"""
+
+import argparse
+import json
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import gdown
+from tqdm import tqdm
+
+from dsg.checkpoints import REPOSITORY, file_hash
+
+SOURCES = {  # name: (file, where; "gdrive:" is a Google Drive id)
+    "ffhq256": ("ffhq_10m.pt", "gdrive:1BGwhRWUoguF-D8wlZ65tf227gp3cDUDh"),
+    "imagenet256": (
+        "256x256_diffusion_uncond.pt",
+        "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion_uncond.pt",
+    ),
+}
+
+
+def download(source: str, target: Path) -> None:
+    """Download to `<target>.partial`, check that it is whole, rename."""
+    temporary = target.with_name(target.name + ".partial")
+    if source.startswith("gdrive:"):
+        gdown.download(id=source.removeprefix("gdrive:"), output=str(temporary))
+        if not temporary.exists():
+            raise OSError("Google Drive sent no file (a quota, perhaps: try again later, or in a browser)")
+    else:
+        _download_http(source, temporary)
+    if temporary.stat().st_size == 0:
+        raise OSError("the file is empty")
+    temporary.rename(target)
+
+
+def _download_http(url: str, temporary: Path) -> None:
+    with urllib.request.urlopen(url, timeout=60) as response, open(temporary, "wb") as f:
+        expected = int(response.headers.get("Content-Length", 0))
+        with tqdm(total=expected or None, unit="B", unit_scale=True, desc=temporary.stem) as bar:
+            while block := response.read(1 << 20):
+                f.write(block)
+                bar.update(len(block))
+    received = temporary.stat().st_size
+    if expected and received != expected:
+        raise OSError(f"the connection closed after {received} of {expected} bytes")
+
+
+def check_or_record(path: Path) -> str:
+    """Compare the file with its record, or write the record. Returns what was done.
+
+    Raises:
+        ValueError: the file differs from the record.
+    """
+    record_file = path.with_name(path.name + ".json")
+    found = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+    if not record_file.exists():
+        record_file.write_text(json.dumps(found, indent=1) + "\n")
+        return f"recorded {found['bytes']} bytes, SHA-256 {found['sha256']}"
+    recorded = json.loads(record_file.read_text())
+    if recorded != found:
+        raise ValueError(
+            f"{path} is not the file that was recorded: {found['bytes']} bytes, SHA-256 {found['sha256']}; "
+            f"recorded {recorded['bytes']} bytes, {recorded['sha256']}. Remove the file to fetch it again, "
+            f"or {record_file.name} to accept it"
+        )
+    return f"as recorded ({found['bytes']} bytes, SHA-256 {found['sha256']})"
+
+
+def fetch(name: str, folder: Path, source: str | None = None) -> None:
+    file, default = SOURCES[name]
+    path = folder / file
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        download(source or default, path)
+    print(f"{name}: {path} {check_or_record(path)}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", metavar="name", help=", ".join(SOURCES))
+    parser.add_argument("--folder", type=Path, default=REPOSITORY / "checkpoints")
+    parser.add_argument("--source", help="another URL for the (single) name, for instance a mirror")
+    args = parser.parse_args()
+    unknown = [name for name in args.names if name not in SOURCES]
+    if unknown:
+        parser.error(f"unknown checkpoint {unknown[0]!r}: one of {', '.join(SOURCES)}")
+    if args.source and len(args.names) > 1:
+        parser.error("--source is for one name")
+    failed = False
+    for name in args.names:
+        try:
+            fetch(name, args.folder, args.source)
+        except (OSError, ValueError, urllib.error.URLError, gdown.exceptions.FileURLRetrievalError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            failed = True
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

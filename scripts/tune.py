@@ -1,0 +1,152 @@
+"""Tune the step size or guidance rate of every method alike, on validation faces.
+
+    python scripts/tune.py --steps 20 100                     # writes configs/tuned/avatars64.yaml and the trials
+
+Criterion: mean HaarPSI over the same validation faces. Every method gets the same number of trials for each task and step
+count: five on a grid of factor 2, the rest where they help most: beyond the grid while the best value is at its edge,
+then between the best value and its better neighbour. Each trial is appended to `results/tuning/<model>.csv` when it is done; a stopped run goes on
+from there.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from tqdm import tqdm
+
+from dsg import images, metrics
+from dsg.checkpoints import REPOSITORY
+from dsg.figures import style
+from dsg.noise import ImageNoise
+from dsg.results import write_text
+from dsg.samplers import sample
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+TASKS = ("inpaint", "super_resolution", "gaussian_deblur")
+START = {"dps": 4.0, "freedom": 4.0, "mpgd": 4.0}  # centre of the first grid; for DSG's guidance rate it is 0.2
+GRID = (-2, -1, 0, 1, 2)  # powers of 2
+KEY = ["task", "sampler", "steps"]
+
+
+def option_of(sampler: str) -> str:
+    return "guidance_rate" if sampler.endswith("_dsg") else "step_size"
+
+
+def next_value(tried: pd.DataFrame, sampler: str) -> float:
+    """Where to look next, given the trials (columns value, haarpsi) of one method."""
+    centre = 0.2 if sampler.endswith("_dsg") else START[sampler]
+    limit = 1.0 if sampler.endswith("_dsg") else math.inf
+    grid = [centre * 2.0**k for k in GRID]
+    for value in grid:
+        if not np.isclose(tried["value"], value).any():
+            return value
+    tried = tried.sort_values("value").reset_index(drop=True)
+    best = int(tried["haarpsi"].fillna(-1).idxmax())
+    values, scores = tried["value"], tried["haarpsi"].fillna(-1)
+    if best == 0:
+        return values[0] / 2
+    if best == len(tried) - 1 and values[best] < limit:
+        return min(values[best] * 2, limit)
+    upper = best + 1 if best + 1 < len(tried) and scores[best + 1] >= scores[best - 1] else best - 1
+    return math.sqrt(values[best] * values[upper])
+
+
+class Tuner:
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.device = args, torch.device(args.device)
+        config = compose("config", [f"model={args.model}"])
+        self.prior = instantiate(config.model).to(self.device)
+        self.pictures = images.load(REPOSITORY / args.data, self.prior.shape[-1], args.faces)
+        self.file = args.out / f"{args.model}.csv"
+        self.trials = pd.read_csv(self.file) if self.file.exists() else pd.DataFrame(columns=[*KEY, "value", "haarpsi", "psnr"])
+
+    def tried(self, key: tuple) -> pd.DataFrame:
+        t = self.trials
+        return t[(t["task"] == key[0]) & (t["sampler"] == key[1]) & (t["steps"] == key[2])]
+
+    def try_value(self, key: tuple, value: float) -> None:
+        task_name, sampler_name, steps = key
+        overrides = [f"model={self.args.model}", f"task={task_name}", f"sampler={sampler_name}", f"sampler.steps={steps}"]
+        config = compose("config", [*overrides, f"sampler.{option_of(sampler_name)}={value:.8g}", "sampler.interval=1"])
+        task, sampler = instantiate(config.task), instantiate(config.sampler)
+        x, ids = images.to_tensor(self.pictures), [p.id for p in self.pictures]
+        condition = {k: v.to(self.device) for k, v in task.measure(x, ids, config.seed).items()}
+        noise = ImageNoise(config.seed, ids, [0] * len(ids), self.prior.shape, self.device)
+        out = sample(self.prior, task, condition, sampler, noise.start(), noise)
+        scores = {"haarpsi": math.nan, "psnr": math.nan}
+        if torch.isfinite(out).all():
+            measured = metrics.measure(images.to_uint8(out), images.to_uint8(x))
+            scores = {name: float(np.mean(measured[name])) for name in scores}
+        row = pd.DataFrame([dict(zip(KEY, key), value=value, **scores)])
+        self.trials = row if self.trials.empty else pd.concat([self.trials, row], ignore_index=True)
+        write_text(self.file, self.trials.to_csv(index=False, float_format="%.6g"))
+
+    def run(self) -> None:
+        keys = [(t, s, n) for n in self.args.steps for t in TASKS for s in ("dps", "dps_dsg", "freedom", "freedom_dsg", "mpgd", "mpgd_dsg")]
+        left = sum(max(self.args.trials - len(self.tried(k)), 0) for k in keys)
+        with tqdm(total=left, unit="trial", desc="tuning", disable=left == 0) as bar:
+            for key in keys:
+                while len(self.tried(key)) < self.args.trials:
+                    bar.set_postfix_str(" ".join(map(str, key)))
+                    self.try_value(key, next_value(self.tried(key), key[1]))
+                    bar.update()
+                self.write()
+
+    def write(self) -> None:
+        """The table of the best values, and the curves."""
+        lines = [f"# Written by scripts/tune.py: the value with the best mean HaarPSI on {len(self.pictures)} validation faces,",
+                 f"# {self.args.trials} trials each; every trial is in results/tuning/{self.args.model}.csv"]
+        for task, of_task in self.trials.groupby("task", sort=False):
+            lines.append(f"{task}:")
+            for sampler, of_sampler in of_task.groupby("sampler", sort=False):
+                lines.append(f"  {sampler}:")
+                for steps, part in of_sampler.groupby("steps"):
+                    best = part.loc[part["haarpsi"].fillna(-1).idxmax()]
+                    edge = best["value"] in (part["value"].min(), part["value"].max()) and best["value"] != 1.0
+                    note = f"  # HaarPSI {best['haarpsi']:.3f}" + (", at the edge of what was tried" if edge else "")
+                    lines.append(f"    s{steps}: {{{option_of(sampler)}: {best['value']:.4g}}}{note}")
+        write_text(REPOSITORY / f"configs/tuned/{self.args.model}.yaml", "\n".join(lines) + "\n")
+        self.draw()
+
+    def draw(self) -> None:
+        counts = sorted(self.trials["steps"].unique())
+        fig, axes = plt.subplots(len(counts), len(TASKS), figsize=(4 * len(TASKS), 3 * len(counts)), squeeze=False)
+        for r, steps in enumerate(counts):
+            for ax, task in zip(axes[r], TASKS):
+                part = self.trials[(self.trials["task"] == task) & (self.trials["steps"] == steps)]
+                for sampler, curve in part.groupby("sampler", sort=False):
+                    curve = curve.sort_values("value")
+                    ax.plot(curve["value"], curve["haarpsi"], **style(sampler))
+                ax.set_xscale("log"), ax.set_title(f"{task.replace('_', ' ')}, {steps} steps", fontsize=9)
+                ax.set_xlabel("step size, or guidance rate of DSG", fontsize=8), ax.set_ylabel("HaarPSI", fontsize=8)
+        axes[0, 0].legend(fontsize=6)
+        fig.tight_layout()
+        fig.savefig(self.args.out / f"{self.args.model}.png", dpi=110)
+        plt.close(fig)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="avatars64")
+    parser.add_argument("--steps", type=int, nargs="+", default=[20, 100])
+    parser.add_argument("--faces", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=8, help="per method, task and step count")
+    parser.add_argument("--data", type=Path, default=Path("data/avatars64/val"))
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "results/tuning")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+        Tuner(args).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""run.py as a user calls it, on the embedded prior."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+FAST = ["sampler.steps=3", "data.limit=3", "wandb.mode=disabled"]
+
+
+def call(*overrides, cwd=ROOT):
+    return subprocess.run([sys.executable, str(ROOT / "run.py"), *map(str, overrides)], cwd=cwd, capture_output=True, text=True)
+
+
+def pictures(out):
+    return {p.name: np.asarray(Image.open(p)).astype(int) for p in sorted((out / "images").glob("*.png"))}
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory):
+    out = tmp_path_factory.mktemp("cell") / "out"
+    done = call(f"out={out}", *FAST, "wandb.mode=offline")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_cell_leaves_what_is_promised(cell):
+    names = ["00000.png", "00001.png", "00002.png"]
+    for folder in ("images", "condition", "truth"):
+        assert sorted(p.name for p in (cell / folder).iterdir()) == names
+    table = pd.read_csv(cell / "per_image.csv", dtype={"id": str})
+    assert list(table["id"]) == ["00000", "00001", "00002"]
+    assert table[["psnr", "ssim", "haarpsi", "residual", "seconds"]].notna().all().all()
+    assert (table["network_evaluations"] == 3).all()
+    summary = json.loads((cell / "metrics.json").read_text())
+    assert summary["images"] == 3 and summary["measures"]["psnr"]["low"] <= summary["measures"]["psnr"]["mean"]
+    assert (cell / "config.yaml").exists()
+    assert list((cell / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_the_truth_is_the_picture_and_the_condition_its_observed_part(cell):
+    truth = np.asarray(Image.open(cell / "truth/00000.png"))
+    assert (truth == np.asarray(Image.open(ROOT / "data/avatars64/test/00000.png"))).all()
+    condition = np.asarray(Image.open(cell / "condition/00000.png")).astype(int)
+    missing = (abs(condition - 128) <= 1).all(-1)
+    assert 0.25 < missing.mean() < 0.75
+    assert abs(condition - truth)[~missing].mean() < 10  # noise of 6.4 / 255, clipped
+
+
+def test_a_larger_limit_extends_and_a_finished_cell_is_left_alone(cell):
+    before = {p: p.stat().st_mtime_ns for p in (cell / "images").iterdir()}
+    done = call(f"out={cell}", *FAST)
+    assert done.returncode == 0 and "finished already" in done.stdout
+    assert call(f"out={cell}", *FAST, "data.limit=4", "batch_size=1").returncode == 0
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+    assert (cell / "images/00003.png").exists()
+
+
+def test_results_of_two_cells_never_mix(cell):
+    done = call(f"out={cell}", *FAST, "sampler.guidance_rate=0.31")
+    assert done.returncode == 2 and "guidance_rate" in done.stderr and "another" in done.stderr
+
+
+def test_a_killed_run_resumes_to_the_same_pictures(tmp_path):
+    options = ["sampler.steps=8", "data.limit=4", "batch_size=1", "wandb.mode=disabled", "sampler=mpgd_dsg"]
+    killed = subprocess.Popen([sys.executable, str(ROOT / "run.py"), f"out={tmp_path / 'a'}", *options], cwd=ROOT,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (tmp_path / "a/per_image.csv").exists() and time.time() < deadline and killed.poll() is None:
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert call(f"out={tmp_path / 'a'}", *options).returncode == 0
+    assert call(f"out={tmp_path / 'b'}", *options, "batch_size=4").returncode == 0
+    a, b = pictures(tmp_path / "a"), pictures(tmp_path / "b")
+    assert list(a) == list(b) and len(a) == 4
+    assert max(abs(a[k] - b[k]).max() for k in a) <= 2
+
+
+def write(path, size=(64, 64), mode="RGB"):
+    Image.new(mode, size, 128 if mode == "L" else None).save(path)
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["sampler=nope"], ["dps_dsg", "mpgd"]),
+        (["task=nope"], ["inpaint", "super_resolution"]),
+        (["model=nope"], ["avatars64", "ffhq256"]),
+        (["sampler.steps=1"], ["sampler.steps=1", "2"]),
+        (["sampler.steps=2000"], ["2000", "1000"]),
+        (["sampler.guidance_rate=1.2"], ["guidance_rate=1.2"]),
+        (["sampler.interval=0"], ["interval=0"]),
+        (["batch_size=0"], ["batch_size=0"]),
+        (["device=tpu"], ["device=tpu", "cuda"]),
+        (["device=cuda:99"], ["cuda:99"]),
+        (["data.root=/nowhere"], ["/nowhere"]),
+        (["model.checkpoint=/nowhere.pt"], ["/nowhere.pt", "git checkout"]),
+        (["model=ffhq256", "data.root=data/avatars64/test"], ["too small", "00000.png"]),
+        (["sampler.kernel=ddpm", "sampler.variance=learned_range"], ["fixed_small"]),
+        (["task=super_resolution", "task.factor=1"], ["task.factor=1"]),
+        (["data.degraded=true"], ["task.mask"]),
+        (["wandb.mode=sometimes"], ["offline", "disabled"]),
+    ],
+)
+def test_bad_input_is_one_clear_line(overrides, words, tmp_path):
+    done = call(f"out={tmp_path / 'o'}", *FAST, *overrides)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert all(w in done.stderr for w in words), done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_missing_download_names_its_command(tmp_path):
+    write(tmp_path / "a.png", (256, 256))
+    done = call("model=ffhq256", f"data.root={tmp_path}", f"model.checkpoint={tmp_path / 'none.pt'}", f"out={tmp_path / 'o'}")
+    assert done.returncode == 2 and "python scripts/fetch_checkpoints.py ffhq256" in done.stderr
+
+
+@pytest.mark.parametrize("kind, words", [("truncated", "cannot be read"), ("foreign", "another network"), ("text", "cannot be read")])
+def test_checkpoints_that_do_not_fit(tmp_path, kind, words):
+    import torch
+
+    path = tmp_path / "weights.pt"
+    if kind == "text":
+        path.write_text("not weights")
+    else:
+        torch.save({"a": torch.zeros(1000)}, path)
+        if kind == "truncated":
+            path.write_bytes(path.read_bytes()[:700])
+    done = call(f"model.checkpoint={path}", f"out={tmp_path / 'o'}", *FAST)
+    assert done.returncode == 2 and words in done.stderr and str(path) in done.stderr
+
+
+def test_bad_folders_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/x.png").write_bytes(b"\x89PNG no")
+    (tmp_path / "twice").mkdir()
+    write(tmp_path / "twice/a.png")
+    write(tmp_path / "twice/a.jpg")
+    for name, word in (("empty", "no pictures"), ("broken", "x.png"), ("twice", "both have the id a")):
+        done = call(f"data.root={tmp_path / name}", f"out={tmp_path / 'o'}", *FAST)
+        assert done.returncode == 2 and word in done.stderr
+
+
+def test_own_degraded_pictures_with_a_mask(tmp_path):
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in/me.jpg", (100, 80))
+    write(tmp_path / "mask.png", (100, 80), "L")
+    options = [f"data.root={tmp_path / 'in'}", "data.degraded=true", f"task.mask={tmp_path / 'mask.png'}", f"out={tmp_path / 'o'}"]
+    assert call(*options, *FAST).returncode == 0
+    assert (tmp_path / "o/images/me.png").exists() and not list((tmp_path / "o/truth").iterdir())
+    write(tmp_path / "mask.png", (50, 50), "L")
+    done = call(*options, *FAST, f"out={tmp_path / 'p'}")
+    assert done.returncode == 2 and "does not fit" in done.stderr

@@ -1,0 +1,166 @@
+"""The loop and the kernels: closed forms on a Gaussian prior, invariances on the embedded one."""
+
+import math
+
+import pytest
+import torch
+from conftest import compose_config
+from hydra.utils import instantiate
+
+from dsg import images
+from dsg.noise import ImageNoise, standard_normal
+from dsg.samplers import DPS, MPGD, FreeDoM, Sampler, sample
+from dsg.schedule import NoiseSchedule, linear_betas
+
+SIDE = 32
+KERNELS = [dict(kernel="ddim", eta=1.0), dict(kernel="ddim", eta=0.0), dict(kernel="ddpm", variance="fixed_small"),
+           dict(kernel="freedom", eta=0.5)]
+
+
+class GaussianPrior:
+    """x0 ~ N(0, s^2 I): eps is known in closed form."""
+
+    schedule, latent, s = NoiseSchedule(linear_betas()), False, 0.5
+
+    def predict(self, x, t):
+        ab = self.schedule.alpha_bar[t].item()
+        return x * math.sqrt(1 - ab) / (ab * self.s**2 + 1 - ab), None
+
+    def decode(self, x0):
+        return x0
+
+
+class Pull:
+    """Loss |x0 - condition| per image."""
+
+    def loss(self, x0, condition):
+        return (x0 - condition).flatten(1).norm(dim=1)
+
+
+def start(batch=4, seed=0):
+    return torch.randn(batch, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+
+
+def keyed(x):
+    return lambda index, repeat=0, purpose="step": standard_normal(x.shape, index, repeat, purpose)
+
+
+@pytest.mark.parametrize("options", KERNELS[:3])  # freedom's replaces too much of eps to keep the marginals exactly
+def test_every_kernel_ends_at_the_prior_s_standard_deviation(options):
+    x = sample(GaussianPrior(), None, None, Sampler(steps=200, clip_denoised=False, **options), start(), keyed(start()))
+    assert abs(x.std().item() - 0.5) < 0.02
+    assert abs(x.mean().item()) < 0.02
+
+
+@pytest.mark.parametrize("options", KERNELS)
+def test_one_step_of_the_exact_prior_has_the_kernel_s_variance(options):
+    seen = []
+    sample(GaussianPrior(), None, None, Sampler(steps=10, clip_denoised=False, **options), start(), keyed(start()), seen.append)
+    for s in seen[:-1]:
+        if s.sigma > 0:
+            assert abs((s.x_prev - s.mean).std().item() / s.sigma - 1) < 0.02
+    assert seen[-1].sigma == 0
+
+
+def test_spacings():
+    schedule = NoiseSchedule(linear_betas())
+    assert schedule.timesteps(5, "linspace") == [0, 250, 500, 749, 999]
+    assert schedule.timesteps(5, "leading") == [0, 200, 400, 600, 800]
+    latent = NoiseSchedule(linear_betas(), steps_offset=1, final_alpha_bar=0.9)
+    assert latent.timesteps(5, "leading") == [1, 201, 401, 601, 801]
+    assert latent.steps(5, "leading")[-1].alpha_bar_prev == 0.9
+
+
+def test_dsg_stays_on_the_sphere_and_dps_does_not():
+    target = torch.ones(4, 3, SIDE, SIDE)
+    for sampler, exact in ((DPS(steps=20, spherical=True), True), (DPS(steps=20, step_size=5.0), False)):
+        off = []
+        sample(GaussianPrior(), Pull(), target, sampler, start(), keyed(start()),
+               lambda s, off=off: off.append(((s.x_prev - s.mean).flatten(1).norm(dim=1) / (math.sqrt(s.x_t[0].numel()) * s.sigma) - 1).abs().max()) if s.sigma else None)
+        assert (max(off) < 1e-4) == exact
+
+
+@pytest.mark.parametrize("host", [DPS, FreeDoM, MPGD])
+@pytest.mark.parametrize("spherical", [False, True])
+def test_guidance_lowers_the_loss(host, spherical):
+    target = 0.3 * torch.ones(4, 3, SIDE, SIDE)
+    plain = sample(GaussianPrior(), None, None, Sampler(steps=20), start(), keyed(start()))
+    guided = sample(GaussianPrior(), Pull(), target, host(steps=20, step_size=4.0, spherical=spherical), start(), keyed(start()))
+    assert (Pull().loss(guided, target) < 0.9 * Pull().loss(plain, target)).all()
+
+
+def test_interval_and_window_choose_the_guided_steps():
+    seen = []
+    sampler = DPS(steps=10, interval=3, window=[100, 800])
+    sample(GaussianPrior(), Pull(), torch.zeros_like(start()), sampler, start(), keyed(start()), seen.append)
+    assert [s.index for s in seen if s.gradient is not None] == [6, 3]
+    assert all(s.loss is None for s in seen if s.gradient is None)
+
+
+def test_travel_repeats_steps_of_its_window_with_noise_of_its_own():
+    calls, seen = [], []
+
+    def noise(index, repeat=0, purpose="step"):
+        calls.append((index, repeat, purpose))
+        return standard_normal(start().shape, index, repeat, purpose)
+
+    sampler = FreeDoM(steps=10, spacing="leading", travel=dict(repeats=3, window=[400, 500]))
+    sample(GaussianPrior(), Pull(), torch.zeros_like(start()), sampler, start(), noise, seen.append)
+    assert [(s.index, s.repeat) for s in seen if s.t == 500] == [(5, 0), (5, 1), (5, 2)]
+    assert [c for c in calls if c[2] == "travel"] == [(5, 0, "travel"), (5, 1, "travel"), (4, 0, "travel"), (4, 1, "travel")]
+
+
+def test_mpgd_takes_no_gradient_through_the_network():
+    class Counting(GaussianPrior):
+        def predict(self, x, t):
+            assert not torch.is_grad_enabled()
+            return super().predict(x, t)
+
+    sample(Counting(), Pull(), torch.zeros_like(start()), MPGD(steps=5, step_size=1.0), start(), keyed(start()))
+    sample(Counting(), Pull(), torch.zeros_like(start()), DPS(steps=5, window=[-1, -1]), start(), keyed(start()))
+
+
+@pytest.mark.parametrize(
+    "option, value", [("steps", 1), ("eta", 1.5), ("guidance_rate", -0.1), ("interval", 0), ("step_size", -1.0), ("kernel", "euler"),
+                      ("spacing", "karras"), ("variance", "large"), ("window", [5, 1]), ("steps", 2.5)]
+)
+def test_options_out_of_range_are_named(option, value):
+    with pytest.raises(ValueError, match=f"sampler.{option}="):
+        DPS(**{option: value})
+
+
+@pytest.mark.parametrize("name", ["dps", "dps_dsg", "freedom", "freedom_dsg", "mpgd", "mpgd_dsg"])
+def test_a_batch_is_its_images_one_by_one(avatars, name):
+    config = compose_config("task=gaussian_deblur", f"sampler={name}", "sampler.steps=20")
+    task, sampler = instantiate(config.task), instantiate(config.sampler)
+    pictures = images.load(config.data.root, 64, 4)
+    x, ids = images.to_tensor(pictures), [p.id for p in pictures]
+
+    def restore(part):
+        noise = ImageNoise(0, ids[part], [0] * len(ids[part]), avatars.shape)
+        out = sample(avatars, task, task.measure(x[part], ids[part], 0), sampler, noise.start(), noise)
+        return images.to_uint8(out).astype(int)
+
+    together = restore(slice(0, 4))
+    for i in range(4):
+        assert abs(together[i] - restore(slice(i, i + 1))[0]).max() <= 2
+
+
+def test_a_non_finite_image_does_not_touch_the_others(avatars):
+    class Broken(Pull):
+        def loss(self, x0, condition):
+            return super().loss(x0, condition) * torch.tensor([1.0, math.nan, 1.0])
+
+    z = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    out = sample(avatars, Broken(), torch.zeros(3, 3, 64, 64), DPS(steps=3), z, keyed(z))
+    whole = sample(avatars, Pull(), torch.zeros(3, 3, 64, 64), DPS(steps=3), z, keyed(z))
+    assert torch.isnan(out[1]).any()
+    torch.testing.assert_close(out[[0, 2]], whole[[0, 2]])
+
+
+def test_the_norm_of_z_concentrates():
+    """Laurent & Massart (2000): | |z|^2 - n | <= 2 sqrt(n x) + 2 x but with probability 2 exp(-x)."""
+    n, x = 3 * 64 * 64, 6.0
+    squares = standard_normal((500, n), "concentration").square().sum(1)
+    assert ((squares - n).abs() <= 2 * math.sqrt(n * x) + 2 * x).float().mean() >= 1 - 2 * math.exp(-x) - 0.01
+    assert squares.sqrt().std() / math.sqrt(n) < 0.02
