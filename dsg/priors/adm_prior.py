@@ -20,8 +20,9 @@ class ADMPrior(nn.Module):
         bf16: run the network under bfloat16 autocast.
         compile: `torch.compile` the network (worth it for many images; the first step takes a minute or so).
         channels_last: keep activations in NHWC order, faster on both CPUs and tensor cores.
-        batch_multiple: fill batches up to a multiple of this. The rounding of some CPU kernels depends on the batch
-            size, and guidance amplifies it where x0 is clamped; with 4 an image comes out the same in any batch.
+        cpu_batch: on a CPU the network sees exactly this many images at a time, however large the batch (0: all of
+            it). CPU kernels round differently for different batch sizes, and guidance amplifies that where x0 is
+            clamped; with a fixed size an image comes out the same, bit for bit, in any batch.
 
     Raises:
         FileNotFoundError: no such checkpoint, with the command that fetches it.
@@ -32,11 +33,11 @@ class ADMPrior(nn.Module):
 
     def __init__(
         self, name: str, checkpoint: str, unet: Mapping, bf16: bool = False, compile: bool = False,
-        channels_last: bool = False, batch_multiple: int = 1,
+        channels_last: bool = False, cpu_batch: int = 0,
     ):
         super().__init__()
         self.checkpoint = require(checkpoint, name)
-        self.bf16, self.batch_multiple = bf16, batch_multiple
+        self.bf16, self.cpu_batch = bf16, cpu_batch
         self.schedule = NoiseSchedule(linear_betas())
         net = ADMUNet(**unet)
         load_into(net, read_state_dict(self.checkpoint, name), self.checkpoint)
@@ -52,10 +53,11 @@ class ADMPrior(nn.Module):
     def predict(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
         """eps and, if the network learned it, v: float32 [B, C, H, W]."""
         ts = torch.full((1,), t, device=x_t.device)  # one embedding serves the whole batch
-        missing = -len(x_t) % self.batch_multiple
+        size = self.cpu_batch if self.cpu_batch and x_t.device.type == "cpu" else len(x_t)
+        missing = -len(x_t) % size
         filled = torch.cat([x_t, x_t[-1:].detach().expand(missing, -1, -1, -1)]) if missing else x_t
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
-            out = self._forward(filled, ts)[: len(x_t)]
+            out = torch.cat([self._forward(part, ts) for part in filled.split(size)])[: len(x_t)]
         return (out[:, : self.shape[0]], out[:, self.shape[0] :]) if self.net.learn_sigma else (out, None)
 
     def decode(self, x0: Tensor) -> Tensor:
