@@ -15,6 +15,7 @@ test: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 clean:
 	rm -rf .venv results/avatars64 *.egg-info .pytest_cache .ruff_cache
@@ -23,3 +24,6 @@ clean:
 # IMAGES=64 STEPS="20 50 100" change what is run
 reproduce: setup
 	$(BIN)/python scripts/reproduce.py $(if $(IMAGES),--images $(IMAGES)) $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT))
+
+benchmark: setup
+	$(BIN)/python scripts/benchmark.py

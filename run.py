@@ -1,8 +1,8 @@
 """One cell: a prior, a task, a sampler, a set of images.
 
-    python run.py                                             # avatars64, random inpainting, DPS with DSG
-    python run.py task=super_resolution sampler=mpgd sampler.steps=50
-    python run.py -m task=inpaint,gaussian_deblur sampler=dps,dps_dsg
+python run.py                                             # avatars64, random inpainting, DPS with DSG
+python run.py task=super_resolution sampler=mpgd sampler.steps=50
+python run.py -m task=inpaint,gaussian_deblur sampler=dps,dps_dsg
 """
 
 import json
@@ -35,18 +35,30 @@ def run(config: DictConfig) -> list[Failure]:
     pictures = load_pictures(config, task, size)
     prior = load_prior(json.dumps(OmegaConf.to_container(config.model, resolve=True)))
     check_sampler(sampler, prior)
-    cell = Cell(prior.to(device), task, sampler, pictures, config.data.degraded, config.samples, config.seed, config.batch_size, device)
+    cell = Cell(
+        prior.to(device),
+        task,
+        sampler,
+        pictures,
+        config.data.degraded,
+        config.samples,
+        config.seed,
+        config.batch_size,
+        device,
+    )
     resolved = OmegaConf.to_container(config, resolve=True)
     owner = identity(resolved, prior.weights_hash)
     results = Results(output_folder(config, owner), owner, resolved)
     todo = len(pending(cell, results))
     if todo == 0:
         print(f"finished already: {results.out}")
-    with tqdm(total=todo * evaluations(sampler, prior), unit="step", desc=f"{task.name} {sampler.name}", disable=todo == 0) as bar:
+    with tqdm(
+        total=todo * evaluations(sampler, prior), unit="step", desc=f"{task.name} {sampler.name}", disable=todo == 0
+    ) as bar:
         failures = run_cell(cell, results, bar.update)
     summary = json.loads((results.out / "metrics.json").read_text())
     if todo:
-        log_cell(results, resolved, summary)
+        log_cell(results, summary)
         report(summary, results)
     return failures
 
@@ -122,7 +134,12 @@ def evaluations(sampler, prior) -> int:
 def output_folder(config: DictConfig, owner: dict) -> Path:
     if config.out is not None:
         return Path(config.out)
-    return Path("results") / owner["model"]["name"] / config.task.name / f"{config.sampler.name}-{config.sampler.steps}-{short_hash(owner)}"
+    return (
+        Path("results")
+        / owner["model"]["name"]
+        / config.task.name
+        / f"{config.sampler.name}-{config.sampler.steps}-{short_hash(owner)}"
+    )
 
 
 def report(summary: dict, results: Results) -> None:

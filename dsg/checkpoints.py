@@ -43,7 +43,11 @@ def read_state_dict(path: Path, name: str) -> dict[str, Tensor]:
         ValueError: truncated, or no state dict.
     """
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
@@ -64,11 +68,15 @@ def load_into(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     own = net.state_dict()
     missing, foreign = [k for k in own if k not in state], [k for k in state if k not in own]
     reshaped = [k for k in own if k in state and own[k].shape != state[k].shape]
-    problems = [f"{len(keys)} {what} (first: {keys[0]})"
-                for keys, what in ((missing, "keys missing"), (foreign, "unknown keys"), (reshaped, "keys of another shape"))
-                if keys]
+    problems = [
+        f"{len(keys)} {what} (first: {keys[0]})"
+        for keys, what in ((missing, "keys missing"), (foreign, "unknown keys"), (reshaped, "keys of another shape"))
+        if keys
+    ]
     if problems:
-        raise ValueError(f"{path} is the checkpoint of another network than model.unet describes: {', '.join(problems)}")
+        raise ValueError(
+            f"{path} is the checkpoint of another network than model.unet describes: {', '.join(problems)}"
+        )
     net.load_state_dict(state, strict=True)
 
 

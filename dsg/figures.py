@@ -17,8 +17,14 @@ def style(method: str) -> dict:
     """A colour per host; solid with DSG, dashed without."""
     host = method.removesuffix("_dsg")
     dsg = method.endswith("_dsg")
-    return {"color": COLORS.get(host, "k"), "linestyle": "-" if dsg else "--", "marker": "o" if dsg else "s", "markersize": 4,
-            "label": host.upper().replace("FREEDOM", "FreeDoM").replace("UNCONDITIONAL", "unconditional") + (" + DSG" if dsg else "")}
+    return {
+        "color": COLORS.get(host, "k"),
+        "linestyle": "-" if dsg else "--",
+        "marker": "o" if dsg else "s",
+        "markersize": 4,
+        "label": host.upper().replace("FREEDOM", "FreeDoM").replace("UNCONDITIONAL", "unconditional")
+        + (" + DSG" if dsg else ""),
+    }
 
 
 def grid(out: Path, suite, steps: list[int], target: Path, faces: int = 3) -> None:
@@ -30,8 +36,12 @@ def grid(out: Path, suite, steps: list[int], target: Path, faces: int = 3) -> No
     fig, axes = plt.subplots(len(rows), len(titles), figsize=(1.15 * len(titles), 1.2 * len(rows) + 0.3), squeeze=False)
     for r, (task, name) in enumerate(rows):
         cells = out / "cells" / task
-        files = [cells / f"dps-{n}/condition/{name}.png", cells / f"baseline/images/{name}.png",
-                 *(cells / f"{m}-{n}/images/{name}.png" for m in methods), cells / f"dps-{n}/truth/{name}.png"]
+        files = [
+            cells / f"dps-{n}/condition/{name}.png",
+            cells / f"baseline/images/{name}.png",
+            *(cells / f"{m}-{n}/images/{name}.png" for m in methods),
+            cells / f"dps-{n}/truth/{name}.png",
+        ]
         for c, file in enumerate(files):
             ax = axes[r, c]
             ax.set_xticks([]), ax.set_yticks([])
@@ -56,7 +66,9 @@ def against_steps(summary: pd.DataFrame, target: Path, task: str) -> None:
         for method, part in summary[summary["method"] != "unconditional"].groupby("method", sort=False):
             part = part.sort_values("steps")
             ax.plot(part["steps"], part[name], **style(method))
-            ax.fill_between(part["steps"], part[f"{name}_low"], part[f"{name}_high"], color=style(method)["color"], alpha=0.08)
+            ax.fill_between(
+                part["steps"], part[f"{name}_low"], part[f"{name}_high"], color=style(method)["color"], alpha=0.08
+            )
         ax.set_xscale("log")
         ax.set_xticks(sorted(summary["steps"].unique()), [str(s) for s in sorted(summary["steps"].unique())])
         ax.minorticks_off()

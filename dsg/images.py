@@ -98,7 +98,10 @@ def read_masks(source: str | Path, pictures: Sequence[Picture], size: int) -> di
         files = find(source)
         missing = [p.id for p in pictures if p.id not in files]
         if missing:
-            raise ValueError(f"task.mask={source} has no mask for {missing[0]}" + f" and {len(missing) - 1} more" * (len(missing) > 1))
+            raise ValueError(
+                f"task.mask={source} has no mask for {missing[0]}"
+                + f" and {len(missing) - 1} more" * (len(missing) > 1)
+            )
         return {p.id: read_mask(files[p.id], p, size) for p in pictures}
     if not source.is_file():
         raise ValueError(f"task.mask={source}: no such picture or folder")

@@ -7,19 +7,21 @@ but for lpips.
 
 import sys
 import urllib.error
+import warnings
 from functools import cache
 
 import numpy as np
-import piq
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 MEASURES = ("psnr", "ssim", "lpips", "haarpsi")
 
 
 def measure(images: np.ndarray, truths: np.ndarray, device: str | torch.device = "cpu") -> dict[str, list[float]]:
     """All measures of uint8 [B, H, W, 3] pictures; lpips is NaN where its weights cannot be had."""
+    import piq  # here, because these take seconds to import and wrong options should be told at once
+    from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+
     x, y = (torch.from_numpy(a.copy()).permute(0, 3, 1, 2).float().to(device) / 255 for a in (images, truths))
     return {
         "psnr": peak_signal_noise_ratio(x, y, data_range=1.0, reduction="none", dim=(1, 2, 3)).tolist(),
@@ -43,7 +45,9 @@ def lpips_network():
     import lpips
 
     try:
-        return lpips.LPIPS(net="alex", version="0.1", verbose=False).eval().requires_grad_(False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lpips calls torchvision with deprecated arguments
+            return lpips.LPIPS(net="alex", version="0.1", verbose=False).eval().requires_grad_(False)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         print(f"lpips: the AlexNet weights cannot be had here ({reason}); its column stays empty", file=sys.stderr)

@@ -18,7 +18,12 @@ def identity(config: Mapping, weights_hash: str) -> dict:
     """
     unet = config["model"].get("unet")
     return {
-        "model": {"name": config["model"].get("name"), "weights": weights_hash, "unet": unet, "bf16": config["model"].get("bf16")},
+        "model": {
+            "name": config["model"].get("name"),
+            "weights": weights_hash,
+            "unet": unet,
+            "bf16": config["model"].get("bf16"),
+        },
         "task": config["task"],
         "sampler": config["sampler"],
         "data": {k: v for k, v in config["data"].items() if k != "limit"},
@@ -31,14 +36,14 @@ def short_hash(owner: Mapping) -> str:
 
 
 class Results:
-    """The folder `out` of the cell `owner`.
+    """The folder `out` of the cell `owner` (its `identity`), made with the resolved `config`.
 
     Raises:
         ValueError: if the folder belongs to another cell, saying what differs.
     """
 
     def __init__(self, out: Path, owner: Mapping, config: Mapping):
-        self.out = out
+        self.out, self.config = out, config
         self.images, self.condition, self.truth = out / "images", out / "condition", out / "truth"
         self._claim(owner)
         for folder in (self.images, self.condition, self.truth):
@@ -58,7 +63,8 @@ class Results:
             k = differing[0]
             raise ValueError(
                 f"out={self.out} holds the results of another cell: {k} was {_flat(before).get(k)}, now {_flat(now).get(k)}"
-                + f" (and {len(differing) - 1} more)" * (len(differing) > 1) + "; choose another out, or remove it"
+                + f" (and {len(differing) - 1} more)" * (len(differing) > 1)
+                + "; choose another out, or remove it"
             )
 
     def _read_table(self) -> pd.DataFrame:
@@ -76,7 +82,9 @@ class Results:
         if name not in self.table.index or not (self.images / f"{name}.png").exists():
             return False
         if self.table.loc[name, "input"] != digest:
-            raise ValueError(f"the input of {name} has changed since {self.images / name}.png was made: choose another out")
+            raise ValueError(
+                f"the input of {name} has changed since {self.images / name}.png was made: choose another out"
+            )
         return True
 
     def add(self, rows: list[dict]) -> None:

@@ -136,8 +136,17 @@ def run_batch(cell: Cell, results: Results, batch: list, on_step: Callable, call
         if not cell.degraded:
             images.save(results.truth / f"{picture.id}.png", picture.pixels)
         images.save(results.images / f"{name}.png", pixels[i])
-        rows.append({"id": name, "image": picture.id, "sample": number, "input": picture.digest, "seconds": seconds,
-                     "network_evaluations": watch.evaluations, "residual": residual[i].item()})
+        rows.append(
+            {
+                "id": name,
+                "image": picture.id,
+                "sample": number,
+                "input": picture.digest,
+                "seconds": seconds,
+                "network_evaluations": watch.evaluations,
+                "residual": residual[i].item(),
+            }
+        )
     if rows:
         results.add(rows)
     return failures
@@ -189,5 +198,11 @@ def _number(value: float) -> float | None:
 
 
 def versions() -> dict[str, str]:
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True)
-    return {"code": described.stdout.strip() or "unknown", "torch": torch.__version__, "python": platform.python_version()}
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    return {
+        "code": described.stdout.strip() or "unknown",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

@@ -79,19 +79,40 @@ def paired(tables: dict[tuple, pd.DataFrame], measures: Iterable[str]) -> pd.Dat
             if difference.empty:
                 continue
             mean, low, high = bootstrap(difference.to_numpy())
-            rows.append({"task": task, "host": method.removesuffix("_dsg"), "steps": steps, "measure": name, "difference": mean,
-                         "low": low, "high": high, "dsg_higher": int((difference > 0).sum()), "images": len(difference)})
+            rows.append(
+                {
+                    "task": task,
+                    "host": method.removesuffix("_dsg"),
+                    "steps": steps,
+                    "measure": name,
+                    "difference": mean,
+                    "low": low,
+                    "high": high,
+                    "dsg_higher": int((difference > 0).sum()),
+                    "images": len(difference),
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def markdown_table(summary: pd.DataFrame) -> str:
     """The summary as Markdown, one section per task; the best guided method per step count in bold."""
     lines = []
-    columns = {"psnr": ("PSNR [dB]", 2), "ssim": ("SSIM", 3), "haarpsi": ("HaarPSI", 3), "lpips": ("LPIPS", 3), "residual": ("residual", 4)}
+    columns = {
+        "psnr": ("PSNR [dB]", 2),
+        "ssim": ("SSIM", 3),
+        "haarpsi": ("HaarPSI", 3),
+        "lpips": ("LPIPS", 3),
+        "residual": ("residual", 4),
+    }
     columns = {k: v for k, v in columns.items() if k in summary and summary[k].notna().any()}
     for task, part in summary.groupby("task", sort=False):
-        lines += [f"### {task}", "", "| method | steps | " + " | ".join(t for t, _ in columns.values()) + " | evaluations | s/image |",
-                  "|---" * (len(columns) + 4) + "|"]
+        lines += [
+            f"### {task}",
+            "",
+            "| method | steps | " + " | ".join(t for t, _ in columns.values()) + " | evaluations | s/image |",
+            "|---" * (len(columns) + 4) + "|",
+        ]
         best = part.groupby("steps")[[c for c in ("psnr", "ssim", "haarpsi") if c in columns]].max()
         for _, row in part.iterrows():
             cells = []
@@ -104,6 +125,10 @@ def markdown_table(summary: pd.DataFrame) -> str:
                     text = f"**{text}**"
                 cells.append(f"{text} [{row[f'{name}_low']:.{digits}f}, {row[f'{name}_high']:.{digits}f}]")
             steps = str(row["steps"]) if row["steps"] else "-"
-            lines.append(f"| {row['method']} | {steps} | " + " | ".join(cells) + f" | {row['network_evaluations']:.0f} | {row['seconds']:.2f} |")
+            lines.append(
+                f"| {row['method']} | {steps} | "
+                + " | ".join(cells)
+                + f" | {row['network_evaluations']:.0f} | {row['seconds']:.2f} |"
+            )
         lines.append("")
     return "\n".join(lines)

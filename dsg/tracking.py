@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import wandb
 from omegaconf import OmegaConf
 
 from dsg.results import Results
@@ -10,22 +9,34 @@ from dsg.results import Results
 MODES = ("offline", "online", "disabled")
 
 
-def log_cell(results: Results, config: Mapping, summary: Mapping) -> None:
+def log_cell(results: Results, summary: Mapping) -> None:
     """Config, measures, per-image table and pictures (condition, restored, truth) of a cell, grouped by suite."""
+    config = results.config
     settings = config["wandb"]
     if settings["mode"] == "disabled":
         return
+    import wandb  # here, because it takes seconds and nothing else needs it
+
     name = f"{config['task']['name']}-{config['sampler']['name']}-{config['sampler']['steps']}"
     with wandb.init(
-        project=settings["project"], group=settings["group"], name=name, mode=settings["mode"], dir=str(results.out),
-        config=OmegaConf.to_container(OmegaConf.create(dict(config))), settings=wandb.Settings(silent=True, console="off"),
+        project=settings["project"],
+        group=settings["group"],
+        name=name,
+        mode=settings["mode"],
+        dir=str(results.out),
+        config=OmegaConf.to_container(OmegaConf.create(dict(config))),
+        settings=wandb.Settings(silent=True, console="off"),
     ) as run:
         run.summary.update({f"{k}/{bound}": v for k, m in summary["measures"].items() for bound, v in m.items()})
         run.summary.update({k: summary[k] for k in ("images", "seconds_per_image", "network_evaluations")})
-        run.log({"per_image": wandb.Table(dataframe=results.table.reset_index(drop=True)), "pictures": _pictures(results)})
+        run.log(
+            {"per_image": wandb.Table(dataframe=results.table.reset_index(drop=True)), "pictures": _pictures(results)}
+        )
 
 
-def _pictures(results: Results, count: int = 8) -> list[wandb.Image]:
+def _pictures(results: Results, count: int = 8) -> list:
+    import wandb
+
     pictures = []
     for name, image in list(zip(results.table["id"], results.table["image"].astype(str)))[:count]:
         for folder, stem in ((results.condition, image), (results.images, name), (results.truth, image)):

@@ -29,8 +29,18 @@ IDENTITY = ("skin", "hair", "hair_color", "facial_hair", "nose")
 SPLITS = {"train": range(0, 80), "val": range(80, 90), "test": range(90, 100)}  # percent of the identities
 
 # Left out: hair that has no colour, or covers the face so that its other attributes cannot be seen.
-HIDDEN_HAIR = {"NONE", "ASTRONAUT", "BRIDE", "CURLY_2", "FRIDA", "HAT", "LONG_HAIR_CURLY", "LOOSE_HAIR",
-               "SHAVED_SIDES", "STRAIGHT_2"}
+HIDDEN_HAIR = {
+    "NONE",
+    "ASTRONAUT",
+    "BRIDE",
+    "CURLY_2",
+    "FRIDA",
+    "HAT",
+    "LONG_HAIR_CURLY",
+    "LOOSE_HAIR",
+    "SHAVED_SIDES",
+    "STRAIGHT_2",
+}
 CHOICES = {
     "skin": [e.name for e in pa.SkinColor],
     "hair": [e.name for e in pa.HairType if e.name not in HIDDEN_HAIR],
@@ -63,7 +73,7 @@ def draw_attributes(seed: int, split: str, index: int) -> dict:
             none = MOSTLY_NONE.get(name)
             choices = choices if none is None else [c for c in choices if c != "NONE"]
             attributes[name] = "NONE" if none and rng.random() < none else str(rng.choice(choices))
-        attributes["background"] = "#%02x%02x%02x" % tuple(rng.integers(0, 256, 3))
+        attributes["background"] = "#{:02x}{:02x}{:02x}".format(*rng.integers(0, 256, 3))
         if split_of(attributes) == split:
             return attributes
 
@@ -72,19 +82,27 @@ def render(attributes: dict, size: int = SIZE) -> np.ndarray:
     """Rasterise one face: uint8 [size, size, 3]."""
     a = attributes
     svg = pa.Avatar(
-        style=pa.AvatarStyle.TRANSPARENT, top=pa.HairType[a["hair"]], hair_color=pa.HairColor[a["hair_color"]],
-        facial_hair=pa.FacialHairType[a["facial_hair"]], facial_hair_color=pa.HairColor[a["hair_color"]],
-        skin_color=pa.SkinColor[a["skin"]], nose=pa.NoseType[a["nose"]], eyes=pa.EyeType[a["eyes"]],
-        eyebrows=pa.EyebrowType[a["eyebrows"]], mouth=pa.MouthType[a["mouth"]],
-        accessory=pa.AccessoryType[a["accessory"]], clothing=pa.ClothingType[a["clothing"]],
+        style=pa.AvatarStyle.TRANSPARENT,
+        top=pa.HairType[a["hair"]],
+        hair_color=pa.HairColor[a["hair_color"]],
+        facial_hair=pa.FacialHairType[a["facial_hair"]],
+        facial_hair_color=pa.HairColor[a["hair_color"]],
+        skin_color=pa.SkinColor[a["skin"]],
+        nose=pa.NoseType[a["nose"]],
+        eyes=pa.EyeType[a["eyes"]],
+        eyebrows=pa.EyebrowType[a["eyebrows"]],
+        mouth=pa.MouthType[a["mouth"]],
+        accessory=pa.AccessoryType[a["accessory"]],
+        clothing=pa.ClothingType[a["clothing"]],
         clothing_color=pa.ClothingColor[a["clothing_color"]],
     ).render()
     framed = 'width="264px" height="280px" viewBox="0 0 264 280"'
     if framed not in svg:
         raise RuntimeError("python-avatars draws in another frame than 264 x 280: see constraints.txt for the version")
     svg = svg.replace(framed, f'width="{size}px" height="{size}px" viewBox="{VIEW_BOX}"', 1)
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background=a["background"],
-                                skip_system_fonts=True)
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg, width=size, height=size, background=a["background"], skip_system_fonts=True
+    )
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
 
 
@@ -94,8 +112,12 @@ def face(seed: int, split: str, index: int) -> tuple[dict, np.ndarray]:
 
 
 def faces(seed: int, split: str, indices: range, pool: ProcessPoolExecutor) -> tuple[pd.DataFrame, np.ndarray]:
-    drawn = tqdm(pool.map(partial(face, seed, split), indices, chunksize=32), total=len(indices),
-                 desc=f"{split} {indices.start}-{indices.stop - 1}", unit="face")
+    drawn = tqdm(
+        pool.map(partial(face, seed, split), indices, chunksize=32),
+        total=len(indices),
+        desc=f"{split} {indices.start}-{indices.stop - 1}",
+        unit="face",
+    )
     attributes, images = zip(*drawn)
     table = pd.DataFrame(attributes, index=pd.Index([f"{i:05d}" for i in indices], name="id"))
     return table, np.stack(images)

@@ -8,6 +8,7 @@ Resumes where it was stopped; a second call finishes at once.
 """
 
 import argparse
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from dsg.checkpoints import REPOSITORY, resolve
 from dsg.results import Results, identity, write_text
 from dsg.runner import Cell, pending, run_cell
 from dsg.suite import ManifoldDeviation, markdown_table, paired, summarise
+from dsg.tracking import MODES, log_cell
 
 MEASURES = ["psnr", "ssim", "haarpsi", "lpips", "residual"]
 
@@ -42,12 +44,17 @@ def plan(suite, count: int, steps: list[int]) -> list[Planned]:
     cells = []
     for task in suite.tasks:
         for n in steps:
-            cells += [Planned((task, s, n), [f"task={task}", f"sampler={s}", f"sampler.steps={n}"], count) for s in suite.samplers]
+            cells += [
+                Planned((task, s, n), [f"task={task}", f"sampler={s}", f"sampler.steps={n}"], count)
+                for s in suite.samplers
+            ]
     curve = suite.curve_steps
     for n in curve.steps:
         if n not in steps:
-            cells += [Planned((curve.task, s, n), [f"task={curve.task}", f"sampler={s}", f"sampler.steps={n}"], count)
-                      for s in suite.samplers]
+            cells += [
+                Planned((curve.task, s, n), [f"task={curve.task}", f"sampler={s}", f"sampler.steps={n}"], count)
+                for s in suite.samplers
+            ]
     return cells + plan_step_sizes(suite, count)
 
 
@@ -61,24 +68,42 @@ def plan_step_sizes(suite, count: int) -> list[Planned]:
         tuned = compose("config", [f"model={suite.model}", *base]).sampler[option]
         for factor in [1.0, *curve.factors]:
             value = min(tuned * factor, 1.0) if option == "guidance_rate" else tuned * factor
-            cells.append(Planned((curve.task, s, curve.steps, factor), [*base, f"sampler.{option}={value:.6g}"], min(curve.images, count)))
+            cells.append(
+                Planned(
+                    (curve.task, s, curve.steps, factor),
+                    [*base, f"sampler.{option}={value:.6g}"],
+                    min(curve.images, count),
+                )
+            )
     return cells
 
 
 class Suite:
-    def __init__(self, suite, out: Path, device: torch.device):
-        self.suite, self.out, self.device = suite, out, device
-        self.prior, self.tables, self.devs = None, {}, {}
+    def __init__(self, suite, out: Path, device: torch.device, wandb_mode: str):
+        self.suite, self.out, self.device, self.wandb_mode = suite, out, device, wandb_mode
+        self.prior, self.tables, self.devs, self.failed = None, {}, {}, 0
 
     def cell(self, planned: Planned) -> tuple[Cell, Results]:
-        overrides = [f"model={self.suite.model}", *planned.overrides, f"data.limit={planned.images}"]
+        overrides = [
+            f"model={self.suite.model}",
+            *planned.overrides,
+            f"data.limit={planned.images}",
+            f"wandb.group={self.suite.name}",
+            f"wandb.mode={self.wandb_mode}",
+        ]
         config = compose("config", overrides)
         if self.prior is None:
             self.prior = instantiate(config.model).to(self.device)
         size = self.prior.shape[-1]
-        cell = Cell(self.prior, instantiate(config.task), instantiate(config.sampler),
-                    images.load(resolve(config.data.root), size, planned.images), seed=config.seed,
-                    batch_size=config.batch_size, device=self.device)
+        cell = Cell(
+            self.prior,
+            instantiate(config.task),
+            instantiate(config.sampler),
+            images.load(resolve(config.data.root), size, planned.images),
+            seed=config.seed,
+            batch_size=config.batch_size,
+            device=self.device,
+        )
         resolved = OmegaConf.to_container(config, resolve=True)
         name = "-".join(str(k) for k in planned.key[1:])
         folder = self.out / "cells" / planned.key[0] / name
@@ -87,7 +112,9 @@ class Suite:
     def run(self, cells: list[Planned]) -> None:
         built = [(p, *self.cell(p)) for p in cells]
         total = sum(len(pending(c, r)) * weight(c) for _, c, r in built)
-        with tqdm(total=total, unit="evaluation", desc=f"suite {self.suite.name}", disable=total == 0, smoothing=0.02) as bar:
+        with tqdm(
+            total=total, unit="evaluation", desc=f"suite {self.suite.name}", disable=total == 0, smoothing=0.02
+        ) as bar:
             for planned, cell, results in built:
                 self.run_one(planned, cell, results, bar)
 
@@ -99,7 +126,9 @@ class Suite:
             failures = run_cell(cell, results, lambda n: bar.update(n * cost), deviation)
             for f in failures:
                 print(f"failed: {planned.key} {f.id}: not finite at step {f.step_index} (t={f.t})", file=sys.stderr)
+            self.failed += len(failures)
             deviation.save(results.out / "manifold_deviation.csv")
+            log_cell(results, json.loads((results.out / "metrics.json").read_text()))
         ids = [p.id for p in cell.pictures]
         self.tables[planned.key] = results.table.loc[results.table.index.intersection(ids)]
         if (results.out / "manifold_deviation.csv").exists():
@@ -108,8 +137,13 @@ class Suite:
     def baselines(self, count: int) -> None:
         """A^T y, or bicubic: what one has without a prior."""
         for task in self.suite.tasks:
-            cell, results = self.cell(Planned((task, "dps", self.suite.steps[0]),
-                                              [f"task={task}", "sampler=dps", f"sampler.steps={self.suite.steps[0]}"], count))
+            cell, results = self.cell(
+                Planned(
+                    (task, "dps", self.suite.steps[0]),
+                    [f"task={task}", "sampler=dps", f"sampler.steps={self.suite.steps[0]}"],
+                    count,
+                )
+            )
             x = images.to_tensor(cell.pictures)
             condition = cell.task.measure(x, [p.id for p in cell.pictures], cell.seed)
             restored = cell.task.baseline(condition, x.shape).clamp(-1, 1)
@@ -131,11 +165,16 @@ def weight(cell: Cell) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--suite", default="embedded", choices=sorted(p.stem for p in (REPOSITORY / "configs/suite").glob("*.yaml")))
+    parser.add_argument(
+        "--suite", default="embedded", choices=sorted(p.stem for p in (REPOSITORY / "configs/suite").glob("*.yaml"))
+    )
     parser.add_argument("--images", type=int, help="faces (default: the suite's)")
-    parser.add_argument("--steps", type=lambda s: [int(v) for v in s.replace(",", " ").split()], help="step counts, '20 100'")
+    parser.add_argument(
+        "--steps", type=lambda s: [int(v) for v in s.replace(",", " ").split()], help="step counts, '20 100'"
+    )
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--wandb", default="offline", choices=MODES)
     args = parser.parse_args()
     suite = OmegaConf.load(REPOSITORY / "configs/suite" / f"{args.suite}.yaml")
     count, steps = args.images or suite.images, args.steps or list(suite.steps)
@@ -143,10 +182,12 @@ def main() -> None:
     if count < 2 or min(steps) < 2:
         parser.error("--images and --steps: 2 or more")
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        runner = Suite(suite, out, torch.device(args.device))
+        runner = Suite(suite, out, torch.device(args.device), args.wandb)
         runner.baselines(count)
         runner.run(plan(suite, count, steps))
     write_outputs(runner, suite, out, steps)
+    if runner.failed:
+        sys.exit(f"{runner.failed} images failed; they are named above, and in the metrics.json of their cells")
 
 
 def write_outputs(runner: Suite, suite, out: Path, steps: list[int]) -> None:
@@ -162,10 +203,18 @@ def write_outputs(runner: Suite, suite, out: Path, steps: list[int]) -> None:
     curve = {k: v for k, v in runner.tables.items() if len(k) == 3 and k[0] == suite.curve_steps.task and k[2] > 0}
     figures.against_steps(summarise(curve, MEASURES), out / "steps.png", suite.curve_steps.task)
     sizes = {k: v for k, v in runner.tables.items() if len(k) == 4}
-    rows = [{"method": k[1], "factor": k[3], **{m: np.nanmean(v[m]) for m in ("psnr", "haarpsi")}} for k, v in sizes.items()]
-    figures.against_step_size(pd.DataFrame(rows), out / "step_sizes.png", f"{suite.step_sizes.task}, {suite.step_sizes.steps} steps")
-    figures.manifold_deviation({k: d for k, d in runner.devs.items() if len(k) == 3}, suite.curve_steps.task, max(steps),
-                               out / "manifold_deviation.png")
+    rows = [
+        {"method": k[1], "factor": k[3], **{m: np.nanmean(v[m]) for m in ("psnr", "haarpsi")}} for k, v in sizes.items()
+    ]
+    figures.against_step_size(
+        pd.DataFrame(rows), out / "step_sizes.png", f"{suite.step_sizes.task}, {suite.step_sizes.steps} steps"
+    )
+    figures.manifold_deviation(
+        {k: d for k, d in runner.devs.items() if len(k) == 3},
+        suite.curve_steps.task,
+        max(steps),
+        out / "manifold_deviation.png",
+    )
     print((out / "table.md").read_text())
     print(f"{out}: table.md, table.csv, paired.csv, grid.png, steps.png, step_sizes.png, manifold_deviation.png")
 

@@ -68,8 +68,13 @@ class Trainer:
 
     def save(self) -> None:
         state = {
-            "net": self.net.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "generator": self.generator.get_state(), "step": self.step, "elapsed": self.elapsed, "log": self.log,
+            "net": self.net.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "log": self.log,
         }
         temporary = self.state_file.with_name("training.pt.partial")
         torch.save(state, temporary)

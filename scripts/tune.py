@@ -3,9 +3,9 @@
     python scripts/tune.py --steps 20 100                     # writes configs/tuned/avatars64.yaml and the trials
 
 Criterion: mean HaarPSI over the same validation faces. Every method gets the same number of trials for each task and step
-count: five on a grid of factor 2, the rest where they help most: beyond the grid while the best value is at its edge,
-then between the best value and its better neighbour. Each trial is appended to `results/tuning/<model>.csv` when it is done; a stopped run goes on
-from there.
+count: five on a grid of factor 2 (around the best value of the step count before, if there is one), the rest where they
+help most: beyond the grid while the best value is at its edge, then between the best value and its better neighbour. Each
+trial is appended to `results/tuning/<model>.csv` when it is done; a stopped run goes on from there.
 """
 
 import argparse
@@ -40,11 +40,10 @@ def option_of(sampler: str) -> str:
     return "guidance_rate" if sampler.endswith("_dsg") else "step_size"
 
 
-def next_value(tried: pd.DataFrame, sampler: str) -> float:
-    """Where to look next, given the trials (columns value, haarpsi) of one method."""
-    centre = 0.2 if sampler.endswith("_dsg") else START[sampler]
+def next_value(tried: pd.DataFrame, sampler: str, centre: float) -> float:
+    """Where to look next, given the trials (columns value, haarpsi) of one method and the centre of its first grid."""
     limit = 1.0 if sampler.endswith("_dsg") else math.inf
-    grid = [centre * 2.0**k for k in GRID]
+    grid = [min(centre * 2.0**k, limit) for k in GRID]
     for value in grid:
         if not np.isclose(tried["value"], value).any():
             return value
@@ -66,15 +65,30 @@ class Tuner:
         self.prior = instantiate(config.model).to(self.device)
         self.pictures = images.load(REPOSITORY / args.data, self.prior.shape[-1], args.faces)
         self.file = args.out / f"{args.model}.csv"
-        self.trials = pd.read_csv(self.file) if self.file.exists() else pd.DataFrame(columns=[*KEY, "value", "haarpsi", "psnr"])
+        self.trials = (
+            pd.read_csv(self.file) if self.file.exists() else pd.DataFrame(columns=[*KEY, "value", "haarpsi", "psnr"])
+        )
 
     def tried(self, key: tuple) -> pd.DataFrame:
         t = self.trials
         return t[(t["task"] == key[0]) & (t["sampler"] == key[1]) & (t["steps"] == key[2])]
 
+    def centre(self, key: tuple) -> float:
+        """The best value of the same method at the step count tuned before this one, if any."""
+        before = [n for n in self.args.steps[: self.args.steps.index(key[2])] if len(self.tried((*key[:2], n)))]
+        if before:
+            trials = self.tried((*key[:2], before[-1]))
+            return float(trials["value"][trials["haarpsi"].fillna(-1).idxmax()])
+        return 0.2 if key[1].endswith("_dsg") else START[key[1]]
+
     def try_value(self, key: tuple, value: float) -> None:
         task_name, sampler_name, steps = key
-        overrides = [f"model={self.args.model}", f"task={task_name}", f"sampler={sampler_name}", f"sampler.steps={steps}"]
+        overrides = [
+            f"model={self.args.model}",
+            f"task={task_name}",
+            f"sampler={sampler_name}",
+            f"sampler.steps={steps}",
+        ]
         config = compose("config", [*overrides, f"sampler.{option_of(sampler_name)}={value:.8g}", "sampler.interval=1"])
         task, sampler = instantiate(config.task), instantiate(config.sampler)
         x, ids = images.to_tensor(self.pictures), [p.id for p in self.pictures]
@@ -90,20 +104,27 @@ class Tuner:
         write_text(self.file, self.trials.to_csv(index=False, float_format="%.6g"))
 
     def run(self) -> None:
-        keys = [(t, s, n) for n in self.args.steps for t in TASKS for s in ("dps", "dps_dsg", "freedom", "freedom_dsg", "mpgd", "mpgd_dsg")]
+        keys = [
+            (t, s, n)
+            for n in self.args.steps
+            for t in TASKS
+            for s in ("dps", "dps_dsg", "freedom", "freedom_dsg", "mpgd", "mpgd_dsg")
+        ]
         left = sum(max(self.args.trials - len(self.tried(k)), 0) for k in keys)
         with tqdm(total=left, unit="trial", desc="tuning", disable=left == 0) as bar:
             for key in keys:
                 while len(self.tried(key)) < self.args.trials:
                     bar.set_postfix_str(" ".join(map(str, key)))
-                    self.try_value(key, next_value(self.tried(key), key[1]))
+                    self.try_value(key, next_value(self.tried(key), key[1], self.centre(key)))
                     bar.update()
                 self.write()
 
     def write(self) -> None:
         """The table of the best values, and the curves."""
-        lines = [f"# Written by scripts/tune.py: the value with the best mean HaarPSI on {len(self.pictures)} validation faces,",
-                 f"# {self.args.trials} trials each; every trial is in results/tuning/{self.args.model}.csv"]
+        lines = [
+            f"# Written by scripts/tune.py: the value with the best mean HaarPSI on {len(self.pictures)} validation faces,",
+            f"# {self.args.trials} trials each; every trial is in results/tuning/{self.args.model}.csv",
+        ]
         for task, of_task in self.trials.groupby("task", sort=False):
             lines.append(f"{task}:")
             for sampler, of_sampler in of_task.groupby("sampler", sort=False):

@@ -63,7 +63,9 @@ class LinearTask(ABC):
             ValueError: if A is not known for them.
         """
         if self.draw((3, *y.shape[-2:]), (seed, ids[0], self.name)):
-            raise ValueError(f"task={self.name} draws its operator per image: data.degraded=true needs the one that was used")
+            raise ValueError(
+                f"task={self.name} draws its operator per image: data.degraded=true needs the one that was used"
+            )
         return self.observed(y)
 
     def observed(self, y: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -102,7 +104,9 @@ class Inpainting(LinearTask):
         mask: optional picture, or folder of pictures named like the images, to use instead: white = observed.
     """
 
-    def __init__(self, name: str, sigma: float = 0.05, masked_fraction: Sequence[float] = (0.3, 0.7), mask: str | None = None):
+    def __init__(
+        self, name: str, sigma: float = 0.05, masked_fraction: Sequence[float] = (0.3, 0.7), mask: str | None = None
+    ):
         super().__init__(name, sigma)
         lo, hi = masked_fraction
         if not 0 <= lo <= hi < 1:
@@ -130,7 +134,9 @@ class Inpainting(LinearTask):
 
     def given(self, y: Tensor, ids: Sequence[str], seed: int) -> dict[str, Tensor]:
         if self.mask is None:
-            raise ValueError(f"task={self.name} with data.degraded=true needs task.mask=<picture or folder> (white = observed)")
+            raise ValueError(
+                f"task={self.name} with data.degraded=true needs task.mask=<picture or folder> (white = observed)"
+            )
         mask = torch.cat([self.masks[i] for i in ids])
         return {"y": mask * y, "mask": mask}
 
@@ -234,7 +240,9 @@ class GaussianDeblur(Separable):
 
     def check(self, shape: Sequence[int]) -> None:
         if self.radius >= min(shape[-2:]):
-            raise ValueError(f"task.std={self.std}: a kernel of radius {self.radius} cannot be reflected in {shape[-2:]} pixels")
+            raise ValueError(
+                f"task.std={self.std}: a kernel of radius {self.radius} cannot be reflected in {shape[-2:]} pixels"
+            )
 
     def matrix(self, n: int) -> np.ndarray:
         return gaussian_matrix(n, self.std, self.radius)
@@ -254,7 +262,9 @@ class MotionDeblur(LinearTask):
     def __init__(self, name: str, sigma: float = 0.05, kernel_size: int = 61, intensity: float = 0.5):
         super().__init__(name, sigma)
         if kernel_size < 3 or kernel_size % 2 == 0 or not 0 <= intensity <= 1:
-            raise ValueError(f"task.kernel_size={kernel_size}, task.intensity={intensity}: an odd size >= 3, intensity in [0, 1]")
+            raise ValueError(
+                f"task.kernel_size={kernel_size}, task.intensity={intensity}: an odd size >= 3, intensity in [0, 1]"
+            )
         self.kernel_size, self.intensity = kernel_size, intensity
 
     def check(self, shape: Sequence[int]) -> None:
@@ -273,7 +283,9 @@ class MotionDeblur(LinearTask):
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         batch, channels, radius = len(x), x.shape[1], condition["kernel"].shape[-1] // 2
         weight = condition["kernel"].to(x)[:, None, None].expand(batch, channels, 1, -1, -1).flatten(0, 1)
-        padded = F.pad(x, [radius] * 4, mode="reflect").reshape(1, batch * channels, *(n + 2 * radius for n in x.shape[-2:]))
+        padded = F.pad(x, [radius] * 4, mode="reflect").reshape(
+            1, batch * channels, *(n + 2 * radius for n in x.shape[-2:])
+        )
         return F.conv2d(padded, weight, groups=batch * channels).reshape(x.shape)
 
 

@@ -33,7 +33,11 @@ def tiny_overrides(folder: Path) -> list[str]:
     config, state = tiny_network()
     torch.save(state, folder / "tiny.pt")
     unet = {k: v for k, v in config.items() if k not in ("num_heads", "class_cond")}
-    return ["model=ffhq256", f"model.checkpoint={folder / 'tiny.pt'}", *(f"model.unet.{k}={json.dumps(v)}" for k, v in unet.items())]
+    return [
+        "model=ffhq256",
+        f"model.checkpoint={folder / 'tiny.pt'}",
+        *(f"model.unet.{k}={json.dumps(v)}" for k, v in unet.items()),
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,9 @@ FAST = ["sampler.steps=3", "data.limit=3", "wandb.mode=disabled"]
 
 
 def call(*overrides, cwd=ROOT):
-    return subprocess.run([sys.executable, str(ROOT / "run.py"), *map(str, overrides)], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *map(str, overrides)], cwd=cwd, capture_output=True, text=True
+    )
 
 
 def pictures(out):
@@ -71,8 +73,12 @@ def test_results_of_two_cells_never_mix(cell):
 
 def test_a_killed_run_resumes_to_the_same_pictures(tmp_path):
     options = ["sampler.steps=8", "data.limit=4", "batch_size=1", "wandb.mode=disabled", "sampler=mpgd_dsg"]
-    killed = subprocess.Popen([sys.executable, str(ROOT / "run.py"), f"out={tmp_path / 'a'}", *options], cwd=ROOT,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), f"out={tmp_path / 'a'}", *options],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.time() + 120
     while not (tmp_path / "a/per_image.csv").exists() and time.time() < deadline and killed.poll() is None:
         time.sleep(0.02)
@@ -120,11 +126,15 @@ def test_bad_input_is_one_clear_line(overrides, words, tmp_path):
 
 def test_a_missing_download_names_its_command(tmp_path):
     write(tmp_path / "a.png", (256, 256))
-    done = call("model=ffhq256", f"data.root={tmp_path}", f"model.checkpoint={tmp_path / 'none.pt'}", f"out={tmp_path / 'o'}")
+    done = call(
+        "model=ffhq256", f"data.root={tmp_path}", f"model.checkpoint={tmp_path / 'none.pt'}", f"out={tmp_path / 'o'}"
+    )
     assert done.returncode == 2 and "python scripts/fetch_checkpoints.py ffhq256" in done.stderr
 
 
-@pytest.mark.parametrize("kind, words", [("truncated", "cannot be read"), ("foreign", "another network"), ("text", "cannot be read")])
+@pytest.mark.parametrize(
+    "kind, words", [("truncated", "cannot be read"), ("foreign", "another network"), ("text", "cannot be read")]
+)
 def test_checkpoints_that_do_not_fit(tmp_path, kind, words):
     import torch
 
@@ -155,7 +165,12 @@ def test_own_degraded_pictures_with_a_mask(tmp_path):
     (tmp_path / "in").mkdir()
     write(tmp_path / "in/me.jpg", (100, 80))
     write(tmp_path / "mask.png", (100, 80), "L")
-    options = [f"data.root={tmp_path / 'in'}", "data.degraded=true", f"task.mask={tmp_path / 'mask.png'}", f"out={tmp_path / 'o'}"]
+    options = [
+        f"data.root={tmp_path / 'in'}",
+        "data.degraded=true",
+        f"task.mask={tmp_path / 'mask.png'}",
+        f"out={tmp_path / 'o'}",
+    ]
     assert call(*options, *FAST).returncode == 0
     assert (tmp_path / "o/images/me.png").exists() and not list((tmp_path / "o/truth").iterdir())
     write(tmp_path / "mask.png", (50, 50), "L")

@@ -38,7 +38,10 @@ def test_rate_one_is_the_steepest_descent_on_the_sphere():
 def test_only_the_direction_of_the_gradient_matters():
     mean, z, grad = draws()
     torch.testing.assert_close(
-        spherical_gaussian_step(mean, z, grad, 1.0, 0.2), spherical_gaussian_step(mean, z, 1e4 * grad, 1.0, 0.2), rtol=1e-4, atol=1e-5
+        spherical_gaussian_step(mean, z, grad, 1.0, 0.2),
+        spherical_gaussian_step(mean, z, 1e4 * grad, 1.0, 0.2),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -71,7 +74,9 @@ def test_the_radius_of_a_field_is_its_norm():
 def test_images_do_not_see_each_other():
     mean, z, grad = draws()
     together = spherical_gaussian_step(mean, z, grad, 1.0, 0.2)
-    alone = torch.cat([spherical_gaussian_step(mean[i : i + 1], z[i : i + 1], grad[i : i + 1], 1.0, 0.2) for i in range(4)])
+    alone = torch.cat(
+        [spherical_gaussian_step(mean[i : i + 1], z[i : i + 1], grad[i : i + 1], 1.0, 0.2) for i in range(4)]
+    )
     torch.testing.assert_close(together, alone)
 
 

@@ -25,15 +25,27 @@ def replay(prior, name):
     r = recording(name)
     meta = r["meta"]
     method = "dps" if meta["method"] == "ps" else "dps_dsg"
-    overrides = [f"sampler={method}", f"sampler.steps={meta['steps']}", f"sampler.kernel={meta['sampler']}",
-                 f"sampler.spacing={meta['spacing']}", f"sampler.eta={meta['eta']}"]
+    overrides = [
+        f"sampler={method}",
+        f"sampler.steps={meta['steps']}",
+        f"sampler.kernel={meta['sampler']}",
+        f"sampler.spacing={meta['spacing']}",
+        f"sampler.eta={meta['eta']}",
+    ]
     overrides += [f"sampler.step_size={meta['scale']}"] if "scale" in meta else []
     overrides += [f"sampler.guidance_rate={meta['g']}", f"sampler.interval={meta['interval']}"] if "g" in meta else []
     config = compose_config("task=inpaint", *overrides)
     task, sampler = instantiate(config.task), instantiate(config.sampler)
     losses = []
-    out = sample(prior, task, task.observed(r["y"], mask=r["mask"]), sampler, x_T=r["x_T"],
-                 noise=lambda index, **_: r["noise"][meta["steps"] - 1 - index], callback=lambda s: losses.append(s.loss))
+    out = sample(
+        prior,
+        task,
+        task.observed(r["y"], mask=r["mask"]),
+        sampler,
+        x_T=r["x_T"],
+        noise=lambda index, **_: r["noise"][meta["steps"] - 1 - index],
+        callback=lambda s: losses.append(s.loss),
+    )
     return out, torch.cat(losses), r
 
 
@@ -81,7 +93,14 @@ def test_dsg_run_on_the_instruction_set_of_the_recording(tmp_path):
         out, _, r = test_parity.replay(prior, "inpaint_dsg_ddim10")
         print(test_parity.relative(out, r["sample"]))
     """
-    env = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=env, capture_output=True, text=True)
+    env = {
+        **os.environ,
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) <= 1e-4

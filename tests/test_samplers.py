@@ -13,8 +13,12 @@ from dsg.samplers import DPS, MPGD, FreeDoM, Sampler, sample
 from dsg.schedule import NoiseSchedule, linear_betas
 
 SIDE = 32
-KERNELS = [dict(kernel="ddim", eta=1.0), dict(kernel="ddim", eta=0.0), dict(kernel="ddpm", variance="fixed_small"),
-           dict(kernel="freedom", eta=0.5)]
+KERNELS = [
+    dict(kernel="ddim", eta=1.0),
+    dict(kernel="ddim", eta=0.0),
+    dict(kernel="ddpm", variance="fixed_small"),
+    dict(kernel="freedom", eta=0.5),
+]
 
 
 class GaussianPrior:
@@ -55,7 +59,15 @@ def test_every_kernel_ends_at_the_prior_s_standard_deviation(options):
 @pytest.mark.parametrize("options", KERNELS)
 def test_one_step_of_the_exact_prior_has_the_kernel_s_variance(options):
     seen = []
-    sample(GaussianPrior(), None, None, Sampler(steps=10, clip_denoised=False, **options), start(), keyed(start()), seen.append)
+    sample(
+        GaussianPrior(),
+        None,
+        None,
+        Sampler(steps=10, clip_denoised=False, **options),
+        start(),
+        keyed(start()),
+        seen.append,
+    )
     for s in seen[:-1]:
         if s.sigma > 0:
             assert abs((s.x_prev - s.mean).std().item() / s.sigma - 1) < 0.02
@@ -75,8 +87,23 @@ def test_dsg_stays_on_the_sphere_and_dps_does_not():
     target = torch.ones(4, 3, SIDE, SIDE)
     for sampler, exact in ((DPS(steps=20, spherical=True), True), (DPS(steps=20, step_size=5.0), False)):
         off = []
-        sample(GaussianPrior(), Pull(), target, sampler, start(), keyed(start()),
-               lambda s, off=off: off.append(((s.x_prev - s.mean).flatten(1).norm(dim=1) / (math.sqrt(s.x_t[0].numel()) * s.sigma) - 1).abs().max()) if s.sigma else None)
+        sample(
+            GaussianPrior(),
+            Pull(),
+            target,
+            sampler,
+            start(),
+            keyed(start()),
+            lambda s, off=off: (
+                off.append(
+                    ((s.x_prev - s.mean).flatten(1).norm(dim=1) / (math.sqrt(s.x_t[0].numel()) * s.sigma) - 1)
+                    .abs()
+                    .max()
+                )
+                if s.sigma
+                else None
+            ),
+        )
         assert (max(off) < 1e-4) == exact
 
 
@@ -85,7 +112,9 @@ def test_dsg_stays_on_the_sphere_and_dps_does_not():
 def test_guidance_lowers_the_loss(host, spherical):
     target = 0.3 * torch.ones(4, 3, SIDE, SIDE)
     plain = sample(GaussianPrior(), None, None, Sampler(steps=20), start(), keyed(start()))
-    guided = sample(GaussianPrior(), Pull(), target, host(steps=20, step_size=4.0, spherical=spherical), start(), keyed(start()))
+    guided = sample(
+        GaussianPrior(), Pull(), target, host(steps=20, step_size=4.0, spherical=spherical), start(), keyed(start())
+    )
     assert (Pull().loss(guided, target) < 0.9 * Pull().loss(plain, target)).all()
 
 
@@ -107,7 +136,12 @@ def test_travel_repeats_steps_of_its_window_with_noise_of_its_own():
     sampler = FreeDoM(steps=10, spacing="leading", travel=dict(repeats=3, window=[400, 500]))
     sample(GaussianPrior(), Pull(), torch.zeros_like(start()), sampler, start(), noise, seen.append)
     assert [(s.index, s.repeat) for s in seen if s.t == 500] == [(5, 0), (5, 1), (5, 2)]
-    assert [c for c in calls if c[2] == "travel"] == [(5, 0, "travel"), (5, 1, "travel"), (4, 0, "travel"), (4, 1, "travel")]
+    assert [c for c in calls if c[2] == "travel"] == [
+        (5, 0, "travel"),
+        (5, 1, "travel"),
+        (4, 0, "travel"),
+        (4, 1, "travel"),
+    ]
 
 
 def test_mpgd_takes_no_gradient_through_the_network():
@@ -121,8 +155,19 @@ def test_mpgd_takes_no_gradient_through_the_network():
 
 
 @pytest.mark.parametrize(
-    "option, value", [("steps", 1), ("eta", 1.5), ("guidance_rate", -0.1), ("interval", 0), ("step_size", -1.0), ("kernel", "euler"),
-                      ("spacing", "karras"), ("variance", "large"), ("window", [5, 1]), ("steps", 2.5)]
+    "option, value",
+    [
+        ("steps", 1),
+        ("eta", 1.5),
+        ("guidance_rate", -0.1),
+        ("interval", 0),
+        ("step_size", -1.0),
+        ("kernel", "euler"),
+        ("spacing", "karras"),
+        ("variance", "large"),
+        ("window", [5, 1]),
+        ("steps", 2.5),
+    ],
 )
 def test_options_out_of_range_are_named(option, value):
     with pytest.raises(ValueError, match=f"sampler.{option}="):

@@ -1,11 +1,11 @@
 """Pretrained diffusion models, behind one small interface. A prior is any object with
 
-    schedule                    `dsg.schedule.NoiseSchedule` of its forward process
-    shape                       (C, H, W) of what it diffuses
-    latent                      whether that is a latent; the task's images are `decode(x0)` either way
-    predict(x_t, t)             x_t [B, C, H, W], integer t -> eps [B, C, H, W] and v like it, or None where the
-                                variance was not learned; differentiable in x_t
-    decode(x0)                  x0 -> image in [-1, 1]; the identity for a pixel prior
-    weights_hash                what identifies the weights in a result's identity
-    to(device)                  as of any `torch.nn.Module`
+schedule                    `dsg.schedule.NoiseSchedule` of its forward process
+shape                       (C, H, W) of what it diffuses
+latent                      whether that is a latent; the task's images are `decode(x0)` either way
+predict(x_t, t)             x_t [B, C, H, W], integer t -> eps [B, C, H, W] and v like it, or None where the
+                            variance was not learned; differentiable in x_t
+decode(x0)                  x0 -> image in [-1, 1]; the identity for a pixel prior
+weights_hash                what identifies the weights in a result's identity
+to(device)                  as of any `torch.nn.Module`
 """

@@ -100,7 +100,9 @@ class ADMUNet(nn.Module):
                     ds //= 2
                 self.output_blocks.append(Block(*layers))
         out_channels = in_channels * (2 if learn_sigma else 1)
-        self.out = nn.Sequential(nn.GroupNorm(norm_groups, ch), nn.SiLU(), _zero(nn.Conv2d(ch, out_channels, 3, padding=1)))
+        self.out = nn.Sequential(
+            nn.GroupNorm(norm_groups, ch), nn.SiLU(), _zero(nn.Conv2d(ch, out_channels, 3, padding=1))
+        )
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """x [B, C, H, W] in [-1, 1] plus noise, t [B] or [1] in 0..999 -> [B, C, H, W], or [B, 2C, H, W] if `learn_sigma`."""
@@ -233,4 +235,6 @@ def _check(image_size: int, num_channels: int, mult: list[float], groups: int) -
         raise ValueError(f"image_size={image_size} cannot be halved {len(mult) - 1} times (channel_mult={mult})")
     for m in mult:
         if int(m * num_channels) % groups:
-            raise ValueError(f"{int(m * num_channels)} channels (channel_mult={mult}) do not divide into {groups} groups")
+            raise ValueError(
+                f"{int(m * num_channels)} channels (channel_mult={mult}) do not divide into {groups} groups"
+            )

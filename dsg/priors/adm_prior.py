@@ -32,8 +32,14 @@ class ADMPrior(nn.Module):
     latent = False
 
     def __init__(
-        self, name: str, checkpoint: str, unet: Mapping, bf16: bool = False, compile: bool = False,
-        channels_last: bool = False, cpu_batch: int = 0,
+        self,
+        name: str,
+        checkpoint: str,
+        unet: Mapping,
+        bf16: bool = False,
+        compile: bool = False,
+        channels_last: bool = False,
+        cpu_batch: int = 0,
     ):
         super().__init__()
         self.checkpoint = require(checkpoint, name)
