@@ -2,7 +2,7 @@
 
     python scripts/fetch_checkpoints.py ffhq256 imagenet256
 
-A file appears under its name only when whole. Its size and SHA-256 are written beside it (`<file>.json`) at the first fetch;
+A file appears under its name only when whole; a broken download goes on where it stopped. Its size and SHA-256 are written beside it (`<file>.json`) at the first fetch;
 a later call checks the file against them, so that everybody who shares the record has the same weights.
 """
 
@@ -27,39 +27,50 @@ SOURCES = {  # name: (file, where; "gdrive:" is a Google Drive id)
 }
 
 
-def download(source: str, target: Path) -> None:
-    """Download to `<target>.partial`, check that it is whole, rename."""
-    temporary = target.with_name(target.name + ".partial")
+def download(source: str, temporary: Path) -> None:
+    """Download `source` to `temporary`; what is there already is continued.
+
+    Raises:
+        OSError: what arrived is not whole, or no checkpoint.
+    """
     if source.startswith("gdrive:"):
-        gdown.download(id=source.removeprefix("gdrive:"), output=str(temporary))
+        gdown.download(id=source.removeprefix("gdrive:"), output=str(temporary), resume=True)
         if not temporary.exists():
             raise OSError("Google Drive sent no file (a quota, perhaps: try again later, or in a browser)")
     else:
-        _download_http(source, temporary)
-    if temporary.stat().st_size == 0:
-        raise OSError("the file is empty")
-    temporary.rename(target)
+        download_http(source, temporary)
+    with open(temporary, "rb") as f:
+        start = f.read(1)
+    if start in (b"", b"<"):
+        temporary.unlink()
+        raise OSError("the server sent an empty file" if not start else "the server sent a web page, not a checkpoint")
 
 
-def _download_http(url: str, temporary: Path) -> None:
-    with urllib.request.urlopen(url, timeout=60) as response, open(temporary, "wb") as f:
-        expected = int(response.headers.get("Content-Length", 0))
-        with tqdm(total=expected or None, unit="B", unit_scale=True, desc=temporary.stem) as bar:
+def download_http(url: str, temporary: Path) -> None:
+    have = temporary.stat().st_size if temporary.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        have = have if response.status == 206 else 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with (
+            open(temporary, "ab" if have else "wb") as f,
+            tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=temporary.stem) as bar,
+        ):
             while block := response.read(1 << 20):
                 f.write(block)
                 bar.update(len(block))
     received = temporary.stat().st_size
-    if expected and received != expected:
-        raise OSError(f"the connection closed after {received} of {expected} bytes")
+    if total and received != total:
+        raise OSError(f"the connection closed after {received} of {total} bytes: call again to go on from there")
 
 
-def check_or_record(path: Path) -> str:
+def check_or_record(path: Path, record_file: Path) -> str:
     """Compare the file with its record, or write the record. Returns what was done.
 
     Raises:
         ValueError: the file differs from the record.
     """
-    record_file = path.with_name(path.name + ".json")
     found = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
     if not record_file.exists():
         record_file.write_text(json.dumps(found, indent=1) + "\n")
@@ -78,9 +89,19 @@ def fetch(name: str, folder: Path, source: str | None = None) -> None:
     file, default = SOURCES[name]
     path = folder / file
     folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        download(source or default, path)
-    print(f"{name}: {path} {check_or_record(path)}")
+    record_file = path.with_name(path.name + ".json")
+    if path.exists():
+        print(f"{name}: {path} {check_or_record(path, record_file)}")
+        return
+    temporary = path.with_name(path.name + ".partial")
+    download(source or default, temporary)
+    try:
+        checked = check_or_record(temporary, record_file)
+    except ValueError:
+        temporary.unlink()
+        raise
+    temporary.rename(path)
+    print(f"{name}: {path} {checked}")
 
 
 def main() -> int:

@@ -1,0 +1,86 @@
+"""The download script against a server on this machine."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from conftest import ROOT
+
+BODY = b"PK" + bytes(range(256)) * 5000
+
+
+class Server(BaseHTTPRequestHandler):
+    """/good: the file, by ranges too; /cut: closes in the middle of it; /page: HTML; anything else is missing."""
+
+    def do_GET(self):
+        if self.path not in ("/good", "/cut", "/page"):
+            return self.send_error(404)
+        body = b"<html>quota</html>" if self.path == "/page" else BODY
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        self.wfile.write(body[start : len(body) // 2] if self.path == "/cut" else body[start:])
+        self.server.sent.append((self.path, start))
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    server.sent = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def fetch(folder, server=None, path="/good", name="ffhq256"):
+    source = [f"--source=http://127.0.0.1:{server.server_port}{path}"] if server else []
+    command = [sys.executable, str(ROOT / "scripts/fetch_checkpoints.py"), name, f"--folder={folder}", *source]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_file_arrives_whole_and_is_recorded(tmp_path, server):
+    done = fetch(tmp_path, server)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ffhq_10m.pt").read_bytes() == BODY
+    record = json.loads((tmp_path / "ffhq_10m.pt.json").read_text())
+    assert record == {"bytes": len(BODY), "sha256": hashlib.sha256(BODY).hexdigest()}
+    assert fetch(tmp_path).returncode == 0 and len(server.sent) == 1  # nothing is fetched twice
+    (tmp_path / "ffhq_10m.pt").write_bytes(BODY[:-1])
+    changed = fetch(tmp_path)
+    assert changed.returncode == 1 and "is not the file that was recorded" in changed.stderr
+
+
+def test_a_broken_download_goes_on_where_it_stopped(tmp_path, server):
+    cut = fetch(tmp_path, server, "/cut")
+    assert cut.returncode == 1 and f"{len(BODY) // 2} of {len(BODY)} bytes" in cut.stderr
+    assert not (tmp_path / "ffhq_10m.pt").exists()
+    assert fetch(tmp_path, server).returncode == 0
+    assert server.sent[-1] == ("/good", len(BODY) // 2)
+    assert (tmp_path / "ffhq_10m.pt").read_bytes() == BODY
+
+
+def test_a_file_that_differs_from_the_record_never_gets_the_name(tmp_path, server):
+    (tmp_path / "ffhq_10m.pt.json").write_text(json.dumps({"bytes": 3, "sha256": "0"}))
+    done = fetch(tmp_path, server)
+    assert done.returncode == 1 and "recorded 3 bytes" in done.stderr
+    assert not (tmp_path / "ffhq_10m.pt").exists()
+
+
+@pytest.mark.parametrize("path, words", [("/none", "404"), ("/page", "web page")])
+def test_what_is_no_checkpoint_is_refused(tmp_path, server, path, words):
+    done = fetch(tmp_path, server, path)
+    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_names_list_the_choices(tmp_path):
+    done = fetch(tmp_path, name="nope")
+    assert done.returncode == 2 and "ffhq256, imagenet256" in done.stderr
