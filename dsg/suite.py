@@ -95,40 +95,34 @@ def paired(tables: dict[tuple, pd.DataFrame], measures: Iterable[str]) -> pd.Dat
     return pd.DataFrame(rows)
 
 
+COLUMNS = {  # measure: title, digits, whether a larger number is better
+    "psnr": ("PSNR [dB]", 2, True),
+    "ssim": ("SSIM", 3, True),
+    "haarpsi": ("HaarPSI", 3, True),
+    "lpips": ("LPIPS", 3, False),
+    "residual": ("residual", 4, None),
+}
+
+
 def markdown_table(summary: pd.DataFrame) -> str:
-    """The summary as Markdown, one section per task; the best guided method per step count in bold."""
-    lines = []
-    columns = {
-        "psnr": ("PSNR [dB]", 2),
-        "ssim": ("SSIM", 3),
-        "haarpsi": ("HaarPSI", 3),
-        "lpips": ("LPIPS", 3),
-        "residual": ("residual", 4),
-    }
-    columns = {k: v for k, v in columns.items() if k in summary and summary[k].notna().any()}
+    """The summary as Markdown, one section per task; the best of each task and step count in bold."""
+    shown = {k: v for k, v in COLUMNS.items() if k in summary and summary[k].notna().any()}
+    sections = []
     for task, part in summary.groupby("task", sort=False):
-        lines += [
-            f"### {task}",
-            "",
-            "| method | steps | " + " | ".join(t for t, _ in columns.values()) + " | evaluations | s/image |",
-            "|---" * (len(columns) + 4) + "|",
-        ]
-        best = part.groupby("steps")[[c for c in ("psnr", "ssim", "haarpsi") if c in columns]].max()
-        for _, row in part.iterrows():
-            cells = []
-            for name, (_, digits) in columns.items():
-                if not np.isfinite(row[name]):
-                    cells.append("")
-                    continue
-                text = f"{row[name]:.{digits}f}"
-                if name in best and row[name] == best.loc[row["steps"], name]:
-                    text = f"**{text}**"
-                cells.append(f"{text} [{row[f'{name}_low']:.{digits}f}, {row[f'{name}_high']:.{digits}f}]")
-            steps = str(row["steps"]) if row["steps"] else "-"
-            lines.append(
-                f"| {row['method']} | {steps} | "
-                + " | ".join(cells)
-                + f" | {row['network_evaluations']:.0f} | {row['seconds']:.2f} |"
-            )
-        lines.append("")
-    return "\n".join(lines)
+        table = part[["method"]].assign(steps=part["steps"].replace(0, "-"))
+        for name, (title, digits, upwards) in shown.items():
+            best = None if upwards is None else part.groupby("steps")[name].transform("max" if upwards else "min")
+            table[title] = [
+                _cell(row, name, digits, best is not None and row[name] == best[i]) for i, row in part.iterrows()
+            ]
+        table["evaluations"] = part["network_evaluations"].map("{:.0f}".format)
+        table["s/image"] = part["seconds"].map("{:.2f}".format)
+        sections.append(f"### {task}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n")
+    return "\n".join(sections)
+
+
+def _cell(row: pd.Series, name: str, digits: int, bold: bool) -> str:
+    if not np.isfinite(row[name]):
+        return ""
+    mean = f"{row[name]:.{digits}f}"
+    return f"{f'**{mean}**' if bold else mean} [{row[f'{name}_low']:.{digits}f}, {row[f'{name}_high']:.{digits}f}]"

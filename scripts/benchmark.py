@@ -123,16 +123,10 @@ def run_all(args: argparse.Namespace, overrides: list[str]) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    lines = ["| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
-    for row in rows:
-        cells = []
-        for key, value in row.items():
-            if key in ("outside network", "noise", "DSG over host"):
-                cells.append("" if value != value else f"{100 * value:.2f} %")
-            else:
-                cells.append(f"{value:.1f}" if isinstance(value, float) else str(value))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    frame = pd.DataFrame(rows)
+    for name in ("outside network", "noise", "DSG over host"):
+        frame[name] = frame[name].map(lambda share: "" if share != share else f"{100 * share:.2f} %")
+    return frame.to_markdown(index=False, floatfmt=".1f") + "\n"
 
 
 def ratios(rows: list[dict]) -> str:

@@ -1,0 +1,76 @@
+"""The suite, its tuner and its tables, small."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from dsg.suite import markdown_table, paired, summarise
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+
+def test_the_tuner_finds_an_optimum_far_from_its_grid():
+    """On a curve whose best value is known: the grid is extended until the optimum is inside, then refined."""
+    from tune import next_value
+
+    for optimum in (0.3, 4.0, 60.0):
+        tried = pd.DataFrame(columns=["value", "haarpsi"], dtype=float)
+        for _ in range(12):
+            value = next_value(tried, "dps", 4.0)
+            assert not np.isclose(tried["value"], value).any()  # no trial is spent twice
+            tried.loc[len(tried)] = [value, -(np.log(value / optimum) ** 2)]
+        best = tried["value"][tried["haarpsi"].idxmax()]
+        assert abs(np.log(best / optimum)) < np.log(1.5)
+        assert tried["value"].min() < best < tried["value"].max()
+
+
+def test_guidance_rates_are_tuned_within_their_range():
+    from tune import next_value
+
+    tried = pd.DataFrame(columns=["value", "haarpsi"], dtype=float)
+    for _ in range(10):
+        value = next_value(tried, "dps_dsg", 0.8)
+        tried.loc[len(tried)] = [value, value]  # the larger the better
+    assert tried["value"].max() == 1.0 and len(set(tried["value"])) == 10
+
+
+def tables():
+    """Two methods on three images; with DSG every image is 1 dB better."""
+    base = pd.DataFrame({"psnr": [20.0, 22.0, 27.0], "seconds": 1.0, "network_evaluations": 20}, index=["a", "b", "c"])
+    return {("inpaint", "dps", 20): base, ("inpaint", "dps_dsg", 20): base.assign(psnr=base["psnr"][::-1] + 1)}
+
+
+def test_paired_differences_are_by_image():
+    row = paired(tables(), ["psnr"]).iloc[0]
+    assert (row["difference"], row["low"], row["high"], row["dsg_higher"], row["images"]) == (1, 1, 1, 3, 3)
+
+
+def test_the_best_is_in_bold_and_missing_measures_have_no_column():
+    text = markdown_table(summarise(tables(), ["psnr", "lpips"]))
+    assert "**24.00**" in text and "**23.00**" not in text and "LPIPS" not in text
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    out = tmp_path_factory.mktemp("suite")
+    command = [sys.executable, str(ROOT / "scripts/reproduce.py"), "--images=2", "--steps=2", f"--out={out}"]
+    command += ["--suite", "smoke", "--wandb", "disabled"]
+    return out, lambda: subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_suite_leaves_its_tables_and_a_second_call_only_draws(suite):
+    out, call = suite
+    done = call()
+    assert done.returncode == 0, done.stderr
+    for name in ("table.md", "table.csv", "paired.csv", "grid.png", "steps.png", "step_sizes.png", "manifold_deviation.png"):
+        assert (out / name).stat().st_size > 0
+    table = pd.read_csv(out / "table.csv")
+    assert set(table["method"]) == {"A^T y", "unconditional", "dps", "dps_dsg"} and (table["images"] == 2).all()
+    before = {p: p.stat().st_mtime_ns for p in out.glob("cells/*/*/images/*.png") if "baseline" not in str(p)}
+    again = call()
+    assert again.returncode == 0 and "evaluation" not in again.stderr  # no bar: nothing was left to do
+    assert before and all(p.stat().st_mtime_ns == t for p, t in before.items())
