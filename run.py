@@ -30,10 +30,11 @@ def run(config: DictConfig) -> list[Failure]:
     check(config)
     device = pick_device(config.device)
     sampler, task = build(config.sampler), build(config.task)
-    size = image_size(config)
+    model = json.dumps(OmegaConf.to_container(config.model, resolve=True))
+    size = config.model.unet.image_size if "unet" in config.model else load_prior(model).shape[-1]
     task.check((3, size, size))
     pictures = load_pictures(config, task, size)
-    prior = load_prior(json.dumps(OmegaConf.to_container(config.model, resolve=True)))
+    prior = load_prior(model)
     check_sampler(sampler, prior)
     cell = Cell(
         prior.to(device),
@@ -99,14 +100,11 @@ def load_prior(model: str):
     return build(OmegaConf.create(json.loads(model)))
 
 
-def image_size(config: DictConfig) -> int:
-    return config.model.unet.image_size
-
-
 def pick_device(name: str) -> torch.device:
     """Raises ValueError if the machine has no such device."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
     kind, _, index = str(name).partition(":")
     if kind not in ("cpu", "cuda", "mps") or (index and not index.isdigit()) or (index and kind != "cuda"):
         raise ValueError(f"device={name} is unknown: one of auto, cpu, cuda, cuda:<index>, mps")

@@ -9,21 +9,20 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 OWNER = "config.yaml"
+# of a model: where its file lies (its hash counts) and what changes no more than rounding
+SPEED = {"checkpoint", "compile", "channels_last", "cpu_batch", "use_checkpoint"}
 
 
 def identity(config: Mapping, weights_hash: str) -> dict:
-    """What changes a cell's pictures: prior and weights, task, sampler, data, samples, seed; nothing else.
+    """What changes a cell's pictures: prior and weights, task, sampler, data, seed; nothing else.
 
-    Batch size, device, precision switches that only move rounding, logging and `data.limit` are not in it.
+    Batch size, device, switches of speed, logging and `data.limit` are not in it.
     """
-    unet = config["model"].get("unet")
+    model = {k: v for k, v in config["model"].items() if k not in SPEED}
+    if isinstance(model.get("unet"), Mapping):
+        model["unet"] = {k: v for k, v in model["unet"].items() if k not in SPEED}
     return {
-        "model": {
-            "name": config["model"].get("name"),
-            "weights": weights_hash,
-            "unet": unet,
-            "bf16": config["model"].get("bf16"),
-        },
+        "model": {**model, "weights": weights_hash},
         "task": config["task"],
         "sampler": config["sampler"],
         "data": {k: v for k, v in config["data"].items() if k != "limit"},

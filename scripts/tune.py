@@ -1,14 +1,16 @@
 """Tune the step size or guidance rate of every method alike, on validation faces.
 
     python scripts/tune.py --steps 20 100                     # writes configs/tuned/avatars64.yaml and the trials
+    python scripts/tune.py --steps 10 50 --tasks super_resolution
 
 Criterion: mean HaarPSI over the same validation faces. Every method gets the same number of trials for each task and step
-count: five on a grid of factor 2 (around the best value of the step count before, if there is one), the rest where they
+count: five on a grid of factor 2 (around the best value of the nearest tuned step count, if there is one), the rest where they
 help most: beyond the grid while the best value is at its edge, then between the best value and its better neighbour. Each
 trial is appended to `results/tuning/<model>.csv` when it is done; a stopped run goes on from there.
 """
 
 import argparse
+import itertools
 import math
 from pathlib import Path
 
@@ -74,12 +76,14 @@ class Tuner:
         return t[(t["task"] == key[0]) & (t["sampler"] == key[1]) & (t["steps"] == key[2])]
 
     def centre(self, key: tuple) -> float:
-        """The best value of the same method at the step count tuned before this one, if any."""
-        before = [n for n in self.args.steps[: self.args.steps.index(key[2])] if len(self.tried((*key[:2], n)))]
-        if before:
-            trials = self.tried((*key[:2], before[-1]))
-            return float(trials["value"][trials["haarpsi"].fillna(-1).idxmax()])
-        return 0.2 if key[1].endswith("_dsg") else START[key[1]]
+        """The best value of the same method at the nearest step count that is tuned already, if any."""
+        task, sampler, steps = key
+        counts = [n for n in self.trials["steps"].unique() if n != steps]
+        done = [n for n in counts if len(self.tried((task, sampler, n))) >= self.args.trials]
+        if not done:
+            return 0.2 if sampler.endswith("_dsg") else START[sampler]
+        trials = self.tried((task, sampler, min(done, key=lambda n: abs(math.log(n / steps)))))
+        return float(trials["value"][trials["haarpsi"].fillna(-1).idxmax()])
 
     def try_value(self, key: tuple, value: float) -> None:
         task_name, sampler_name, steps = key
@@ -107,7 +111,7 @@ class Tuner:
         keys = [
             (t, s, n)
             for n in self.args.steps
-            for t in TASKS
+            for t in self.args.tasks
             for s in ("dps", "dps_dsg", "freedom", "freedom_dsg", "mpgd", "mpgd_dsg")
         ]
         left = sum(max(self.args.trials - len(self.tried(k)), 0) for k in keys)
@@ -138,16 +142,19 @@ class Tuner:
         self.draw()
 
     def draw(self) -> None:
-        counts = sorted(self.trials["steps"].unique())
-        fig, axes = plt.subplots(len(counts), len(TASKS), figsize=(4 * len(TASKS), 3 * len(counts)), squeeze=False)
-        for r, steps in enumerate(counts):
-            for ax, task in zip(axes[r], TASKS):
-                part = self.trials[(self.trials["task"] == task) & (self.trials["steps"] == steps)]
-                for sampler, curve in part.groupby("sampler", sort=False):
-                    curve = curve.sort_values("value")
-                    ax.plot(curve["value"], curve["haarpsi"], **style(sampler))
-                ax.set_xscale("log"), ax.set_title(f"{task.replace('_', ' ')}, {steps} steps", fontsize=9)
-                ax.set_xlabel("step size, or guidance rate of DSG", fontsize=8), ax.set_ylabel("HaarPSI", fontsize=8)
+        counts, tasks = sorted(self.trials["steps"].unique()), list(self.trials["task"].unique())
+        fig, axes = plt.subplots(len(counts), len(tasks), figsize=(4 * len(tasks), 3 * len(counts)), squeeze=False)
+        for (r, steps), (c, task) in itertools.product(enumerate(counts), enumerate(tasks)):
+            ax = axes[r, c]
+            part = self.trials[(self.trials["task"] == task) & (self.trials["steps"] == steps)]
+            if part.empty:
+                ax.axis("off")
+                continue
+            for sampler, curve in part.groupby("sampler", sort=False):
+                curve = curve.sort_values("value")
+                ax.plot(curve["value"], curve["haarpsi"], **style(sampler))
+            ax.set_xscale("log"), ax.set_title(f"{task.replace('_', ' ')}, {steps} steps", fontsize=9)
+            ax.set_xlabel("step size, or guidance rate of DSG", fontsize=8), ax.set_ylabel("HaarPSI", fontsize=8)
         axes[0, 0].legend(fontsize=6)
         fig.tight_layout()
         fig.savefig(self.args.out / f"{self.args.model}.png", dpi=110)
@@ -158,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="avatars64")
     parser.add_argument("--steps", type=int, nargs="+", default=[20, 100])
+    parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--faces", type=int, default=8)
     parser.add_argument("--trials", type=int, default=8, help="per method, task and step count")
     parser.add_argument("--data", type=Path, default=Path("data/avatars64/val"))

@@ -66,7 +66,15 @@ def test_the_suite_leaves_its_tables_and_a_second_call_only_draws(suite):
     out, call = suite
     done = call()
     assert done.returncode == 0, done.stderr
-    for name in ("table.md", "table.csv", "paired.csv", "grid.png", "steps.png", "step_sizes.png", "manifold_deviation.png"):
+    for name in (
+        "table.md",
+        "table.csv",
+        "paired.csv",
+        "grid.png",
+        "steps.png",
+        "step_sizes.png",
+        "manifold_deviation.png",
+    ):
         assert (out / name).stat().st_size > 0
     table = pd.read_csv(out / "table.csv")
     assert set(table["method"]) == {"A^T y", "unconditional", "dps", "dps_dsg"} and (table["images"] == 2).all()
