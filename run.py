@@ -58,7 +58,7 @@ def run(config: DictConfig) -> list[Failure]:
     ) as bar:
         failures = run_cell(cell, results, bar.update)
     summary = json.loads((results.out / "metrics.json").read_text())
-    if todo:
+    if todo and summary["images"]:
         log_cell(results, summary)
         report(summary, results)
     return failures

@@ -128,7 +128,8 @@ class Suite:
                 print(f"failed: {planned.key} {f.id}: not finite at step {f.step_index} (t={f.t})", file=sys.stderr)
             self.failed += len(failures)
             deviation.save(results.out / "manifold_deviation.csv")
-            log_cell(results, json.loads((results.out / "metrics.json").read_text()))
+            if len(results.table):
+                log_cell(results, json.loads((results.out / "metrics.json").read_text()))
         ids = [p.id for p in cell.pictures]
         self.tables[planned.key] = results.table.loc[results.table.index.intersection(ids)]
         if (results.out / "manifold_deviation.csv").exists():

@@ -10,8 +10,14 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, compose_config
+from hydra.utils import instantiate
 from PIL import Image
+
+from dsg import images
+from dsg.results import Results
+from dsg.runner import Cell, pending, run_cell
+from tasks.linear import Inpainting
 
 FAST = ["sampler.steps=3", "data.limit=3", "wandb.mode=disabled"]
 
@@ -29,7 +35,7 @@ def pictures(out):
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory):
     out = tmp_path_factory.mktemp("cell") / "out"
-    done = call(f"out={out}", *FAST, "wandb.mode=offline")
+    done = call(f"out={out}", *FAST, "wandb.mode=offline", "wandb.group=a-group")
     assert done.returncode == 0, done.stderr
     return out
 
@@ -45,7 +51,14 @@ def test_a_cell_leaves_what_is_promised(cell):
     summary = json.loads((cell / "metrics.json").read_text())
     assert summary["images"] == 3 and summary["measures"]["psnr"]["low"] <= summary["measures"]["psnr"]["mean"]
     assert (cell / "config.yaml").exists()
-    assert list((cell / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_the_offline_wandb_run_holds_config_measures_and_pictures(cell):
+    (log,) = (cell / "wandb").glob("offline-run-*/*.wandb")
+    content = log.read_bytes()
+    for word in (b"a-group", b"guidance_rate", b"haarpsi/mean", b"seconds_per_image", b"per_image"):
+        assert word in content, word
+    assert len(list(log.parent.glob("files/media/images/*.png"))) == 9  # condition, restored, truth of three
 
 
 def test_the_truth_is_the_picture_and_the_condition_its_observed_part(cell):
@@ -89,6 +102,34 @@ def test_a_killed_run_resumes_to_the_same_pictures(tmp_path):
     a, b = pictures(tmp_path / "a"), pictures(tmp_path / "b")
     assert list(a) == list(b) and len(a) == 4
     assert max(abs(a[k] - b[k]).max() for k in a) <= 2
+
+
+def test_images_that_stop_being_finite_are_named_and_the_exit_code_says_so(tmp_path):
+    out = tmp_path / "o"
+    done = call(f"out={out}", *FAST, "sampler=dps", "sampler.step_size=1e38")
+    assert done.returncode == 1 and "failed: 00001: not finite at step" in done.stderr
+    summary = json.loads((out / "metrics.json").read_text())
+    assert [f["id"] for f in summary["failures"]] == ["00000", "00001", "00002"] and summary["images"] == 0
+    assert list((out / "images").iterdir()) == []
+
+
+def test_one_bad_image_ends_alone(tmp_path, avatars):
+    """Its measurement is not a number: the others come out, it is in the record, and a second call tries it again."""
+    config = compose_config("sampler.steps=3")
+
+    class Spoilt(Inpainting):
+        def measure(self, x, ids, seed):
+            condition = super().measure(x, ids, seed)
+            condition["y"][[i == "00001" for i in ids]] = float("nan")
+            return condition
+
+    faces = images.load(ROOT / "data/avatars64/test", 64, 3)
+    cell = Cell(avatars, Spoilt("inpaint"), instantiate(config.sampler), faces)
+    results = Results(tmp_path / "o", {"a": 1}, {"b": 2})
+    (failure,) = run_cell(cell, results)
+    assert (failure.id, failure.step_index) == ("00001", 2)
+    assert sorted(pictures(tmp_path / "o")) == ["00000.png", "00002.png"]
+    assert [name for name, *_ in pending(cell, results)] == ["00001"]
 
 
 def write(path, size=(64, 64), mode="RGB"):
