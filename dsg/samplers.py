@@ -2,7 +2,7 @@
 
 Every reverse step is five lines: predict x0, take a gradient of the task's loss, compute the reverse kernel's mean and
 sigma, draw noise, combine. The methods differ in where the gradient is taken (`gradient_at`: x_t, through the network, or
-x0, beside it), and in how it is combined (subtracted with `step_length`, or under the spherical constraint).
+x0, beside it), and in `combine` (subtracted with `step_length`, or under the spherical constraint).
 Interval, window and time travel belong to the loop.
 """
 
@@ -84,6 +84,12 @@ class Sampler:
     def step_length(self, step: Step) -> float:
         """What the gradient is multiplied by when it is subtracted."""
         return self.step_size
+
+    def combine(self, step: Step, mean: Tensor, plain: Tensor, gradient: Tensor, sigma: float | Tensor) -> Tensor:
+        """x_prev of a guided step, from the plain step mean + sigma z and the gradient."""
+        if self.spherical:
+            return spherical_gaussian_step(mean, plain - mean, gradient, sigma, self.guidance_rate)
+        return plain - self.step_length(step) * gradient
 
     def guides(self, step: Step) -> bool:
         in_window = self.window is None or self.window[0] < step.t <= self.window[1]
@@ -199,7 +205,7 @@ def reverse_step(prior, task, condition, sampler: Sampler, x_t: Tensor, step: St
     mean, sigma = reverse_kernel(sampler.kernel, sampler.eta, variance(sampler, v), step, x_t, x0, eps, v)
     silent = not isinstance(sigma, Tensor) and sigma == 0
     plain = mean if silent else mean + sigma * noise(step.index, repeat=repeat, purpose="step")
-    x_prev = combine(sampler, step, mean, plain, gradient, sigma)
+    x_prev = plain if gradient is None else sampler.combine(step, mean, plain, gradient, sigma)
     return StepState(step, repeat, x_t, x0, eps, mean, sigma, plain, gradient, loss, x_prev)
 
 
@@ -223,15 +229,6 @@ def predict(prior, task, condition, sampler: Sampler, x_t: Tensor, step: Step, g
             (gradient,) = torch.autograd.grad(loss.sum(), at)
         loss = loss.detach()
     return x0.detach(), eps.detach(), None if v is None else v.detach(), gradient, loss
-
-
-def combine(sampler: Sampler, step: Step, mean: Tensor, plain: Tensor, gradient: Tensor | None, sigma) -> Tensor:
-    """x_prev from the plain step and the gradient."""
-    if gradient is None:
-        return plain
-    if sampler.spherical:
-        return spherical_gaussian_step(mean, plain - mean, gradient, sigma, sampler.guidance_rate)
-    return plain - sampler.step_length(step) * gradient
 
 
 def variance(sampler: Sampler, v: Tensor | None) -> str:
