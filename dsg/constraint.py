@@ -23,19 +23,20 @@ def spherical_gaussian_step(
 
         d_m = deviation + guidance_rate (d* - deviation),   x_prev = mean + r d_m/|d_m|.
 
-    Everything is per image. An image with zero gradient, or sigma = 0, gets the plain step; a NaN stays a NaN.
+    Everything is per image. An image with zero gradient, or sigma = 0, gets the plain step; elsewhere a NaN stays a NaN.
 
     Args:
         mean: [B, ...] mean of the unconditional reverse kernel.
         deviation: [B, ...] sigma * z, what the unconditional step would add.
-        grad: [B, ...] gradient of the loss, per image; only its direction matters.
+        grad: [B, ...] gradient of the loss, per image; only its direction matters (as long as its norm is large beside
+            `eps`).
         sigma: the kernel's standard deviation: a number, a [B] tensor, or a field shaped like `mean`, of which r
             is the norm.
-        guidance_rate: g_r in [0, 1], a number or a [B] tensor: 0 follows the noise, 1 the gradient.
-        eps: added to the norms that are divided by, as in the released code.
+        guidance_rate: g_r in [0, 1], a number or a [B] tensor (not checked): 0 follows the noise, 1 the gradient.
+        eps: added to the norms that are divided by, as in the released code; scale a loss whose gradient is as small up.
 
     Returns:
-        [B, ...] x_prev, at distance r of `mean` for every guided image.
+        [B, ...] x_prev, at distance r of `mean` for every guided image (to within eps/r).
 
     Raises:
         ValueError: shapes that do not fit, or a guidance rate outside [0, 1].
@@ -68,4 +69,6 @@ def _norm(x: Tensor) -> Tensor:
 def _per_image(value: float | Tensor, like: Tensor) -> Tensor:
     """A number or [B] tensor as [B, 1, ...] (or [1, 1, ...]), to broadcast against `like`."""
     value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    if value.numel() not in (1, len(like)):
+        raise ValueError(f"sigma or guidance_rate of shape {tuple(value.shape)} does not fit a batch of {len(like)}")
     return value.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,12 +1,13 @@
 """Pictures in and out: a folder of any pictures as square tensors in [-1, 1], each under an id.
 
 Every picture is turned upright (EXIF), flattened on white where it is transparent, cropped to its central square, and
-reduced with Pillow's antialiased Lanczos filter. It is never enlarged.
+reduced with Pillow's antialiased Lanczos filter. It is never enlarged. Pictures with a mask are reduced by averages instead,
+so that what is missing does not bleed into what is observed.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+ANTIALIAS, AVERAGE = Image.Resampling.LANCZOS, Image.Resampling.BOX
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,15 @@ class Picture:
     path: Path
     pixels: np.ndarray  # uint8 [size, size, 3]
     original_size: tuple[int, int]  # (width, height) upright
+    mask: Tensor | None = field(default=None, compare=False)  # [1, 1, size, size], where one was given
 
     @property
     def digest(self) -> str:
-        """Tells whether a picture under this id is still the same."""
-        return hashlib.sha256(self.pixels.tobytes()).hexdigest()[:16]
+        """Tells whether a picture under this id, and its mask, are still the same."""
+        digest = hashlib.sha256(self.pixels.tobytes())
+        if self.mask is not None:
+            digest.update(self.mask.numpy().tobytes())
+        return digest.hexdigest()[:16]
 
 
 def find(root: Path) -> dict[str, Path]:
@@ -51,41 +57,57 @@ def find(root: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def load(root: str | Path, size: int, limit: int | None = None) -> list[Picture]:
+def load(
+    root: str | Path,
+    size: int,
+    limit: int | None = None,
+    filter: Image.Resampling = ANTIALIAS,
+    exact: bool = False,
+) -> list[Picture]:
     """The first `limit` pictures of `root` by id, all checked, at size x size.
 
+    Args:
+        exact: refuse what would have to be resized.
+
     Raises:
-        ValueError: naming the picture that is unreadable or too small.
+        ValueError: naming the picture that is unreadable or has the wrong size.
     """
     chosen = list(find(Path(root)).items())[:limit]
-    return [read(path, size, name) for name, path in chosen]
+    return [read(path, size, name, filter, exact) for name, path in chosen]
 
 
-def read(path: Path, size: int, name: str | None = None) -> Picture:
+def read(
+    path: Path, size: int, name: str | None = None, filter: Image.Resampling = ANTIALIAS, exact: bool = False
+) -> Picture:
     """One picture as above. Raises ValueError with its path."""
     image = _open(path)
+    if exact and min(image.size) != size:
+        raise ValueError(
+            f"{path} is {image.width}x{image.height}: a degraded picture is not resized, its shorter side must be {size}"
+        )
     if min(image.size) < size:
         raise ValueError(f"{path} is too small: {image.width}x{image.height}, at least {size}x{size} is needed")
-    return Picture(name or path.stem, path, np.asarray(_square(image, size, Image.Resampling.LANCZOS)), image.size)
+    return Picture(name or path.stem, path, np.asarray(_square(image, size, filter)), image.size)
 
 
 def read_mask(path: Path, picture: Picture, size: int) -> Tensor:
     """[1, 1, size, size], 1 where the mask's picture is white.
 
-    It has the size of the picture, and is cropped and reduced (to the nearest pixel) with it, or is size x size already.
+    It has the size of the picture, and is cropped and reduced with it (a pixel is observed if all that it averages
+    is), or is size x size already.
 
     Raises:
         ValueError: if it has another size, or covers everything.
     """
-    image = _open(path).convert("L")
+    image = _open(path).convert("L").point(lambda value: 255 * (value >= 128))
     if image.size == picture.original_size:
-        image = _square(image, size, Image.Resampling.NEAREST)
+        image = _square(image, size, AVERAGE)
     elif image.size != (size, size):
         raise ValueError(
             f"mask {path} ({image.width}x{image.height}) does not fit {picture.path} "
             f"({picture.original_size[0]}x{picture.original_size[1]}): same size, or {size}x{size}"
         )
-    mask = torch.from_numpy((np.asarray(image) >= 128).astype(np.float32))[None, None]
+    mask = torch.from_numpy((np.asarray(image) == 255).astype(np.float32))[None, None]
     if mask.sum() == 0:
         raise ValueError(f"mask {path} is all black: nothing would be observed (white = observed)")
     return mask
@@ -122,7 +144,7 @@ def to_uint8(images: Tensor) -> np.ndarray:
 def save(path: Path, pixels: np.ndarray) -> None:
     """Write a PNG that is there whole or not at all."""
     temporary = path.with_name(path.name + ".partial")
-    Image.fromarray(pixels.squeeze()).save(temporary, format="PNG")
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(temporary, format="PNG")
     temporary.replace(path)
 
 

@@ -32,14 +32,25 @@ class ImageNoise:
         ids: image ids, one per batch entry.
         samples: sample number of each entry.
         shape: (C, H, W).
-        device: where the draws are wanted. On anything but a CPU the draw of the next step is made in a thread
-            while the device works on this one.
+        device: where the draws are wanted. On anything but a CPU the next draw is made in a thread while the device
+            works with this one.
+        order: the draws that will be asked for, (purpose, step index, repeat) in turn (`dsg.samplers.draws`), so that
+            the next one is known; without it each is made when it is asked for.
     """
 
-    def __init__(self, seed: int, ids: Sequence[str], samples: Sequence[int], shape: Sequence[int], device="cpu"):
+    def __init__(
+        self,
+        seed: int,
+        ids: Sequence[str],
+        samples: Sequence[int],
+        shape: Sequence[int],
+        device: str | torch.device = "cpu",
+        order: Sequence[tuple] = (),
+    ):
         self.seed, self.ids, self.samples, self.shape = seed, list(ids), list(samples), tuple(shape)
         self.device = torch.device(device)
         self._pool = ThreadPoolExecutor(1) if self.device.type != "cpu" else None
+        self._following = dict(zip(order, order[1:]))
         self._ahead: dict[tuple, Future] = {}
 
     def start(self) -> Tensor:
@@ -52,8 +63,8 @@ class ImageNoise:
             return self._draw(key)
         ready = self._ahead.pop(key, None)
         z = self._draw(key) if ready is None else ready.result()
-        following = ("step", step_index - 1, 0)
-        if step_index > 0 and following not in self._ahead:
+        following = self._following.get(key)
+        if following is not None:
             self._ahead = {following: self._pool.submit(self._draw, following)}
         return z.to(self.device, non_blocking=True)
 

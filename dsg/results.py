@@ -70,7 +70,10 @@ class Results:
         path = self.out / "per_image.csv"
         if not path.exists():
             return pd.DataFrame()
-        return pd.read_csv(path, dtype={"id": str, "image": str, "input": str}).set_index("id", drop=False)
+        text = {name: str for name in ("id", "image", "input", "code", "torch", "device")}
+        # a picture may be called NA.png
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
+        return table.set_index("id", drop=False)
 
     def finished(self, name: str, digest: str) -> bool:
         """Whether the picture `name` is there, made from the same input.

@@ -1,14 +1,15 @@
 """Images through a cell, in batches: sample, save each picture as soon as it is there, measure, resume."""
 
 import json
-import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
@@ -18,9 +19,10 @@ from dsg.checkpoints import REPOSITORY
 from dsg.images import Picture
 from dsg.noise import ImageNoise
 from dsg.results import Results, write_text
-from dsg.samplers import Sampler, StepState, sample
+from dsg.samplers import Sampler, StepState, draws, sample
 
-NOT_MEASURES = {"id", "image", "sample", "input", "seconds", "network_evaluations"}
+MADE_WITH = ("code", "torch", "device")
+NOT_MEASURES = {"id", "image", "sample", "input", "seconds", "network_evaluations", *MADE_WITH}
 
 
 @dataclass
@@ -89,6 +91,11 @@ def run_cell(
     return failures
 
 
+def evaluations(cell: Cell) -> int:
+    """Forward passes of the network per image."""
+    return len(draws(cell.sampler, cell.prior.schedule, purposes=("step",)))
+
+
 def pending(cell: Cell, results: Results) -> list[tuple[str, Picture, int]]:
     """(name, picture, sample number) of what has not been made yet."""
     wanted = [(output_name(p.id, k, cell.samples), p, k) for p in cell.pictures for k in range(cell.samples)]
@@ -110,7 +117,8 @@ def run_batch(cell: Cell, results: Results, batch: list, on_step: Callable, call
     names, pictures, numbers = (list(column) for column in zip(*batch))
     x, condition = make_condition(cell, pictures)
     condition = {k: v.to(cell.device) for k, v in condition.items()}
-    noise = ImageNoise(cell.seed, [p.id for p in pictures], numbers, cell.prior.shape, cell.device)
+    order = draws(cell.sampler, cell.prior.schedule)
+    noise = ImageNoise(cell.seed, [p.id for p in pictures], numbers, cell.prior.shape, cell.device, order)
     watch = Watch(len(names), cell.device)
 
     def each_step(state: StepState) -> None:
@@ -128,7 +136,7 @@ def run_batch(cell: Cell, results: Results, batch: list, on_step: Callable, call
     seconds = (time.perf_counter() - start) / len(names)
     failed = {f.id for f in failures}
     rows, pixels = [], images.to_uint8(torch.nan_to_num(restored))
-    observed = images.to_uint8(condition["y"])
+    observed, made_with = images.to_uint8(condition["y"]), versions(cell.device)
     for i, (name, picture, number) in enumerate(batch):
         if name in failed:
             continue
@@ -145,6 +153,7 @@ def run_batch(cell: Cell, results: Results, batch: list, on_step: Callable, call
                 "seconds": seconds,
                 "network_evaluations": watch.evaluations,
                 "residual": residual[i].item(),
+                **made_with,
             }
         )
     if rows:
@@ -154,16 +163,20 @@ def run_batch(cell: Cell, results: Results, batch: list, on_step: Callable, call
 
 def fill_in_measures(cell: Cell, results: Results, chunk: int = 64) -> None:
     """Measure the saved pictures against the truth where the table has no measure yet."""
-    if cell.degraded or results.table.empty:
-        return
-    table = results.table
-    todo = table[table["psnr"].isna()] if "psnr" in table else table
+    todo = unmeasured(cell, results)
     for start in range(0, len(todo), chunk):
         part = todo.iloc[start : start + chunk]
         pixels = [_read(results.images, name) for name in part["id"]]
         truths = [_read(results.truth, name) for name in part["image"].astype(str)]
         measured = metrics.measure(np.stack(pixels), np.stack(truths), cell.device)
         results.add(part.assign(**measured).to_dict("records"))
+
+
+def unmeasured(cell: Cell, results: Results) -> pd.DataFrame:
+    """The rows that have a truth and no measure yet."""
+    if cell.degraded or results.table.empty:
+        return results.table.iloc[:0]
+    return results.table[results.table["psnr"].isna()] if "psnr" in results.table else results.table
 
 
 def _read(folder: Path, name: str) -> np.ndarray:
@@ -177,18 +190,19 @@ def write_summary(cell: Cell, results: Results, failures: Sequence[Failure]) -> 
     table = results.table.loc[results.table.index.intersection(wanted)] if len(results.table) else results.table
     measures = {}
     for name in [c for c in table.columns if c not in NOT_MEASURES]:
-        mean, low, high = metrics.bootstrap(table[name].to_numpy())
+        mean, low, high = metrics.bootstrap(
+            table.groupby("image")[name].mean().to_numpy()
+        )  # samples are not independent
         measures[name] = {"mean": _number(mean), "low": _number(low), "high": _number(high)}
     summary = {
-        "images": len(table),
+        "images": int(table["image"].nunique()) if len(table) else 0,
         "measures": measures,
         "seconds_per_image": _number(table["seconds"].mean()) if len(table) else None,
         "network_evaluations": _number(table["network_evaluations"].mean()) if len(table) else None,
         "failures": [vars(f) for f in failures],
         "interval": "95 %, percentile bootstrap over images, 2000 resamples",
         "image_ids": list(table.index),
-        "device": str(cell.device),
-        "versions": versions(),
+        "versions": {k: sorted(table[k].unique()) for k in MADE_WITH} if len(table) else {},
     }
     write_text(results.out / "metrics.json", json.dumps(summary, indent=1) + "\n")
 
@@ -197,12 +211,13 @@ def _number(value: float) -> float | None:
     return float(f"{value:.6g}") if np.isfinite(value) else None
 
 
-def versions() -> dict[str, str]:
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    return {
-        "code": described.stdout.strip() or "unknown",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
+def versions(device: torch.device) -> dict[str, str]:
+    """What a picture was made with."""
+    return {"code": code_version(), "torch": torch.__version__, "device": str(device)}
+
+
+@cache
+def code_version() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    described = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    return described.stdout.strip() or "unknown"

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from dsg.constraint import spherical_gaussian_step
-from dsg.schedule import KERNELS, SPACINGS, VARIANCES, Step, reverse_kernel
+from dsg.schedule import KERNELS, SPACINGS, VARIANCES, NoiseSchedule, Step, reverse_kernel
+
+PURPOSES = ("step", "travel")
 
 
 @dataclass
@@ -66,7 +68,7 @@ class Sampler:
 
     def __post_init__(self):
         if not isinstance(self.travel, Travel):
-            self.travel = Travel(**self.travel)
+            self.travel = Travel(**(self.travel or {}))
         _choice("kernel", self.kernel, KERNELS)
         _choice("spacing", self.spacing, SPACINGS)
         if self.variance is not None:
@@ -77,9 +79,11 @@ class Sampler:
         _range("interval", self.interval, 1, math.inf, int)
         _range("step_size", self.step_size, 0, math.inf)
         _range("travel.repeats", self.travel.repeats, 1, math.inf, int)
-        for option, window in (("window", self.window), ("travel.window", self.travel.window)):
-            if window is not None and (len(window) != 2 or window[0] > window[1]):
-                raise ValueError(f"sampler.{option}={list(window)}: expected [lo, hi] with lo <= hi")
+        _switch("clip_denoised", self.clip_denoised)
+        _switch("spherical", self.spherical)
+        _window("travel.window", self.travel.window)
+        if self.window is not None:
+            _window("window", self.window)
 
     def step_length(self, step: Step) -> float:
         """What the gradient is multiplied by when it is subtracted."""
@@ -198,6 +202,16 @@ def sample(
     return x
 
 
+def draws(sampler: Sampler, schedule: NoiseSchedule, purposes: Sequence[str] = PURPOSES) -> list[tuple[str, int, int]]:
+    """(purpose, step index, repeat) of every noise that `sample` may ask for, in its order."""
+    order = []
+    for step in schedule.steps(sampler.steps, sampler.spacing):
+        for repeat in range(sampler.repeats(step)):
+            order += [("step", step.index, repeat), ("travel", step.index, repeat)]
+        order.pop()  # no travel after the last repeat
+    return [draw for draw in order if draw[0] in purposes]
+
+
 def reverse_step(prior, task, condition, sampler: Sampler, x_t: Tensor, step: Step, repeat: int, noise) -> StepState:
     """The five lines."""
     guided = sampler.guides(step)
@@ -247,8 +261,19 @@ def _choice(option: str, value: str, choices: Sequence[str]) -> None:
         raise ValueError(f"sampler.{option}={value} is unknown: one of {', '.join(choices)}")
 
 
+def _switch(option: str, value) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"sampler.{option}={value}: true or false")
+
+
+def _window(option: str, value) -> None:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or len(value) != 2 or not all(isinstance(t, (int, float)) for t in value) or value[0] > value[1]:
+        raise ValueError(f"sampler.{option}={value}: expected [lo, hi], numbers with lo <= hi")
+
+
 def _range(option: str, value, low: float, high: float, kind: type = float) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or (kind is int and value != int(value)) or not low <= value <= high:
+    if not number or (kind is int and not isinstance(value, int)) or not low <= value <= high:
         allowed = f"at least {low}" if high == math.inf else f"{low} to {high}"
         raise ValueError(f"sampler.{option}={value} is out of range: {'an integer, ' if kind is int else ''}{allowed}")

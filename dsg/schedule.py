@@ -69,7 +69,8 @@ class NoiseSchedule:
     def timesteps(self, steps: int, spacing: str) -> list[int]:
         """The `steps` values of t in ascending order.
 
-        linspace: guided-diffusion's `timestep_respacing`, from 0 to T-1. leading: DDIM's, floor(k T / steps).
+        linspace: from 0 to T-1; guided-diffusion's `timestep_respacing` (which adds up its stride and so is off by one here
+        and there at odd counts above 250). leading: DDIM's, floor(k T / steps).
 
         Raises:
             ValueError: unknown spacing, or `steps` outside 2..T.

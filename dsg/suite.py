@@ -1,8 +1,4 @@
-"""Many cells in one process: the grid of `make reproduce`, under one progress bar.
-
-Cells are ordinary ones (`run.py` would give the same pictures) in `<out>/cells/<task>/<method>-<steps>`; each is resumed or
-left alone as it needs. Curves over steps and step sizes are further cells.
-"""
+"""What a suite of cells shows: summaries, paired differences, tables, and how far each step leaves the sphere."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,44 +8,41 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from dsg.metrics import bootstrap
 from dsg.results import write_text
 from dsg.samplers import StepState
 
 
 class ManifoldDeviation:
-    """A callback that records |x_prev - mean| / (sqrt(n) sigma) per image and step, mean being the unguided kernel's.
+    """A callback that records, in the CSV `path`, |x_prev - mean| / (sqrt(n) sigma) per image and step, mean being the unguided kernel's.
 
     1 + O(1/sqrt n) for the plain step, exactly 1 for DSG, not for additive guidance. Steps with sigma = 0 have none.
     """
 
-    def __init__(self):
-        self.rows: list[dict] = []
+    def __init__(self, path: Path):
+        self.path, self.rows = path, []
 
     def __call__(self, state: StepState, names: list[str]) -> None:
-        if not isinstance(state.sigma, Tensor) and state.sigma == 0:
-            return
-        sigma = torch.as_tensor(state.sigma, dtype=state.mean.dtype, device=state.mean.device).expand_as(state.mean)
-        deviation = (state.x_prev - state.mean).flatten(1).norm(dim=1) / sigma.flatten(1).norm(dim=1)
-        self.rows += [
-            {"id": n, "index": state.index, "t": state.t, "repeat": state.repeat, "deviation": d}
-            for n, d in zip(names, deviation.tolist())
-        ]
+        if isinstance(state.sigma, Tensor) or state.sigma > 0:
+            sigma = torch.as_tensor(state.sigma, dtype=state.mean.dtype, device=state.mean.device).expand_as(state.mean)
+            deviation = (state.x_prev - state.mean).flatten(1).norm(dim=1) / sigma.flatten(1).norm(dim=1)
+            where = {"index": state.index, "t": state.t, "repeat": state.repeat}
+            self.rows += [{"id": n, **where, "deviation": d} for n, d in zip(names, deviation.tolist())]
+        if state.index == 0:
+            self.save()
 
-    def save(self, path: Path) -> None:
-        """Append to the CSV at `path` what has been recorded."""
-        if not self.rows:
-            return
+    def save(self) -> None:
+        """Add what has been recorded to the CSV: after every batch, so that a killed run keeps it."""
         new = pd.DataFrame(self.rows)
-        if path.exists():
-            new = pd.concat([pd.read_csv(path, dtype={"id": str}), new])
+        if self.path.exists():
+            new = pd.concat([pd.read_csv(self.path, dtype={"id": str}), new])
         new = new.drop_duplicates(["id", "index", "repeat"], keep="last")
-        write_text(path, new.to_csv(index=False, float_format="%.5g"))
+        write_text(self.path, new.to_csv(index=False, float_format="%.5g"))
+        self.rows = []
 
 
 def summarise(tables: dict[tuple, pd.DataFrame], measures: Iterable[str]) -> pd.DataFrame:
     """One row per cell (task, method, steps): mean and 95 % interval of each measure, seconds, evaluations."""
-    from dsg.metrics import bootstrap
-
     rows = []
     for (task, method, steps), table in tables.items():
         row = {"task": task, "method": method, "steps": steps, "images": len(table)}
@@ -65,8 +58,6 @@ def summarise(tables: dict[tuple, pd.DataFrame], measures: Iterable[str]) -> pd.
 
 def paired(tables: dict[tuple, pd.DataFrame], measures: Iterable[str]) -> pd.DataFrame:
     """DSG minus its host, image by image: mean difference with its 95 % interval, and how many images improved."""
-    from dsg.metrics import bootstrap
-
     rows = []
     for (task, method, steps), guided in tables.items():
         host = tables.get((task, method.removesuffix("_dsg"), steps))

@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping
 
-from omegaconf import OmegaConf
-
 from dsg.results import Results
 
 MODES = ("offline", "online", "disabled")
 
 
-def log_cell(results: Results, summary: Mapping) -> None:
-    """Config, measures, per-image table and pictures (condition, restored, truth) of a cell, grouped by suite."""
+def log_cell(results: Results, summary: Mapping, again: bool = True) -> None:
+    """Config, measures, per-image table and pictures (condition, restored, truth) of a cell, grouped by suite.
+
+    Args:
+        again: log it even if it was logged before.
+    """
     config = results.config
     settings = config["wandb"]
-    if settings["mode"] == "disabled":
+    logged = results.out / "wandb" / "logged"
+    if settings["mode"] == "disabled" or (logged.exists() and not again):
         return
     import wandb  # here, because it takes seconds and nothing else needs it
 
@@ -24,7 +27,7 @@ def log_cell(results: Results, summary: Mapping) -> None:
         name=name,
         mode=settings["mode"],
         dir=str(results.out),
-        config=OmegaConf.to_container(OmegaConf.create(dict(config))),
+        config=config,
         settings=wandb.Settings(silent=True, console="off"),
     ) as run:
         run.summary.update({f"{k}/{bound}": v for k, m in summary["measures"].items() for bound, v in m.items()})
@@ -32,6 +35,7 @@ def log_cell(results: Results, summary: Mapping) -> None:
         run.log(
             {"per_image": wandb.Table(dataframe=results.table.reset_index(drop=True)), "pictures": _pictures(results)}
         )
+    logged.touch()
 
 
 def _pictures(results: Results, count: int = 8) -> list:

@@ -31,7 +31,7 @@ from dsg.constraint import spherical_gaussian_step
 from dsg.noise import ImageNoise
 from dsg.priors.adm import ADMUNet
 from dsg.results import write_text
-from dsg.samplers import reverse_step
+from dsg.samplers import draws, reverse_step
 
 SAMPLERS = ("unconditional", "dps", "dps_dsg", "freedom", "freedom_dsg", "mpgd", "mpgd_dsg")
 
@@ -80,14 +80,17 @@ def measure(name: str, batch: int, overrides: list[str], device_name: str, repea
     prior, task, sampler = instantiate(config.model).to(device), instantiate(config.task), instantiate(config.sampler)
     idle = peak_memory(device)
     ids = [str(i) for i in range(batch)]
-    noise = ImageNoise(0, ids, [0] * batch, prior.shape, device)
+    noise = ImageNoise(0, ids, [0] * batch, prior.shape, device, draws(sampler, prior.schedule))
     x = noise.start()
     condition = {k: v.to(device) for k, v in task.measure(torch.zeros(batch, *prior.shape), ids, 0).items()}
-    step = list(prior.schedule.steps(100, "linspace"))[50]
-    seconds = median_seconds(lambda: reverse_step(prior, task, condition, sampler, x, step, 0, noise), device, repeats)
+    steps = prior.schedule.steps(100, "linspace")[20:]
+    step, following = steps[0], iter(steps)
+    seconds = median_seconds(
+        lambda: reverse_step(prior, task, condition, sampler, x, next(following), 0, noise), device, repeats
+    )
     peak = peak_memory(device)
     network = median_seconds(lambda: network_only(prior, x, step.t, sampler.gradient_at), device, repeats)
-    drawing = median_seconds(lambda: noise(step.index), device, 20)
+    drawing = median_seconds(lambda: noise(0, repeat=1), device, 20)  # not in the order: drawn on the spot
     spherical = median_seconds(lambda: spherical_gaussian_step(x, 0.1 * x, x, 0.1, 0.2), device, 50)
     additive = median_seconds(lambda: x - 0.5 * x, device, 50)
     return {

@@ -49,7 +49,13 @@ def download(source: str, temporary: Path) -> None:
 def download_http(url: str, temporary: Path) -> None:
     have = temporary.stat().st_size if temporary.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=60) as response:
+    try:
+        opened = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        return  # nothing is left to send: it was whole already, and is checked next
+    with opened as response:
         have = have if response.status == 206 else 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
@@ -119,7 +125,7 @@ def main() -> int:
     for name in args.names:
         try:
             fetch(name, args.folder, args.source)
-        except (OSError, ValueError, urllib.error.URLError, gdown.exceptions.FileURLRetrievalError) as error:
+        except (OSError, ValueError, urllib.error.URLError, gdown.exceptions.DownloadError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             failed = True
     return int(failed)

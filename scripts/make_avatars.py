@@ -22,6 +22,8 @@ import resvg_py
 from PIL import Image
 from tqdm import tqdm
 
+from dsg.checkpoints import REPOSITORY
+
 SIZE = 64
 VIEW_BOX = "22 10 220 220"  # of the 264 x 280 drawing: head and shoulders, square
 SHARD = 4096
@@ -151,7 +153,7 @@ def write_pngs(out: Path, seed: int, split: str, count: int, pool: ProcessPoolEx
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("counts", nargs="+", metavar="split=count", help="train=N, val=N or test=N")
-    parser.add_argument("--out", type=Path, default=Path("data/avatars64"))
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "data/avatars64")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=None, help="processes (default: all cores)")
     args = parser.parse_args()

@@ -4,7 +4,8 @@
     python scripts/reproduce.py --images 64 --out results/embedded64
     python scripts/reproduce.py --device cuda --images 256 --out results/embedded256
 
-Resumes where it was stopped; a second call finishes at once.
+Cells are ordinary ones (`run.py` would give the same pictures), in `<out>/cells/<task>/<sampler>-<steps>`. Resumes where it was
+stopped; a second call finishes at once.
 """
 
 import argparse
@@ -17,14 +18,14 @@ import numpy as np
 import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from dsg import figures, images, metrics
 from dsg.checkpoints import REPOSITORY, resolve
-from dsg.results import Results, identity, write_text
-from dsg.runner import Cell, pending, run_cell
+from dsg.prepare import check_wandb, pick_device, prepare
+from dsg.results import Results, write_text
+from dsg.runner import Cell, evaluations, make_condition, pending, run_cell, unmeasured
 from dsg.suite import ManifoldDeviation, markdown_table, paired, summarise
 from dsg.tracking import MODES, log_cell
 
@@ -33,120 +34,102 @@ MEASURES = ["psnr", "ssim", "haarpsi", "lpips", "residual"]
 
 @dataclass
 class Planned:
-    """A cell that the suite wants, with where it goes."""
+    """A cell that the suite wants: `value` overrides the tuned step size or guidance rate."""
 
-    key: tuple  # (task, method, steps), or (task, method, steps, factor) of a step-size curve
-    overrides: list[str]
+    task: str
+    sampler: str
+    steps: int
     images: int
+    value: float | None = None
+
+    @property
+    def key(self) -> tuple:
+        return (self.task, self.sampler, self.steps) + ((self.value,) if self.value is not None else ())
+
+    @property
+    def overrides(self) -> list[str]:
+        chosen = [
+            f"task={self.task}",
+            f"sampler={self.sampler}",
+            f"sampler.steps={self.steps}",
+            f"data.limit={self.images}",
+        ]
+        return chosen + ([f"sampler.{option_of(self.sampler)}={self.value:.6g}"] if self.value is not None else [])
+
+
+def option_of(sampler: str) -> str:
+    return "guidance_rate" if sampler.endswith("_dsg") else "step_size"
 
 
 def plan(suite, count: int, steps: list[int]) -> list[Planned]:
-    cells = []
-    for task in suite.tasks:
-        for n in steps:
-            cells += [
-                Planned((task, s, n), [f"task={task}", f"sampler={s}", f"sampler.steps={n}"], count)
-                for s in suite.samplers
-            ]
-    curve = suite.curve_steps
-    for n in curve.steps:
-        if n not in steps:
-            cells += [
-                Planned((curve.task, s, n), [f"task={curve.task}", f"sampler={s}", f"sampler.steps={n}"], count)
-                for s in suite.samplers
-            ]
-    return cells + plan_step_sizes(suite, count)
-
-
-def plan_step_sizes(suite, count: int) -> list[Planned]:
-    curve, cells = suite.step_sizes, []
+    """The grid, the further step counts of one task, and the step sizes around the tuned ones."""
+    curve, sizes = suite.curve_steps, suite.step_sizes
+    cells = [Planned(t, s, n, count) for t in suite.tasks for n in steps for s in suite.samplers]
+    cells += [Planned(curve.task, s, n, count) for n in curve.steps if n not in steps for s in suite.samplers]
     for s in suite.samplers:
-        if s == "unconditional":
-            continue
-        option = "guidance_rate" if s.endswith("_dsg") else "step_size"
-        base = [f"task={curve.task}", f"sampler={s}", f"sampler.steps={curve.steps}"]
-        tuned = compose("config", [f"model={suite.model}", *base]).sampler[option]
-        for factor in [1.0, *curve.factors]:
-            value = min(tuned * factor, 1.0) if option == "guidance_rate" else tuned * factor
-            cells.append(
-                Planned(
-                    (curve.task, s, curve.steps, factor),
-                    [*base, f"sampler.{option}={value:.6g}"],
-                    min(curve.images, count),
-                )
-            )
+        if s != "unconditional":
+            tuned = tuned_value(suite, s)
+            limit = 1.0 if s.endswith("_dsg") else float("inf")
+            values = {float(f"{min(tuned * factor, limit):.6g}") for factor in sizes.factors}
+            few = min(sizes.images, count)
+            cells += [Planned(sizes.task, s, sizes.steps, few, v) for v in sorted(values) if not np.isclose(v, tuned)]
+            if sizes.steps not in steps or sizes.task not in suite.tasks:
+                cells.append(Planned(sizes.task, s, sizes.steps, few))
     return cells
 
 
-class Suite:
-    def __init__(self, suite, out: Path, device: torch.device, wandb_mode: str):
-        self.suite, self.out, self.device, self.wandb_mode = suite, out, device, wandb_mode
-        self.prior, self.tables, self.devs, self.failed = None, {}, {}, 0
+def tuned_value(suite, sampler: str) -> float:
+    sizes = suite.step_sizes
+    overrides = [f"model={suite.model}", f"task={sizes.task}", f"sampler={sampler}", f"sampler.steps={sizes.steps}"]
+    return float(compose("config", overrides).sampler[option_of(sampler)])
 
-    def cell(self, planned: Planned) -> tuple[Cell, Results]:
-        overrides = [
-            f"model={self.suite.model}",
-            *planned.overrides,
-            f"data.limit={planned.images}",
-            f"wandb.group={self.suite.name}",
-            f"wandb.mode={self.wandb_mode}",
-        ]
-        config = compose("config", overrides)
-        if self.prior is None:
-            self.prior = instantiate(config.model).to(self.device)
-        size = self.prior.shape[-1]
-        cell = Cell(
-            self.prior,
-            instantiate(config.task),
-            instantiate(config.sampler),
-            images.load(resolve(config.data.root), size, planned.images),
-            seed=config.seed,
-            batch_size=config.batch_size,
-            device=self.device,
-        )
-        resolved = OmegaConf.to_container(config, resolve=True)
-        name = "-".join(str(k) for k in planned.key[1:])
-        folder = self.out / "cells" / planned.key[0] / name
-        return cell, Results(folder, identity(resolved, self.prior.weights_hash), resolved)
+
+class Suite:
+    """The cells of a suite, run one after the other under one progress bar."""
+
+    def __init__(self, suite, out: Path, device: str, wandb_mode: str):
+        self.suite, self.out = suite, out
+        self.common = [
+            f"model={suite.model}", f"device={device}", f"wandb.group={suite.name}", f"wandb.mode={wandb_mode}"
+        ]  # fmt: skip
+        self.tables, self.deviations, self.failed = {}, {}, 0
+
+    def prepare(self, planned: Planned) -> tuple[Cell, Results]:
+        folder = self.out / "cells" / planned.task / "-".join(str(k) for k in planned.key[1:])
+        return prepare(compose("config", [*self.common, *planned.overrides]), folder)
 
     def run(self, cells: list[Planned]) -> None:
-        built = [(p, *self.cell(p)) for p in cells]
-        total = sum(len(pending(c, r)) * weight(c) for _, c, r in built)
+        built = [(p, *self.prepare(p)) for p in cells]
+        total = sum(len(pending(c, r)) * weight(c) * evaluations(c) for _, c, r in built)
         with tqdm(
             total=total, unit="evaluation", desc=f"suite {self.suite.name}", disable=total == 0, smoothing=0.02
         ) as bar:
             for planned, cell, results in built:
+                bar.set_postfix_str(" ".join(str(k) for k in planned.key))
                 self.run_one(planned, cell, results, bar)
 
     def run_one(self, planned: Planned, cell: Cell, results: Results, bar: tqdm) -> None:
-        deviation = ManifoldDeviation()
-        if pending(cell, results) or not (results.out / "metrics.json").exists():
-            bar.set_postfix_str(" ".join(str(k) for k in planned.key))
-            cost = 3 if cell.sampler.gradient_at == "x_t" else 1
-            failures = run_cell(cell, results, lambda n: bar.update(n * cost), deviation)
+        deviation = ManifoldDeviation(results.out / "manifold_deviation.csv")
+        unfinished = pending(cell, results) or len(unmeasured(cell, results))
+        if unfinished or not (results.out / "metrics.json").exists():
+            failures = run_cell(cell, results, lambda n: bar.update(n * weight(cell)), deviation)
+            self.failed += len(failures)
             for f in failures:
                 print(f"failed: {planned.key} {f.id}: not finite at step {f.step_index} (t={f.t})", file=sys.stderr)
-            self.failed += len(failures)
-            deviation.save(results.out / "manifold_deviation.csv")
-            if len(results.table):
-                log_cell(results, json.loads((results.out / "metrics.json").read_text()))
+        if len(results.table):
+            log_cell(results, json.loads((results.out / "metrics.json").read_text()), again=bool(unfinished))
         ids = [p.id for p in cell.pictures]
         self.tables[planned.key] = results.table.loc[results.table.index.intersection(ids)]
-        if (results.out / "manifold_deviation.csv").exists():
-            self.devs[planned.key] = pd.read_csv(results.out / "manifold_deviation.csv", dtype={"id": str})
+        if deviation.path.exists():
+            self.deviations[planned.key] = pd.read_csv(deviation.path, dtype={"id": str})
 
-    def baselines(self, count: int) -> None:
+    def baselines(self, count: int, steps: list[int]) -> None:
         """A^T y, or bicubic: what one has without a prior."""
         for task in self.suite.tasks:
-            cell, results = self.cell(
-                Planned(
-                    (task, "dps", self.suite.steps[0]),
-                    [f"task={task}", "sampler=dps", f"sampler.steps={self.suite.steps[0]}"],
-                    count,
-                )
-            )
-            x = images.to_tensor(cell.pictures)
-            condition = cell.task.measure(x, [p.id for p in cell.pictures], cell.seed)
+            cell, _ = self.prepare(Planned(task, "dps", steps[0], count))
+            if len(cell.pictures) < count:
+                raise ValueError(f"--images {count}: there are {len(cell.pictures)}")
+            x, condition = make_condition(cell, cell.pictures)
             restored = cell.task.baseline(condition, x.shape).clamp(-1, 1)
             pixels = images.to_uint8(restored)
             folder = self.out / "cells" / task / "baseline" / "images"
@@ -159,65 +142,102 @@ class Suite:
 
 
 def weight(cell: Cell) -> int:
-    """Evaluations of an image, a pass through the network and back counted three times."""
-    count = sum(cell.sampler.repeats(s) for s in cell.prior.schedule.steps(cell.sampler.steps, cell.sampler.spacing))
-    return count * (3 if cell.sampler.gradient_at == "x_t" else 1)
+    """Cost of a network evaluation: a pass through the network and back counts three times."""
+    return 3 if cell.sampler.gradient_at == "x_t" else 1
 
 
-def main() -> None:
+def write_outputs(runner: Suite, out: Path, count: int, steps: list[int]) -> None:
+    suite, tables = runner.suite, runner.tables
+    order = [(t, n) for t in suite.tasks for n in [0, *steps]]
+    grid = {k: tables[k] for t, n in order for k in tables if len(k) == 3 and (k[0], k[2]) == (t, n)}
+    summary, differences = summarise(grid, MEASURES), paired(grid, ["psnr", "ssim", "haarpsi"])
+    summary.to_csv(out / "table.csv", index=False, float_format="%.5g")
+    differences.to_csv(out / "paired.csv", index=False, float_format="%.5g")
+    head = (
+        f"# Suite {suite.name}: the first {count} faces of {suite.model}'s test split\n\n"
+        "Mean and 95 % bootstrap interval over faces; the best of a task and step count in bold. Evaluations are forward passes per face; "
+        "DPS and FreeDoM also go back through the network.\n\n"
+    )
+    write_text(
+        out / "table.md",
+        head + markdown_table(summary) + "\n## DSG minus its host, face by face\n\n" + differences_table(differences),
+    )
+    curve, sizes = suite.curve_steps, suite.step_sizes
+    figures.grid(out, suite, steps, out / "grid.png")
+    by_steps = {k: v for k, v in tables.items() if len(k) == 3 and k[0] == curve.task and k[2] > 0}
+    figures.against_steps(summarise(by_steps, MEASURES), out / "steps.png", curve.task)
+    figures.against_step_size(step_sizes(runner), out / "step_sizes.png", f"{sizes.task}, {sizes.steps} steps")
+    deviations = {k: d for k, d in runner.deviations.items() if len(k) == 3}
+    figures.manifold_deviation(deviations, curve.task, max(steps), out / "manifold_deviation.png")
+    print((out / "table.md").read_text())
+    print(f"{out}: table.md, table.csv, paired.csv, grid.png, steps.png, step_sizes.png, manifold_deviation.png")
+
+
+def differences_table(differences: pd.DataFrame) -> str:
+    """PSNR and HaarPSI: mean difference with its interval, and on how many faces DSG is better."""
+    rows = []
+    for (task, host, steps), part in differences.groupby(["task", "host", "steps"], sort=False):
+        row = {"task": task, "host": host, "steps": steps}
+        for _, d in part[part["measure"].isin(["psnr", "haarpsi"])].iterrows():
+            digits = 2 if d["measure"] == "psnr" else 3
+            row[d["measure"]] = f"{d['difference']:+.{digits}f} [{d['low']:+.{digits}f}, {d['high']:+.{digits}f}]"
+            row[f"{d['measure']} better"] = f"{d['dsg_higher']} of {d['images']}"
+        rows.append(row)
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True) + "\n"
+
+
+def step_sizes(runner: Suite) -> pd.DataFrame:
+    """Mean PSNR of each method by value / tuned value, on the same few faces."""
+    sizes, rows = runner.suite.step_sizes, []
+    for planned_key, table in runner.tables.items():
+        if planned_key[:1] + planned_key[2:3] == (sizes.task, sizes.steps) and planned_key[1] in runner.suite.samplers:
+            sampler, tuned = planned_key[1], tuned_value(runner.suite, planned_key[1])
+            value = planned_key[3] if len(planned_key) == 4 else tuned
+            if sampler != "unconditional":
+                few = table.sort_index().iloc[: sizes.images]
+                rows.append({"method": sampler, "factor": value / tuned, "psnr": few["psnr"].mean()})
+    return pd.DataFrame(rows)
+
+
+def parse_args() -> tuple[argparse.Namespace, OmegaConf]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--suite", default="embedded", choices=sorted(p.stem for p in (REPOSITORY / "configs/suite").glob("*.yaml"))
-    )
+    suites = sorted(p.stem for p in (REPOSITORY / "configs/suite").glob("*.yaml"))
+    parser.add_argument("--suite", default="embedded", choices=suites)
     parser.add_argument("--images", type=int, help="faces (default: the suite's)")
-    parser.add_argument(
-        "--steps", type=lambda s: [int(v) for v in s.replace(",", " ").split()], help="step counts, '20 100'"
-    )
+    parser.add_argument("--steps", help="step counts, '20 100' (default: the suite's)")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--wandb", default="offline", choices=MODES)
     args = parser.parse_args()
     suite = OmegaConf.load(REPOSITORY / "configs/suite" / f"{args.suite}.yaml")
-    count, steps = args.images or suite.images, args.steps or list(suite.steps)
-    out = args.out or resolve(suite.out)
-    if count < 2 or min(steps) < 2:
-        parser.error("--images and --steps: 2 or more")
+    args.images = suite.images if args.images is None else args.images
+    args.out = args.out or resolve(suite.out)
+    try:
+        args.steps = list(suite.steps) if args.steps is None else [int(n) for n in args.steps.replace(",", " ").split()]
+        pick_device(args.device)
+        check_wandb(args.wandb)
+    except ValueError as error:
+        parser.error(str(error))
+    if args.images < 2 or not args.steps or not 2 <= min(args.steps) <= max(args.steps) <= 1000:
+        parser.error("--images: 2 or more; --steps: one or more numbers, 2 to 1000")
+    return args, suite
+
+
+def main() -> None:
+    args, suite = parse_args()
+    runner = Suite(suite, args.out, args.device, args.wandb)
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        runner = Suite(suite, out, torch.device(args.device), args.wandb)
-        runner.baselines(count)
-        runner.run(plan(suite, count, steps))
-    write_outputs(runner, suite, out, steps)
+        try:
+            runner.baselines(args.images, args.steps)
+            cells = plan(suite, args.images, args.steps)
+            for planned in cells:
+                runner.prepare(planned)  # whatever is wrong with any of them is said before work starts
+        except (ValueError, OSError) as error:
+            sys.exit(f"error: {error}")
+        runner.run(cells)
+        write_outputs(runner, args.out, args.images, args.steps)
     if runner.failed:
         sys.exit(f"{runner.failed} images failed; they are named above, and in the metrics.json of their cells")
-
-
-def write_outputs(runner: Suite, suite, out: Path, steps: list[int]) -> None:
-    grid = {k: v for k, v in runner.tables.items() if len(k) == 3 and (k[2] in steps or k[2] == 0)}
-    ordered = {k: grid[k] for t in suite.tasks for n in [0, *steps] for k in grid if k[0] == t and k[2] == n}
-    summary, differences = summarise(ordered, MEASURES), paired(ordered, ["psnr", "ssim", "haarpsi"])
-    summary.to_csv(out / "table.csv", index=False, float_format="%.5g")
-    differences.to_csv(out / "paired.csv", index=False, float_format="%.5g")
-    count = int(summary["images"].max())
-    head = f"# Suite {suite.name}: {count} faces of avatars64's test split\n\nMean and 95 % bootstrap interval; best of a step count in bold.\n\n"
-    write_text(out / "table.md", head + markdown_table(summary))
-    figures.grid(out, suite, steps, out / "grid.png")
-    curve = {k: v for k, v in runner.tables.items() if len(k) == 3 and k[0] == suite.curve_steps.task and k[2] > 0}
-    figures.against_steps(summarise(curve, MEASURES), out / "steps.png", suite.curve_steps.task)
-    sizes = {k: v for k, v in runner.tables.items() if len(k) == 4}
-    rows = [
-        {"method": k[1], "factor": k[3], **{m: np.nanmean(v[m]) for m in ("psnr", "haarpsi")}} for k, v in sizes.items()
-    ]
-    figures.against_step_size(
-        pd.DataFrame(rows), out / "step_sizes.png", f"{suite.step_sizes.task}, {suite.step_sizes.steps} steps"
-    )
-    figures.manifold_deviation(
-        {k: d for k, d in runner.devs.items() if len(k) == 3},
-        suite.curve_steps.task,
-        max(steps),
-        out / "manifold_deviation.png",
-    )
-    print((out / "table.md").read_text())
-    print(f"{out}: table.md, table.csv, paired.csv, grid.png, steps.png, step_sizes.png, manifold_deviation.png")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from dsg.checkpoints import REPOSITORY
 from dsg.priors.adm import ADMUNet
 from dsg.schedule import linear_betas
 
@@ -148,9 +149,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fp32", dest="bf16", action="store_false", help="no bf16 autocast")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--config", type=Path, default=Path("configs/model/avatars64.yaml"))
-    parser.add_argument("--data", type=Path, default=Path("data/avatars64/train"))
-    parser.add_argument("--out", type=Path, default=Path("checkpoints/avatars64"))
+    parser.add_argument("--config", type=Path, default=REPOSITORY / "configs/model/avatars64.yaml")
+    parser.add_argument("--data", type=Path, default=REPOSITORY / "data/avatars64/train")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "checkpoints/avatars64")
     return parser.parse_args()
 
 

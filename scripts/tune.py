@@ -67,9 +67,11 @@ class Tuner:
         self.prior = instantiate(config.model).to(self.device)
         self.pictures = images.load(REPOSITORY / args.data, self.prior.shape[-1], args.faces)
         self.file = args.out / f"{args.model}.csv"
-        self.trials = (
-            pd.read_csv(self.file) if self.file.exists() else pd.DataFrame(columns=[*KEY, "value", "haarpsi", "psnr"])
-        )
+        self.weights = self.prior.weights_hash[:10]  # trials of other weights are left aside
+        self.trials = pd.DataFrame(columns=[*KEY, "value", "haarpsi", "psnr", "weights"])
+        if self.file.exists():
+            trials = pd.read_csv(self.file, dtype={"weights": str})
+            self.trials = trials[trials["weights"] == self.weights].reset_index(drop=True)
 
     def tried(self, key: tuple) -> pd.DataFrame:
         t = self.trials
@@ -103,7 +105,7 @@ class Tuner:
         if torch.isfinite(out).all():
             measured = metrics.measure(images.to_uint8(out), images.to_uint8(x))
             scores = {name: float(np.mean(measured[name])) for name in scores}
-        row = pd.DataFrame([dict(zip(KEY, key), value=value, **scores)])
+        row = pd.DataFrame([dict(zip(KEY, key), value=value, **scores, weights=self.weights)])
         self.trials = row if self.trials.empty else pd.concat([self.trials, row], ignore_index=True)
         write_text(self.file, self.trials.to_csv(index=False, float_format="%.6g"))
 
@@ -127,19 +129,28 @@ class Tuner:
         """The table of the best values, and the curves."""
         lines = [
             f"# Written by scripts/tune.py: the value with the best mean HaarPSI on {len(self.pictures)} validation faces,",
-            f"# {self.args.trials} trials each; every trial is in results/tuning/{self.args.model}.csv",
+            f"# {self.args.trials} trials each; every trial is in results/tuning/{self.args.model}.csv. For other numbers of steps (any): their",
+            "# geometric mean.",
         ]
         for task, of_task in self.trials.groupby("task", sort=False):
             lines.append(f"{task}:")
             for sampler, of_sampler in of_task.groupby("sampler", sort=False):
                 lines.append(f"  {sampler}:")
-                for steps, part in of_sampler.groupby("steps"):
-                    best = part.loc[part["haarpsi"].fillna(-1).idxmax()]
-                    edge = best["value"] in (part["value"].min(), part["value"].max()) and best["value"] != 1.0
-                    note = f"  # HaarPSI {best['haarpsi']:.3f}" + (", at the edge of what was tried" if edge else "")
-                    lines.append(f"    s{steps}: {{{option_of(sampler)}: {best['value']:.4g}}}{note}")
+                best = [self.best(part) for _, part in of_sampler.groupby("steps")]
+                lines += [
+                    f"    s{row['steps']}: {{{option_of(sampler)}: {row['value']:.4g}}}  # {row['note']}"
+                    for row in best
+                ]
+                mean = math.exp(np.mean([math.log(row["value"]) for row in best]))
+                lines.append(f"    any: {{{option_of(sampler)}: {mean:.4g}}}")
         write_text(REPOSITORY / f"configs/tuned/{self.args.model}.yaml", "\n".join(lines) + "\n")
         self.draw()
+
+    def best(self, trials: pd.DataFrame) -> dict:
+        row = trials.loc[trials["haarpsi"].fillna(-1).idxmax()]
+        inside = trials["value"].min() < row["value"] < trials["value"].max() or row["value"] == 1.0
+        note = f"HaarPSI {row['haarpsi']:.3f}" + ("" if inside else ", at the edge of what was tried")
+        return {**row, "note": note}
 
     def draw(self) -> None:
         counts, tasks = sorted(self.trials["steps"].unique()), list(self.trials["task"].unique())

@@ -28,7 +28,7 @@ class LinearTask(ABC):
     """
 
     def __init__(self, name: str, sigma: float = 0.05):
-        if not (isinstance(sigma, (int, float)) and 0 <= sigma < math.inf):
+        if not _number(sigma, 0):
             raise ValueError(f"task.sigma={sigma}: a standard deviation in units of [-1, 1], 0 or more")
         self.name, self.sigma = name, sigma
 
@@ -108,10 +108,14 @@ class Inpainting(LinearTask):
         self, name: str, sigma: float = 0.05, masked_fraction: Sequence[float] = (0.3, 0.7), mask: str | None = None
     ):
         super().__init__(name, sigma)
-        lo, hi = masked_fraction
-        if not 0 <= lo <= hi < 1:
-            raise ValueError(f"task.masked_fraction={list(masked_fraction)}: expected 0 <= lo <= hi < 1")
-        self.masked_fraction, self.mask = (lo, hi), mask
+        pair = isinstance(masked_fraction, Sequence) and len(masked_fraction) == 2
+        if (
+            not pair
+            or not all(_number(v, 0) for v in masked_fraction)
+            or not masked_fraction[0] <= masked_fraction[1] < 1
+        ):
+            raise ValueError(f"task.masked_fraction={masked_fraction}: expected [lo, hi] with 0 <= lo <= hi < 1")
+        self.masked_fraction, self.mask = tuple(masked_fraction), mask
         self.masks: dict[str, Tensor] = {}  # by image id, from `mask`; the runner fills it
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
@@ -158,10 +162,12 @@ class BoxInpainting(Inpainting):
 
     def __init__(self, name: str, sigma: float = 0.05, box: int = 128, margin: int = 16, mask: str | None = None):
         super().__init__(name, sigma, mask=mask)
+        if not _integer(box, 1) or not _integer(margin, 0):
+            raise ValueError(f"task.box={box}, task.margin={margin}: integers, box >= 1 and margin >= 0")
         self.box, self.margin = box, margin
 
     def check(self, shape: Sequence[int]) -> None:
-        if self.box < 1 or self.margin < 0 or self.box + 2 * self.margin > min(shape[-2:]):
+        if self.box + 2 * self.margin > min(shape[-2:]):
             raise ValueError(
                 f"task.box={self.box} with task.margin={self.margin} does not fit in {shape[-2]}x{shape[-1]} pixels"
             )
@@ -204,7 +210,7 @@ class SuperResolution(Separable):
 
     def __init__(self, name: str, sigma: float = 0.05, factor: int = 4):
         super().__init__(name, sigma)
-        if isinstance(factor, bool) or not isinstance(factor, int) or factor < 2:
+        if not _integer(factor, 2):
             raise ValueError(f"task.factor={factor}: an integer, 2 or more")
         self.factor = factor
 
@@ -234,8 +240,8 @@ class GaussianDeblur(Separable):
 
     def __init__(self, name: str, sigma: float = 0.05, std: float = 3.0, kernel_size: int = 61):
         super().__init__(name, sigma)
-        if not std > 0 or kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"task.std={std}, task.kernel_size={kernel_size}: expected std > 0 and an odd kernel_size")
+        if not _number(std, 1e-3) or not _integer(kernel_size, 1) or kernel_size % 2 == 0:
+            raise ValueError(f"task.std={std}, task.kernel_size={kernel_size}: expected std > 0 and an odd integer")
         self.std, self.radius = std, min(int(4 * std + 0.5), kernel_size // 2)
 
     def check(self, shape: Sequence[int]) -> None:
@@ -261,9 +267,9 @@ class MotionDeblur(LinearTask):
 
     def __init__(self, name: str, sigma: float = 0.05, kernel_size: int = 61, intensity: float = 0.5):
         super().__init__(name, sigma)
-        if kernel_size < 3 or kernel_size % 2 == 0 or not 0 <= intensity <= 1:
+        if not _integer(kernel_size, 5) or kernel_size % 2 == 0 or not _number(intensity, 0) or intensity > 1:
             raise ValueError(
-                f"task.kernel_size={kernel_size}, task.intensity={intensity}: an odd size >= 3, intensity in [0, 1]"
+                f"task.kernel_size={kernel_size}, task.intensity={intensity}: an odd size >= 5, intensity in [0, 1]"
             )
         self.kernel_size, self.intensity = kernel_size, intensity
 
@@ -287,6 +293,14 @@ class MotionDeblur(LinearTask):
             1, batch * channels, *(n + 2 * radius for n in x.shape[-2:])
         )
         return F.conv2d(padded, weight, groups=batch * channels).reshape(x.shape)
+
+
+def _integer(value, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _number(value, low: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value < math.inf
 
 
 def bicubic_matrix(n: int, factor: int) -> np.ndarray:

@@ -150,8 +150,21 @@ def write(path, size=(64, 64), mode="RGB"):
         (["device=tpu"], ["device=tpu", "cuda"]),
         (["device=cuda:99"], ["cuda:99"]),
         (["data.root=/nowhere"], ["/nowhere"]),
+        (["data.root=null"], ["data.root"]),
+        (["sampler.steps=1e2"], ["sampler.steps=100.0", "integer"]),
+        (["sampler.window=5"], ["sampler.window=5", "[lo, hi]"]),
+        (["sampler.travel.window=null"], ["sampler.travel.window=None"]),
+        (["sampler.travel.repeats=2.5"], ["sampler.travel.repeats=2.5"]),
+        (["sampler.clip_denoised=no"], ["sampler.clip_denoised=no", "true or false"]),
+        (["data.degraded=off"], ["data.degraded=off"]),
+        (["task.masked_fraction=0.5"], ["task.masked_fraction=0.5"]),
+        (["task=inpaint_box", "task.box=10.5"], ["task.box=10.5"]),
+        (["task=gaussian_deblur", "task.std=abc"], ["task.std=abc"]),
+        (["device=cpu:"], ["device=cpu:"]),
         (["model.checkpoint=/nowhere.pt"], ["/nowhere.pt", "git checkout"]),
-        (["model=ffhq256", "data.root=data/avatars64/test"], ["too small", "00000.png"]),
+        (["model=ffhq256", "data.root=data/avatars64/test", "model.checkpoint=README.md"], ["too small", "00000.png"]),
+        (["model=ffhq256"], ["python scripts/fetch_checkpoints.py ffhq256"]),
+        (["data.degraded=true", "task=super_resolution"], ["00000.png", "64x64", "must be 16"]),
         (["sampler.kernel=ddpm", "sampler.variance=learned_range"], ["fixed_small"]),
         (["task=super_resolution", "task.factor=1"], ["task.factor=1"]),
         (["data.degraded=true"], ["task.mask"]),
@@ -165,12 +178,17 @@ def test_bad_input_is_one_clear_line(overrides, words, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-def test_a_missing_download_names_its_command(tmp_path):
-    write(tmp_path / "a.png", (256, 256))
+def test_one_bad_cell_does_not_stop_a_sweep(tmp_path):
     done = call(
-        "model=ffhq256", f"data.root={tmp_path}", f"model.checkpoint={tmp_path / 'none.pt'}", f"out={tmp_path / 'o'}"
+        "-m",
+        "sampler.steps=1,3",
+        "data.limit=1",
+        "wandb.mode=disabled",
+        f"hydra.sweep.dir={tmp_path}",
+        f"out={tmp_path / 'o'}",
     )
-    assert done.returncode == 2 and "python scripts/fetch_checkpoints.py ffhq256" in done.stderr
+    assert done.returncode == 2 and "sampler.steps=1 " in done.stderr
+    assert (tmp_path / "o/images/00000.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -214,6 +232,9 @@ def test_own_degraded_pictures_with_a_mask(tmp_path):
     ]
     assert call(*options, *FAST).returncode == 0
     assert (tmp_path / "o/images/me.png").exists() and not list((tmp_path / "o/truth").iterdir())
+    Image.fromarray(np.tile(np.uint8([255, 0]), (80, 50))).save(tmp_path / "mask.png")
+    changed = call(*options, *FAST)
+    assert changed.returncode == 2 and "has changed" in changed.stderr  # pictures of two masks never mix
     write(tmp_path / "mask.png", (50, 50), "L")
     done = call(*options, *FAST, f"out={tmp_path / 'p'}")
     assert done.returncode == 2 and "does not fit" in done.stderr

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from dsg import images, metrics
+from dsg.results import Results
 
 
 def gradient(width, height):
@@ -57,6 +58,26 @@ def test_the_mask_is_cropped_with_its_picture(tmp_path):
     picture = images.read(tmp_path / "a.png", 64)
     read = images.read_mask(tmp_path / "m.png", picture, 64)[0, 0]
     assert (read[:, :32] == 1).all() and (read[:, 32:] == 0).all()
+
+
+def test_what_is_missing_does_not_bleed_into_what_is_observed(tmp_path):
+    """Damage of one pixel in a picture four times too large: what is observed after the reduction is untouched."""
+    pixels, mask = np.full((256, 256, 3), 200, np.uint8), np.full((256, 256), 255, np.uint8)
+    for array in (pixels, mask):
+        array[::37], array[100:140, 60:90] = 0, 0
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    picture = images.read(tmp_path / "a.png", 64, filter=images.AVERAGE)
+    observed = images.read_mask(tmp_path / "m.png", picture, 64)[0, 0].bool().numpy()
+    assert 0.5 < observed.mean() < 1
+    assert (picture.pixels[observed] == 200).all()
+
+
+def test_a_picture_may_be_called_na(tmp_path):
+    results = Results(tmp_path / "o", {"a": 1}, {"b": 2})
+    results.add([{"id": "NA", "image": "NA", "input": "null", "psnr": float("nan")}])
+    table = Results(tmp_path / "o", {"a": 1}, {"b": 2}).table
+    assert list(table["id"]) == ["NA"] and table["input"].iloc[0] == "null" and np.isnan(table["psnr"].iloc[0])
 
 
 def test_eight_bits_survive_the_tensor(tmp_path):

@@ -54,7 +54,12 @@ def test_the_constraint_in_a_loop_of_one_s_own(avatars):
     for rate in (0.0, 0.3):
         torch.manual_seed(1)
         out = space["guided_sampling"](
-            lambda x, t: avatars.predict(x, t)[0], loss, avatars.schedule.alpha_bar.float(), x, list(range(999, -1, -100)), rate
+            lambda x, t: avatars.predict(x, t)[0],
+            loss,
+            avatars.schedule.alpha_bar.float(),
+            x,
+            list(range(999, -1, -100)),
+            rate,
         )
         ends.append(loss(out.detach()))
     assert (ends[1] < 0.9 * ends[0]).all()

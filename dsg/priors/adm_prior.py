@@ -49,6 +49,7 @@ class ADMPrior(nn.Module):
         load_into(net, read_state_dict(self.checkpoint, name), self.checkpoint)
         net = net.eval().requires_grad_(False)
         self.net = net.to(memory_format=torch.channels_last) if channels_last else net
+        self.learns_variance = net.learn_sigma
         self.shape = (net.in_channels, net.image_size, net.image_size)
         self._forward = torch.compile(self.net) if compile else self.net
 
@@ -64,7 +65,7 @@ class ADMPrior(nn.Module):
         filled = torch.cat([x_t, x_t[-1:].detach().expand(missing, -1, -1, -1)]) if missing else x_t
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
             out = torch.cat([self._forward(part, ts) for part in filled.split(size)])[: len(x_t)]
-        return (out[:, : self.shape[0]], out[:, self.shape[0] :]) if self.net.learn_sigma else (out, None)
+        return (out[:, : self.shape[0]], out[:, self.shape[0] :]) if self.learns_variance else (out, None)
 
     def decode(self, x0: Tensor) -> Tensor:
         return x0
