@@ -5,7 +5,7 @@
 
 Criterion: mean HaarPSI over the same validation faces. Every method gets the same number of trials for each task and step
 count: five on a grid of factor 2 (around the best value of the nearest tuned step count, if there is one), the rest where they
-help most: beyond the grid while the best value is at its edge, then between the best value and its better neighbour. Each
+help most: beyond the grid while the best value is at its edge, then beside the best value. Each
 trial is appended to `results/tuning/<model>.csv` when it is done; a stopped run goes on from there.
 """
 
@@ -56,8 +56,10 @@ def next_value(tried: pd.DataFrame, sampler: str, centre: float) -> float:
         return values[0] / 2
     if best == len(tried) - 1 and values[best] < limit:
         return min(values[best] * 2, limit)
-    upper = best + 1 if best + 1 < len(tried) and scores[best + 1] >= scores[best - 1] else best - 1
-    return math.sqrt(values[best] * values[upper])
+    sides = [i for i in (best - 1, best + 1) if i < len(tried)]
+    # into the wider gap beside the best value; into the more promising one where they are alike
+    gap = {i: round(abs(math.log(values[i] / values[best])), 3) for i in sides}
+    return math.sqrt(values[best] * values[max(sides, key=lambda i: (gap[i], scores[i]))])
 
 
 class Tuner:
@@ -129,7 +131,7 @@ class Tuner:
         """The table of the best values, and the curves."""
         lines = [
             f"# Written by scripts/tune.py: the value with the best mean HaarPSI on {len(self.pictures)} validation faces,",
-            f"# {self.args.trials} trials each; every trial is in results/tuning/{self.args.model}.csv. For other numbers of steps (any): their",
+            f"# every trial is in results/tuning/{self.args.model}.csv. For other numbers of steps (any): their",
             "# geometric mean.",
         ]
         for task, of_task in self.trials.groupby("task", sort=False):
@@ -149,7 +151,9 @@ class Tuner:
     def best(self, trials: pd.DataFrame) -> dict:
         row = trials.loc[trials["haarpsi"].fillna(-1).idxmax()]
         inside = trials["value"].min() < row["value"] < trials["value"].max() or row["value"] == 1.0
-        note = f"HaarPSI {row['haarpsi']:.3f}" + ("" if inside else ", at the edge of what was tried")
+        note = f"HaarPSI {row['haarpsi']:.3f}, {len(trials)} trials" + (
+            "" if inside else ", at the edge of what was tried"
+        )
         return {**row, "note": note}
 
     def draw(self) -> None:
