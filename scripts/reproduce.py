@@ -3,6 +3,7 @@
     make reproduce                                             # on 12 faces
     python scripts/reproduce.py --images 64 --out results/embedded64
     python scripts/reproduce.py --device cuda --images 256 --out results/embedded256
+    python scripts/reproduce.py --suite ffhq256                # the paper's linear grid; needs the checkpoint and a GPU
 
 Cells are ordinary ones (`run.py` would give the same pictures), in `<out>/cells/<task>/<sampler>-<steps>`. Resumes where it was
 stopped; a second call finishes at once.
@@ -154,13 +155,13 @@ def write_outputs(runner: Suite, out: Path, count: int, steps: list[int]) -> Non
     summary.to_csv(out / "table.csv", index=False, float_format="%.5g")
     differences.to_csv(out / "paired.csv", index=False, float_format="%.5g")
     head = (
-        f"# Suite {suite.name}: the first {count} faces of {suite.model}'s test split\n\n"
-        "Mean and 95 % bootstrap interval over faces; the best of a task and step count in bold. Evaluations are forward passes per face; "
+        f"# Suite {suite.name}: the first {count} test images of {suite.model}\n\n"
+        "Mean and 95 % bootstrap interval over images; the best of a task and step count in bold. Evaluations are forward passes per image; "
         "DPS and FreeDoM also go back through the network.\n\n"
     )
     write_text(
         out / "table.md",
-        head + markdown_table(summary) + "\n## DSG minus its host, face by face\n\n" + differences_table(differences),
+        head + markdown_table(summary) + "\n## DSG minus its host, image by image\n\n" + differences_table(differences),
     )
     curve, sizes = suite.curve_steps, suite.step_sizes
     figures.grid(out, suite, steps, out / "grid.png")
@@ -203,7 +204,7 @@ def parse_args() -> tuple[argparse.Namespace, OmegaConf]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     suites = sorted(p.stem for p in (REPOSITORY / "configs/suite").glob("*.yaml"))
     parser.add_argument("--suite", default="embedded", choices=suites)
-    parser.add_argument("--images", type=int, help="faces (default: the suite's)")
+    parser.add_argument("--images", type=int, help="how many (default: the suite's)")
     parser.add_argument("--steps", help="step counts, '20 100' (default: the suite's)")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

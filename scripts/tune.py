@@ -170,8 +170,9 @@ class Tuner:
                 ax.plot(curve["value"], curve["haarpsi"], **style(sampler))
             ax.set_xscale("log"), ax.set_title(f"{task.replace('_', ' ')}, {steps} steps", fontsize=9)
             ax.set_xlabel("step size, or guidance rate of DSG", fontsize=8), ax.set_ylabel("HaarPSI", fontsize=8)
-        axes[0, 0].legend(fontsize=6)
-        fig.tight_layout()
+        handles, labels = ax.get_legend_handles_labels()
+        fig.legend(handles, labels, fontsize=8, ncol=len(labels), loc="upper center")
+        fig.tight_layout(rect=(0, 0, 1, 0.96))
         fig.savefig(self.args.out / f"{self.args.model}.png", dpi=110)
         plt.close(fig)
 

@@ -54,6 +54,22 @@ def test_the_best_is_in_bold_and_missing_measures_have_no_column():
     assert "**24.00**" in text and "**23.00**" not in text and "LPIPS" not in text
 
 
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--suite", "ffhq256"], "python scripts/fetch_checkpoints.py ffhq256"),
+        (["--steps", "2000"], "2 to 1000"),
+        (["--images", "0"], "2 or more"),
+        (["--images", "500"], "there are 256"),
+        (["--device", "tpu"], "device=tpu"),
+    ],
+)
+def test_bad_options_are_one_clear_line(tmp_path, options, words):
+    command = [sys.executable, str(ROOT / "scripts/reproduce.py"), f"--out={tmp_path / 'o'}", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode in (1, 2) and words in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory):
     out = tmp_path_factory.mktemp("suite")
