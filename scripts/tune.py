@@ -131,8 +131,8 @@ class Tuner:
         """The table of the best values, and the curves."""
         lines = [
             f"# Written by scripts/tune.py: the value with the best mean HaarPSI on {len(self.pictures)} validation faces,",
-            f"# every trial is in results/tuning/{self.args.model}.csv. For other numbers of steps (any): their",
-            "# geometric mean.",
+            f"# every trial is in results/tuning/{self.args.model}.csv. any: their median,",
+            "# for other numbers of steps.",
         ]
         for task, of_task in self.trials.groupby("task", sort=False):
             lines.append(f"{task}:")
@@ -143,8 +143,8 @@ class Tuner:
                     f"    s{row['steps']}: {{{option_of(sampler)}: {row['value']:.4g}}}  # {row['note']}"
                     for row in best
                 ]
-                mean = math.exp(np.mean([math.log(row["value"]) for row in best]))
-                lines.append(f"    any: {{{option_of(sampler)}: {mean:.4g}}}")
+                middle = math.exp(np.median([math.log(row["value"]) for row in best]))
+                lines.append(f"    any: {{{option_of(sampler)}: {middle:.4g}}}")
         write_text(REPOSITORY / f"configs/tuned/{self.args.model}.yaml", "\n".join(lines) + "\n")
         self.draw()
 
@@ -170,7 +170,7 @@ class Tuner:
                 ax.plot(curve["value"], curve["haarpsi"], **style(sampler))
             ax.set_xscale("log"), ax.set_title(f"{task.replace('_', ' ')}, {steps} steps", fontsize=9)
             ax.set_xlabel("step size, or guidance rate of DSG", fontsize=8), ax.set_ylabel("HaarPSI", fontsize=8)
-        handles, labels = ax.get_legend_handles_labels()
+        handles, labels = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda pair: len(pair[1]))
         fig.legend(handles, labels, fontsize=8, ncol=len(labels), loc="upper center")
         fig.tight_layout(rect=(0, 0, 1, 0.96))
         fig.savefig(self.args.out / f"{self.args.model}.png", dpi=110)
