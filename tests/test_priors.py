@@ -75,3 +75,17 @@ def test_a_guided_run_at_full_size(name, size, tmp_path):
     assert torch.isfinite(seen[0].gradient).all() and seen[0].gradient.norm() > 0
     length = (seen[0].x_prev - seen[0].mean).norm()
     assert length == pytest.approx(seen[0].sigma.norm().item(), rel=1e-3)  # on the sphere
+
+
+@pytest.mark.parametrize("name, bf16", [("ffhq256", False), ("imagenet256", True)])
+def test_a_guided_step_of_four_images_fits_a_card_of_24_gb(name, bf16):
+    from estimate_memory import guided_step_gib
+
+    plain, recomputing = guided_step_gib(name, 4, bf16), guided_step_gib(name, 4, bf16, use_checkpoint=True)
+    weights = sum(w.numel() for w in meta_network(name).parameters()) * 4 / 2**30
+    assert weights < recomputing < 0.7 * plain and plain < 20
+
+
+def meta_network(name):
+    with torch.device("meta"):
+        return ADMUNet(**compose_config(f"model={name}").model.unet)

@@ -10,8 +10,6 @@ from conftest import ROOT
 
 from dsg.suite import markdown_table, paired, summarise
 
-sys.path.insert(0, str(ROOT / "scripts"))
-
 
 def test_the_tuner_finds_an_optimum_far_from_its_grid():
     """On a curve whose best value is known: the grid is extended until the optimum is inside, then refined."""
