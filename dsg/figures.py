@@ -10,6 +10,7 @@ from PIL import Image
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+QUALITY = {"psnr": "PSNR [dB]", "haarpsi": "HaarPSI"}
 COLORS = {"unconditional": "0.6", "dps": "tab:blue", "freedom": "tab:green", "mpgd": "tab:orange"}
 
 
@@ -62,7 +63,7 @@ def _names(out: Path, task: str, steps: int) -> list[str]:
 def against_steps(summary: pd.DataFrame, target: Path, task: str) -> None:
     """Quality against the number of steps, the paper's main claim."""
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))
-    for ax, (name, title) in zip(axes, {"psnr": "PSNR [dB]", "haarpsi": "HaarPSI"}.items()):
+    for ax, (name, title) in zip(axes, QUALITY.items()):
         for method, part in summary[summary["method"] != "unconditional"].groupby("method", sort=False):
             part = part.sort_values("steps")
             ax.plot(part["steps"], part[name], **style(method))
@@ -80,26 +81,29 @@ def against_steps(summary: pd.DataFrame, target: Path, task: str) -> None:
 
 def against_step_size(table: pd.DataFrame, target: Path, title: str) -> None:
     """Quality against the step size or guidance rate, in units of the tuned value."""
-    fig, ax = plt.subplots(figsize=(5.5, 3.6))
-    for method, part in table.groupby("method", sort=False):
-        part = part.sort_values("factor")
-        ax.plot(part["factor"], part["psnr"], **style(method))
-    ax.set_xscale("log", base=2)
-    ax.set_xlabel("step size or guidance rate / its tuned value"), ax.set_ylabel("PSNR [dB]")
-    ax.legend(fontsize=7), ax.set_title(title.replace("_", " "), fontsize=10)
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))
+    for ax, (name, label) in zip(axes, QUALITY.items()):
+        for method, part in table.groupby("method", sort=False):
+            part = part.sort_values("factor")
+            ax.plot(part["factor"], part[name], **style(method))
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel("step size or guidance rate / its tuned value"), ax.set_ylabel(label)
+    axes[0].legend(fontsize=7)
+    fig.suptitle(title.replace("_", " "), fontsize=10)
     _save(fig, target)
 
 
-def manifold_deviation(tables: dict[tuple, pd.DataFrame], task: str, steps: int, target: Path) -> None:
-    """|x_prev - mean| / (sqrt(n) sigma) against t: 1 on the sphere."""
-    fig, ax = plt.subplots(figsize=(5.5, 3.6))
-    for (name, method, count), table in tables.items():
-        if name == task and count == steps:
-            mean = table.groupby("t")["deviation"].mean()
-            ax.plot(mean.index, mean.values, **{**style(method), "marker": None})
-    ax.set_yscale("log"), ax.invert_xaxis()
-    ax.set_xlabel("t"), ax.set_ylabel(r"$|x_{prev}-\mu|\,/\,(\sqrt{n}\,\sigma_t)$")
-    ax.legend(fontsize=7), ax.set_title(f"{task.replace('_', ' ')}, {steps} steps", fontsize=10)
+def manifold_deviation(tables: dict[tuple, pd.DataFrame], task: str, steps: list[int], target: Path) -> None:
+    """|x_prev - mean| / (sqrt(n) sigma) against t, a panel per step count: 1 on the sphere."""
+    fig, axes = plt.subplots(1, len(steps), figsize=(4.5 * len(steps), 3.6), squeeze=False)
+    for ax, n in zip(axes[0], steps):
+        for (name, method, count), table in tables.items():
+            if name == task and count == n:
+                mean = table.groupby("t")["deviation"].mean()
+                ax.plot(mean.index, mean.values, **{**style(method), "marker": None})
+        ax.invert_xaxis(), ax.set_title(f"{task.replace('_', ' ')}, {n} steps", fontsize=10)
+        ax.set_xlabel("t"), ax.set_ylabel(r"$|x_{prev}-\mu|\,/\,(\sqrt{n}\,\sigma_t)$")
+    axes[0, 0].legend(fontsize=7)
     _save(fig, target)
 
 

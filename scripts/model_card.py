@@ -41,7 +41,7 @@ says nothing about photographs.
 
 **Data and licence.** Faces drawn by [python-avatars](https://github.com/ibonn/python_avatars) (MIT licence; its drawings follow Pablo
 Stanley's "Avataaars", free for personal and commercial use), rasterised with `resvg-py`, on plain random backgrounds:
-`scripts/make_avatars.py`. {faces} training faces. An identity is (skin, hair, hair colour, facial hair, nose); identities are split by a
+`scripts/make_avatars.py`. 40,960 training faces. An identity is (skin, hair, hair colour, facial hair, nose); identities are split by a
 hash, 80 % training, 10 % validation, 10 % test, so that no identity of the 64 validation and 256 test faces (`data/avatars64/`) was seen
 in training. The weights carry the repository's MIT licence.
 
@@ -60,8 +60,8 @@ trained on) and on the first 64 training faces. The gap between the columns is w
 
 ## Samples
 
-{count} unconditional samples (`sampler=unconditional`, ddim, eta 1, {sample_steps} steps, seed 0, not selected), each with its nearest training face to
-its right. Mean distance (RMS over pixels, in [-1, 1]) of a sample to its nearest training face: {distance:.3f}; of a held-out validation
+{count} unconditional samples (`sampler=unconditional`, ddim, eta 1, {sample_steps} steps, seed 0, not selected), each with its nearest neighbour among
+{searched} training faces to its right. Mean distance (RMS over pixels, in [-1, 1]) of a sample to its nearest training face: {distance:.3f}; of a held-out validation
 face to its: {held_out:.3f}.
 
 ![samples](samples.png)
@@ -153,7 +153,7 @@ def main() -> None:
     card = CARD.format(
         parameters=sum(p.numel() for p in prior.net.parameters()) / 1e6,
         size=(folder / "model.safetensors").stat().st_size / 1e6,
-        faces=f"{len(faces):,}",
+        searched=f"{len(faces):,}",
         steps=log["step"].iloc[-1],
         seen=log["step"].iloc[-1] * 32 / 1000,
         minutes=log["minutes"].iloc[-1],

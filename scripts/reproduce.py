@@ -66,7 +66,8 @@ def plan(suite, count: int, steps: list[int]) -> list[Planned]:
     """The grid, the further step counts of one task, and the step sizes around the tuned ones."""
     curve, sizes = suite.curve_steps, suite.step_sizes
     cells = [Planned(t, s, n, count) for t in suite.tasks for n in steps for s in suite.samplers]
-    cells += [Planned(curve.task, s, n, count) for n in curve.steps if n not in steps for s in suite.samplers]
+    some = min(curve.images, count)
+    cells += [Planned(curve.task, s, n, some) for n in curve.steps if n not in steps for s in suite.samplers]
     for s in suite.samplers:
         if s != "unconditional":
             tuned = tuned_value(suite, s)
@@ -99,8 +100,7 @@ class Suite:
         folder = self.out / "cells" / planned.task / "-".join(str(k) for k in planned.key[1:])
         return prepare(compose("config", [*self.common, *planned.overrides]), folder)
 
-    def run(self, cells: list[Planned]) -> None:
-        built = [(p, *self.prepare(p)) for p in cells]
+    def run(self, built: list[tuple[Planned, Cell, Results]]) -> None:
         total = sum(len(pending(c, r)) * weight(c) * evaluations(c) for _, c, r in built)
         with tqdm(
             total=total, unit="evaluation", desc=f"suite {self.suite.name}", disable=total == 0, smoothing=0.02
@@ -165,11 +165,12 @@ def write_outputs(runner: Suite, out: Path, count: int, steps: list[int]) -> Non
     )
     curve, sizes = suite.curve_steps, suite.step_sizes
     figures.grid(out, suite, steps, out / "grid.png")
-    by_steps = {k: v for k, v in tables.items() if len(k) == 3 and k[0] == curve.task and k[2] > 0}
+    by_steps = {k: v.sort_index().iloc[: curve.images] for k, v in tables.items() if len(k) == 3 and k[0] == curve.task}
+    by_steps = {k: v for k, v in by_steps.items() if k[2] > 0}
     figures.against_steps(summarise(by_steps, MEASURES), out / "steps.png", curve.task)
     figures.against_step_size(step_sizes(runner), out / "step_sizes.png", f"{sizes.task}, {sizes.steps} steps")
     deviations = {k: d for k, d in runner.deviations.items() if len(k) == 3}
-    figures.manifold_deviation(deviations, curve.task, max(steps), out / "manifold_deviation.png")
+    figures.manifold_deviation(deviations, curve.task, steps, out / "manifold_deviation.png")
     print((out / "table.md").read_text())
     print(f"{out}: table.md, table.csv, paired.csv, grid.png, steps.png, step_sizes.png, manifold_deviation.png")
 
@@ -196,7 +197,7 @@ def step_sizes(runner: Suite) -> pd.DataFrame:
             value = planned_key[3] if len(planned_key) == 4 else tuned
             if sampler != "unconditional":
                 few = table.sort_index().iloc[: sizes.images]
-                rows.append({"method": sampler, "factor": value / tuned, "psnr": few["psnr"].mean()})
+                rows.append({"method": sampler, "factor": value / tuned, **few[["psnr", "haarpsi"]].mean()})
     return pd.DataFrame(rows)
 
 
@@ -230,9 +231,8 @@ def main() -> None:
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
         try:
             runner.baselines(args.images, args.steps)
-            cells = plan(suite, args.images, args.steps)
-            for planned in cells:
-                runner.prepare(planned)  # whatever is wrong with any of them is said before work starts
+            # whatever is wrong with any cell is said before work starts
+            cells = [(p, *runner.prepare(p)) for p in plan(suite, args.images, args.steps)]
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
         runner.run(cells)
