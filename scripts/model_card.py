@@ -68,7 +68,7 @@ face to its: {held_out:.3f}.
 
 Known faults: {faults}
 """
-FAULTS = "now and then a tint of the background colour in skin or clothes, and facial features that blend two kinds."
+FAULTS = "often a tint of the background's colour in skin or hair (10 of the first 24, as we count), and now and then facial features that blend two kinds."
 
 
 @torch.no_grad()
