@@ -27,6 +27,7 @@ from dsg.checkpoints import REPOSITORY, resolve
 from dsg.prepare import check_wandb, pick_device, prepare
 from dsg.results import Results, write_text
 from dsg.runner import Cell, evaluations, make_condition, pending, run_cell, unmeasured
+from dsg.search import option_of
 from dsg.suite import ManifoldDeviation, markdown_table, paired, summarise
 from dsg.tracking import MODES, log_cell
 
@@ -56,10 +57,6 @@ class Planned:
             f"data.limit={self.images}",
         ]
         return chosen + ([f"sampler.{option_of(self.sampler)}={self.value:.6g}"] if self.value is not None else [])
-
-
-def option_of(sampler: str) -> str:
-    return "guidance_rate" if sampler.endswith("_dsg") else "step_size"
 
 
 def plan(suite, count: int, steps: list[int]) -> list[Planned]:

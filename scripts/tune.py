@@ -28,38 +28,14 @@ from dsg.figures import style
 from dsg.noise import ImageNoise
 from dsg.results import write_text
 from dsg.samplers import sample
+from dsg.search import best_of, is_inside, next_value, option_of
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 TASKS = ("inpaint", "super_resolution", "gaussian_deblur")
 START = {"dps": 4.0, "freedom": 4.0, "mpgd": 4.0}  # centre of the first grid; for DSG's guidance rate it is 0.2
-GRID = (-2, -1, 0, 1, 2)  # powers of 2
 KEY = ["task", "sampler", "steps"]
-
-
-def option_of(sampler: str) -> str:
-    return "guidance_rate" if sampler.endswith("_dsg") else "step_size"
-
-
-def next_value(tried: pd.DataFrame, sampler: str, centre: float) -> float:
-    """Where to look next, given the trials (columns value, haarpsi) of one method and the centre of its first grid."""
-    limit = 1.0 if sampler.endswith("_dsg") else math.inf
-    grid = [min(centre * 2.0**k, limit) for k in GRID]
-    for value in grid:
-        if not np.isclose(tried["value"], value).any():
-            return value
-    tried = tried.sort_values("value").reset_index(drop=True)
-    best = int(tried["haarpsi"].fillna(-1).idxmax())
-    values, scores = tried["value"], tried["haarpsi"].fillna(-1)
-    if best == 0:
-        return values[0] / 2
-    if best == len(tried) - 1 and values[best] < limit:
-        return min(values[best] * 2, limit)
-    sides = [i for i in (best - 1, best + 1) if i < len(tried)]
-    # into the wider gap beside the best value; into the more promising one where they are alike
-    gap = {i: round(abs(math.log(values[i] / values[best])), 3) for i in sides}
-    return math.sqrt(values[best] * values[max(sides, key=lambda i: (gap[i], scores[i]))])
 
 
 class Tuner:
@@ -76,7 +52,7 @@ class Tuner:
             self.trials = trials[trials["weights"] == self.weights].reset_index(drop=True)
 
     def tried(self, key: tuple) -> pd.DataFrame:
-        t = self.trials
+        t = self.trials.assign(score=self.trials["haarpsi"])
         return t[(t["task"] == key[0]) & (t["sampler"] == key[1]) & (t["steps"] == key[2])]
 
     def centre(self, key: tuple) -> float:
@@ -86,8 +62,7 @@ class Tuner:
         done = [n for n in counts if len(self.tried((task, sampler, n))) >= self.args.trials]
         if not done:
             return 0.2 if sampler.endswith("_dsg") else START[sampler]
-        trials = self.tried((task, sampler, min(done, key=lambda n: abs(math.log(n / steps)))))
-        return float(trials["value"][trials["haarpsi"].fillna(-1).idxmax()])
+        return float(best_of(self.tried((task, sampler, min(done, key=lambda n: abs(math.log(n / steps))))))["value"])
 
     def try_value(self, key: tuple, value: float) -> None:
         task_name, sampler_name, steps = key
@@ -138,7 +113,7 @@ class Tuner:
             lines.append(f"{task}:")
             for sampler, of_sampler in of_task.groupby("sampler", sort=False):
                 lines.append(f"  {sampler}:")
-                best = [self.best(part) for _, part in of_sampler.groupby("steps")]
+                best = [self.best((task, sampler, steps)) for steps in sorted(of_sampler["steps"].unique())]
                 lines += [
                     f"    s{row['steps']}: {{{option_of(sampler)}: {row['value']:.4g}}}  # {row['note']}"
                     for row in best
@@ -148,13 +123,11 @@ class Tuner:
         write_text(REPOSITORY / f"configs/tuned/{self.args.model}.yaml", "\n".join(lines) + "\n")
         self.draw()
 
-    def best(self, trials: pd.DataFrame) -> dict:
-        row = trials.loc[trials["haarpsi"].fillna(-1).idxmax()]
-        inside = trials["value"].min() < row["value"] < trials["value"].max() or row["value"] == 1.0
-        note = f"HaarPSI {row['haarpsi']:.3f}, {len(trials)} trials" + (
-            "" if inside else ", at the edge of what was tried"
-        )
-        return {**row, "note": note}
+    def best(self, key: tuple) -> dict:
+        trials = self.tried(key)
+        row = best_of(trials)
+        note = f"HaarPSI {row['haarpsi']:.3f}, {len(trials)} trials"
+        return {**row, "note": note + ("" if is_inside(trials) else ", at the edge of what was tried")}
 
     def draw(self) -> None:
         counts, tasks = sorted(self.trials["steps"].unique()), list(self.trials["task"].unique())

@@ -13,23 +13,23 @@ from dsg.suite import markdown_table, paired, summarise
 
 def test_the_tuner_finds_an_optimum_far_from_its_grid():
     """On a curve whose best value is known: the grid is extended until the optimum is inside, then refined."""
-    from tune import next_value
+    from dsg.search import next_value
 
     for optimum in (0.3, 4.0, 60.0):
-        tried = pd.DataFrame(columns=["value", "haarpsi"], dtype=float)
+        tried = pd.DataFrame(columns=["value", "score"], dtype=float)
         for _ in range(12):
             value = next_value(tried, "dps", 4.0)
             assert not np.isclose(tried["value"], value).any()  # no trial is spent twice
             tried.loc[len(tried)] = [value, -(np.log(value / optimum) ** 2)]
-        best = tried["value"][tried["haarpsi"].idxmax()]
+        best = tried["value"][tried["score"].idxmax()]
         assert abs(np.log(best / optimum)) < np.log(1.5)
         assert tried["value"].min() < best < tried["value"].max()
 
 
 def test_guidance_rates_are_tuned_within_their_range():
-    from tune import next_value
+    from dsg.search import next_value
 
-    tried = pd.DataFrame(columns=["value", "haarpsi"], dtype=float)
+    tried = pd.DataFrame(columns=["value", "score"], dtype=float)
     for _ in range(10):
         value = next_value(tried, "dps_dsg", 0.8)
         tried.loc[len(tried)] = [value, value]  # the larger the better

@@ -1,0 +1,299 @@
+"""A prior whose posterior is known: a mixture of Gaussians in R^d, each with a low-rank covariance plus a floor.
+
+    p(x0) = sum_k w_k N(mu_k, Sigma_k),    Sigma_k = U_k diag(s_k) U_k^T + floor_k^2 (I - U_k U_k^T),    U_k [d, r].
+
+Diffused to x_t = sqrt(ab) x0 + sqrt(1 - ab) eps it stays a mixture, so that everything a sampler can ask for has a closed form:
+responsibilities, E[x0 | x_t] (per component the Wiener filter), the score (Tweedie), Cov[x0 | x_t]. All of it costs O(d K r):
+no d x d matrix is made unless a covariance of full rank was given. float64 throughout (float32 on MPS, which has no other).
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dsg.checkpoints import require
+from dsg.schedule import NoiseSchedule, linear_betas
+
+
+class GaussianMixture:
+    """Args:
+        weights: [K], positive; normalised here.
+        means: [K, d].
+        factors: [K, d, r], columns F_k of Sigma_k = F_k F_k^T + floor_k^2 I; or none, for spheres.
+        floor: standard deviation of what the factors leave, a number or [K].
+        covariances: [K, d, d] instead of `factors` and `floor`.
+        shape: (C, H, W) with C H W = d; (1, 1, d) if not given.
+        name: for results.
+
+    Points are tensors [B, d] or [B, *shape]; what comes back has their shape and dtype.
+
+    Raises:
+        ValueError: shapes that do not fit, a weight that is not positive, a covariance that is no covariance.
+    """
+
+    latent = False
+    learns_variance = False
+
+    def __init__(
+        self, weights, means, factors=None, floor=0.0, covariances=None, shape: Sequence[int] | None = None,
+        name: str = "gaussian_mixture",
+    ):  # fmt: skip
+        self.name, self.schedule = name, NoiseSchedule(linear_betas())
+        weights, self.means = _tensor(weights), _tensor(means)
+        if self.means.ndim != 2 or weights.shape != self.means.shape[:1] or not (weights > 0).all():
+            raise ValueError(
+                f"model.means {tuple(self.means.shape)} and model.weights {tuple(weights.shape)}: expected [K, d] and [K], "
+                "weights positive"
+            )
+        count, d = self.means.shape
+        self.shape = (1, 1, d) if shape is None else tuple(shape)
+        if math.prod(self.shape) != d:
+            raise ValueError(f"model.shape={self.shape} does not hold {d} dimensions")
+        self.log_weights = (weights / weights.sum()).log()
+        if covariances is not None:
+            if factors is not None:
+                raise ValueError("model.factors and model.covariances: give one of them")
+            self.basis, self.spectrum = _eigen(_tensor(covariances), (count, d, d))
+            self.outside = torch.zeros_like(weights)  # nothing is outside of a full basis
+        else:
+            self.outside = (_tensor(floor) ** 2).expand(count).clone()
+            factors = torch.zeros(count, d, 0) if factors is None else factors
+            self.basis, variance = _span(_tensor(factors), (count, d))
+            self.spectrum = variance + self.outside[:, None]
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """What every evaluation needs: all bases side by side, and the means in them."""
+        self.columns = self.basis.permute(1, 0, 2).flatten(1)  # [d, K r]
+        self.means_in = torch.einsum("kd,kdr->kr", self.means, self.basis)
+        self.means_squared = self.means.square().sum(1)
+
+    @property
+    def dimension(self) -> int:
+        return self.means.shape[1]
+
+    @property
+    def weights(self) -> Tensor:
+        """[K], summing to 1."""
+        return self.log_weights.exp()
+
+    @property
+    def weights_hash(self) -> str:
+        digest = hashlib.sha256()
+        for tensor in (self.log_weights, self.means, self.basis, self.spectrum, self.outside):
+            digest.update(tensor.cpu().double().numpy().tobytes())
+        return digest.hexdigest()
+
+    def to(self, device) -> "GaussianMixture":
+        dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        for name in ("log_weights", "means", "basis", "spectrum", "outside"):
+            setattr(self, name, getattr(self, name).to(device, dtype))
+        self._arrange()
+        return self
+
+    # --- as a prior (dsg.priors)
+
+    def predict(self, x_t: Tensor, t: int) -> tuple[Tensor, None]:
+        """The exact eps = E[eps | x_t], like x_t."""
+        ab = self.schedule.alpha_bar[t].item()
+        x = x_t.to(self.means.dtype)  # before the difference: it cancels at small t
+        return ((x - math.sqrt(ab) * self.denoise(x, ab)) / math.sqrt(1 - ab)).to(x_t), None
+
+    def decode(self, x0: Tensor) -> Tensor:
+        return x0
+
+    # --- closed forms, at the noise level ab = alpha_bar in (0, 1]
+
+    def denoise(self, x_t: Tensor, ab: float) -> Tensor:
+        """E[x0 | x_t], like x_t."""
+        return self.conditional(x_t, ab).mean.reshape(x_t.shape).to(x_t)
+
+    def score(self, x_t: Tensor, ab: float) -> Tensor:
+        """grad log p_t(x_t), like x_t; ab < 1 (Tweedie's formula)."""
+        return (math.sqrt(ab) * self.denoise(x_t, ab) - x_t) / (1 - ab)
+
+    def responsibilities(self, x_t: Tensor, ab: float = 1.0) -> Tensor:
+        """p(component | x_t), [B, K]."""
+        return self.conditional(x_t, ab).responsibilities
+
+    def log_density(self, x_t: Tensor, ab: float = 1.0) -> Tensor:
+        """log p_t(x_t), [B]; of x0 itself at ab = 1, where floor > 0 or a full covariance is needed."""
+        return torch.logsumexp(self._log_joint(*self._project(x_t, ab), ab), dim=1)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draws of x0, [count, *shape], in the mixture's dtype; the generator is a CPU one."""
+        like = self.means
+        index = torch.multinomial(self.weights.cpu(), count, replacement=True, generator=generator).to(like.device)
+        z = torch.randn(count, self.dimension, generator=generator, dtype=like.dtype).to(like)
+        basis, floor = self.basis[index], self.outside[index].sqrt()[:, None]
+        inside = torch.einsum("bd,bdr->br", z, basis)
+        lift = (self.spectrum[index].sqrt() - floor) * inside
+        return (self.means[index] + floor * z + torch.einsum("bdr,br->bd", basis, lift)).reshape(count, *self.shape)
+
+    def mean(self) -> Tensor:
+        """E[x0], [d]."""
+        return self.weights @ self.means
+
+    def dense_covariance(self) -> Tensor:
+        """Cov[x0], [d, d]: for small d."""
+        return self.component_covariances().mul(self.weights[:, None, None]).sum(0) + torch.einsum(
+            "k,kd,ke->de", self.weights, self.means - self.mean(), self.means - self.mean()
+        )
+
+    def component_covariances(self) -> Tensor:
+        """Sigma_k, [K, d, d]: for small d."""
+        extra = self.basis * (self.spectrum - self.outside[:, None])[:, None]
+        eye = torch.eye(self.dimension).to(self.means)
+        return extra @ self.basis.mT + self.outside[:, None, None] * eye
+
+    # --- how
+
+    def _project(self, x_t: Tensor, ab: float) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, d]; x - sqrt(ab) mu_k in the basis of k, [B, K, r]; its squared length outside of that, [B, K]."""
+        x, root = x_t.flatten(1).to(self.means.dtype), math.sqrt(ab)
+        inside = (x @ self.columns).unflatten(1, self.means_in.shape) - root * self.means_in
+        squared = x.square().sum(1, keepdim=True) - 2 * root * x @ self.means.T + ab * self.means_squared
+        return x, inside, (squared - inside.square().sum(2)).clamp_min(0)
+
+    def _variances(self, ab: float) -> tuple[Tensor, Tensor]:
+        """Of x_t given the component: in its basis [K, r], and outside [K]."""
+        return ab * self.spectrum + (1 - ab), ab * self.outside + (1 - ab)
+
+    def _log_joint(self, x: Tensor, inside: Tensor, outside: Tensor, ab: float) -> Tensor:
+        """log w_k + log N(x_t; sqrt(ab) mu_k, ab Sigma_k + (1-ab) I), [B, K]."""
+        var_in, var_out = self._variances(ab)
+        rest = self.dimension - self.basis.shape[2]
+        square, log_det = (inside.square() / var_in).sum(2), var_in.log().sum(1)
+        if rest:
+            square, log_det = square + outside / var_out, log_det + rest * var_out.log()
+        return self.log_weights - 0.5 * (square + log_det + self.dimension * math.log(2 * math.pi))
+
+    def conditional(self, x_t: Tensor, ab: float) -> "Conditional":
+        """p(x0 | x_t): its mean, its covariance as an operator, draws from it.
+
+        Per component it is N(mu_k + gain (x_t - sqrt(ab) mu_k), C_k), gain = sqrt(ab) Sigma_k (ab Sigma_k + (1-ab) I)^-1 and
+        C_k = (1-ab) Sigma_k (ab Sigma_k + (1-ab) I)^-1 (the Wiener filter).
+        """
+        x, inside, outside = self._project(x_t, ab)
+        r = torch.softmax(self._log_joint(x, inside, outside, ab), dim=1)
+        var_in, var_out = self._variances(ab)
+        root, tiny = math.sqrt(ab), torch.finfo(x.dtype).tiny
+        gain_out = root * self.outside / var_out.clamp_min(tiny)
+        extra = (root * self.spectrum / var_in.clamp_min(tiny) - gain_out[:, None]) * inside  # [B, K, r]
+        mean = (r @ gain_out)[:, None] * x + (r * (1 - root * gain_out)) @ self.means
+        mean = mean + (r[..., None] * extra).flatten(1) @ self.columns.T
+        return Conditional(self, r, mean, x, extra, gain_out, root, ab)
+
+
+@dataclass
+class Conditional:
+    """p(x0 | x_t) for a batch; Cov[x0 | x_t] = sum_k r_k (C_k + (m_k - m)(m_k - m)^T) as an operator."""
+
+    mixture: GaussianMixture
+    responsibilities: Tensor  # [B, K]
+    mean: Tensor  # [B, d]
+    x: Tensor  # [B, d]
+    extra: Tensor  # [B, K, r]
+    gain_out: Tensor  # [K]
+    root: float
+    ab: float
+
+    def _component_variances(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of C_k: in the basis [K, r], outside [K]."""
+        mix, tiny = self.mixture, torch.finfo(self.mean.dtype).tiny
+        return tuple(
+            (1 - self.ab) * prior / noisy.clamp_min(tiny)
+            for prior, noisy in zip((mix.spectrum, mix.outside), mix._variances(self.ab))
+        )
+
+    def component_means(self) -> Tensor:
+        """m_k = E[x0 | x_t, k], [B, K, d]."""
+        mix = self.mixture
+        straight = self.gain_out[:, None] * self.x[:, None] + (1 - self.root * self.gain_out)[:, None] * mix.means
+        return straight + torch.einsum("bkr,kdr->bkd", self.extra, mix.basis)
+
+    def apply(self, v: Tensor) -> Tensor:
+        """Cov[x0 | x_t] v for v [B, d] or [B, *shape]."""
+        mix, flat = self.mixture, v.flatten(1).to(self.mean)
+        inside, outside = self._component_variances()
+        away = self.component_means() - self.mean[:, None]
+        coefficients = (flat @ mix.columns).unflatten(1, inside.shape) * (inside - outside[:, None])
+        out = (self.responsibilities @ outside)[:, None] * flat
+        out = out + (self.responsibilities[..., None] * coefficients).flatten(1) @ mix.columns.T
+        along = self.responsibilities * torch.einsum("bkd,bd->bk", away, flat)
+        return (out + torch.einsum("bk,bkd->bd", along, away)).reshape(v.shape).to(v)
+
+    def trace(self) -> Tensor:
+        """tr Cov[x0 | x_t], [B]."""
+        inside, outside = self._component_variances()
+        d, rank = self.mixture.dimension, self.mixture.basis.shape[2]
+        away = (self.component_means() - self.mean[:, None]).square().sum(2)
+        return (self.responsibilities * (inside.sum(1) + (d - rank) * outside + away)).sum(1)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draws of x0, [count, B, d]; the generator is a CPU one."""
+        mix, (batch, d) = self.mixture, self.mean.shape
+        index = torch.multinomial(self.responsibilities.cpu(), count, replacement=True, generator=generator).T.to(
+            self.mean.device
+        )
+        z = torch.randn(count, batch, d, generator=generator, dtype=self.mean.dtype).to(self.mean)
+        inside, outside = (v.sqrt() for v in self._component_variances())
+        out = self.component_means()[torch.arange(batch), index] + outside[index][..., None] * z
+        for k in range(len(mix.means)):  # by component, so that no basis is gathered per draw
+            chosen = index == k
+            out[chosen] += (z[chosen] @ mix.basis[k]) * (inside[k] - outside[k]) @ mix.basis[k].T
+        return out
+
+    def dense(self) -> Tensor:
+        """Cov[x0 | x_t], [B, d, d]: for small d."""
+        batch, d = self.mean.shape
+        eye = torch.eye(d).to(self.mean)
+        return torch.stack([self.apply(e.expand(batch, d)) for e in eye], dim=2)
+
+
+def from_file(checkpoint: str, shape: Sequence[int], name: str = "gaussian_mixture") -> GaussianMixture:
+    """A fitted mixture (scripts/fit_mixture.py): safetensors with weights, means, factors, floor."""
+    tensors = load_file(require(checkpoint, name))
+    return GaussianMixture(**tensors, shape=shape, name=name)
+
+
+def seeded(
+    dimension: int, components: int, rank: int, floor: float, spread: float, scale: float, seed: int = 0,
+    shape: Sequence[int] | None = None, name: str = "gaussian_mixture",
+) -> GaussianMixture:  # fmt: skip
+    """A random mixture: means N(0, spread^2 I), factors N(0, scale^2) along `rank` random directions, alike weights."""
+    g = torch.Generator().manual_seed(seed)
+    means = spread * torch.randn(components, dimension, generator=g, dtype=torch.float64)
+    directions, _ = torch.linalg.qr(torch.randn(components, dimension, rank, generator=g, dtype=torch.float64))
+    return GaussianMixture(torch.ones(components), means, scale * directions, floor, shape=shape, name=name)
+
+
+def _tensor(values) -> Tensor:
+    return torch.as_tensor(values if isinstance(values, Tensor) else _plain(values), dtype=torch.float64)
+
+
+def _plain(values):
+    """Nested lists of a config as Python's own."""
+    return [_plain(v) for v in values] if isinstance(values, Sequence) else values
+
+
+def _span(factors: Tensor, leading: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Orthonormal basis and variances of F F^T."""
+    if factors.shape[:2] != leading or factors.ndim != 3 or factors.shape[2] > leading[1]:
+        raise ValueError(f"model.factors {tuple(factors.shape)}: expected [K, d, r] = {[*leading, 'r']} with r <= d")
+    basis, singular, _ = torch.linalg.svd(factors, full_matrices=False)
+    return basis, singular**2
+
+
+def _eigen(covariances: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    if covariances.shape != shape or not torch.allclose(covariances, covariances.mT):
+        raise ValueError(f"model.covariances {tuple(covariances.shape)}: expected symmetric matrices {list(shape)}")
+    values, vectors = torch.linalg.eigh(covariances)
+    if (values < -1e-9 * values.abs().amax()).any():
+        raise ValueError("model.covariances: an eigenvalue is negative")
+    return vectors, values.clamp_min(0)

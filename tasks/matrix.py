@@ -1,0 +1,83 @@
+"""Any linear measurement: a matrix that is given, or drawn from a seed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsg.checkpoints import resolve
+from dsg.noise import rng
+from tasks.linear import Condition, LinearTask
+
+
+class Matrix(LinearTask):
+    """y = A x + sigma n with a dense A [m, d] on x flattened to d numbers; y is [B, 1, 1, m].
+
+    Args:
+        matrix: nested lists [m, d], or a .npy file with such an array; null draws one with entries N(0, 1/d), so that a y
+            has about the scale of x.
+        rows: m of a drawn matrix; null is a quarter of d.
+        seed: of a drawn matrix, which depends on (seed, m, d) alone and is the same for every image.
+
+    Raises:
+        ValueError: no such file, not a matrix, or (from `check`) one that does not fit the images.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sigma: float = 0.05,
+        matrix: str | Sequence | None = None,
+        rows: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(name, sigma)
+        if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+            raise ValueError(f"task.rows={rows}: an integer, 1 or more (or null: a quarter of the dimensions)")
+        if matrix is not None and rows is not None:
+            raise ValueError("task.matrix and task.rows: a given matrix has its rows")
+        self.rows, self.seed = rows, seed
+        self.given_matrix = None if matrix is None else _read(matrix)
+        self._cache: dict[tuple, Tensor] = {}
+
+    def check(self, shape: Sequence[int]) -> None:
+        d = int(np.prod(shape))
+        if self.given_matrix is not None and self.given_matrix.shape[1] != d:
+            raise ValueError(
+                f"task.matrix has {self.given_matrix.shape[1]} columns, images of shape {tuple(shape)} {d} numbers"
+            )
+
+    def matrix(self, d: int) -> np.ndarray:
+        """float64 [m, d]."""
+        if self.given_matrix is not None:
+            return self.given_matrix
+        m = max(d // 4, 1) if self.rows is None else self.rows
+        return rng("matrix", self.seed, m, d).standard_normal((m, d)) / np.sqrt(d)
+
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
+        flat = x.flatten(1)
+        key = (flat.shape[1], x.dtype, x.device)
+        if key not in self._cache:
+            self._cache[key] = torch.as_tensor(self.matrix(flat.shape[1]), dtype=x.dtype, device=x.device)
+        return (flat @ self._cache[key].T)[:, None, None]
+
+    def given(self, y: Tensor, ids: Sequence[str], seed: int) -> dict[str, Tensor]:
+        raise ValueError(f"task={self.name}: a measurement is no picture; data.degraded=true does not apply")
+
+
+def _read(matrix: str | Sequence) -> np.ndarray:
+    if isinstance(matrix, str):
+        path = resolve(matrix)
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"task.matrix={matrix} cannot be read as a .npy array: {error}") from None
+    else:
+        try:
+            values = np.array([list(row) for row in matrix])
+        except (TypeError, ValueError):
+            raise ValueError("task.matrix: rows of one length are expected") from None
+    if values.ndim != 2 or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        raise ValueError(f"task.matrix: expected finite numbers [m, d], found {values.dtype} {values.shape}")
+    return values.astype(np.float64)
