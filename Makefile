@@ -21,9 +21,9 @@ clean:
 	rm -rf .venv results/avatars64 *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# IMAGES=64 STEPS="20 50 100" change what is run
+# IMAGES=64 STEPS="20 50 100" change what is run; SUITE=theory runs another suite
 reproduce: setup
-	$(BIN)/python scripts/reproduce.py $(if $(IMAGES),--images $(IMAGES)) $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT))
+	$(BIN)/python scripts/reproduce.py $(if $(SUITE),--suite $(SUITE)) $(if $(IMAGES),--images $(IMAGES)) $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT))
 
 benchmark: setup
 	$(BIN)/python scripts/benchmark.py

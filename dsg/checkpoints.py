@@ -31,8 +31,8 @@ def require(checkpoint: str | Path, name: str) -> Path:
 
 
 def how_to_get(name: str) -> str:
-    if name == "avatars64":
-        return "git checkout -- checkpoints/avatars64 (or train it: see checkpoints/avatars64/README.md)"
+    if name in ("avatars64", "gaussian_mixture"):
+        return f"git checkout -- checkpoints/{name} (or make it: see checkpoints/{name}/README.md)"
     return f"python scripts/fetch_checkpoints.py {name}"
 
 

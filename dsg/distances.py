@@ -13,41 +13,52 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: int = 200, seed: int = 
     """Sliced 2-Wasserstein distance (Bonneel et al. 2015): root mean square over random unit directions of the 1-D
     distances, which compare sorted projections. In the units of x.
 
+    Args:
+        y: [k N, d], a whole number of points for each of x.
+
     Raises:
-        ValueError: if there are not as many points in x as in y.
+        ValueError: other sizes.
     """
-    if x.shape != y.shape:
+    if x.shape[1:] != y.shape[1:] or len(y) % len(x):
         raise ValueError(
-            f"as many points of the same dimension are compared, not {tuple(x.shape)} with {tuple(y.shape)}"
+            f"y needs k points of the same dimension for each of x, not {tuple(y.shape)} for {tuple(x.shape)}"
         )
     g = torch.Generator().manual_seed(seed)
     u = torch.randn(x.shape[1], directions, generator=g, dtype=torch.float64).to(x)
     u = u / u.norm(dim=0)
-    return ((x @ u).sort(dim=0).values - (y @ u).sort(dim=0).values).square().mean().sqrt().item()
+    ours = (x @ u).sort(dim=0).values.repeat_interleave(len(y) // len(x), 0)
+    return (ours - (y @ u).sort(dim=0).values).square().mean().sqrt().item()
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
     """2 E|X-Y| - E|X-X'| - E|Y-Y'| (Szekely & Rizzo 2013), unbiased: it may come out slightly below zero. In the units of x."""
-    return (2 * torch.cdist(x, y).mean() - _mean_distance(x) - _mean_distance(y)).item()
+    return (2 * torch.cdist(x, y).mean() - mean_distance(x) - mean_distance(y)).item()
 
 
-def _mean_distance(x: Tensor) -> Tensor:
+def mean_distance(x: Tensor) -> Tensor:
+    """E|X-X'| over pairs of different points."""
     return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
 
 
-def moments(x: Tensor, exact: GaussianMixture) -> dict[str, float]:
-    """Errors of mean and covariance against a posterior's.
+def moments(x: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, float]:
+    """Errors of mean and covariance against a posterior's m [d] and C [d, d].
 
-    mean_error: |mean - exact|, over the posterior's standard deviation sqrt(tr C): 1/sqrt(N) for N exact samples.
+    mean_error: |mean - m|, over the posterior's standard deviation sqrt(tr C): 1/sqrt(N) for N exact samples.
     covariance_error: Frobenius norm of the difference over that of C. spread: tr Cov / tr C, 1 where the spread is right.
     """
-    c = exact.dense_covariance()
-    found = torch.cov(x.T.to(c)).reshape(c.shape)
+    found = torch.cov(x.T.to(covariance)).reshape(covariance.shape)
     return {
-        "mean_error": ((x.to(c).mean(0) - exact.mean()).norm() / c.trace().sqrt()).item(),
-        "covariance_error": ((found - c).norm() / c.norm()).item(),
-        "spread": (found.trace() / c.trace()).item(),
+        "mean_error": ((x.to(mean).mean(0) - mean).norm() / covariance.trace().sqrt()).item(),
+        "covariance_error": ((found - covariance).norm() / covariance.norm()).item(),
+        "spread": (found.trace() / covariance.trace()).item(),
     }
+
+
+def error_to_truth(x: Tensor, truth: Tensor, covariance: Tensor) -> float:
+    """Mean squared distance of x to the true x0 [d], over 2 tr C of the posterior's covariance: on average over truths 1 for posterior samples, and 1/2 for
+    the posterior mean, than which nothing is nearer."""
+    distance = (x - truth.flatten().to(x)).square().sum(1).mean()
+    return (distance / (2 * covariance.trace())).item()
 
 
 def mode_error(x: Tensor, prior: GaussianMixture, exact: GaussianMixture) -> float:

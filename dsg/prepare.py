@@ -30,8 +30,10 @@ def prepare(config: DictConfig, out: Path | None = None) -> tuple[Cell, Results]
     if "checkpoint" in config.model:
         require(config.model.checkpoint, config.model.name)
     model = json.dumps(OmegaConf.to_container(config.model, resolve=True))
-    size = config.model.unet.image_size if "unet" in config.model else load_prior(model).shape[-1]
+    size = picture_size(config, model)
     task.check((3, size, size))
+    if config.data.root is None:
+        raise ValueError("data.root is null: give a folder of pictures")
     pictures = load_pictures(config, task, size)
     prior = load_prior(model)
     check_sampler(sampler, prior)
@@ -66,8 +68,6 @@ def check(config: DictConfig) -> None:
     for name, value in {"data.degraded": config.data.degraded, **switches}.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name}={value}: true or false")
-    if config.data.root is None:
-        raise ValueError("data.root is null: give a folder of pictures")
     check_wandb(config.wandb.mode)
 
 
@@ -79,6 +79,19 @@ def check_wandb(mode: str) -> None:
 
         if not wandb.api.api_key:
             raise ValueError("wandb.mode=online needs a login: run 'wandb login', or use wandb.mode=offline")
+
+
+def picture_size(config: DictConfig, model: str) -> int:
+    """Side of the prior's pictures; a network is not loaded for it."""
+    if "unet" in config.model:
+        return config.model.unet.image_size
+    shape = tuple(load_prior(model).shape)
+    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        raise ValueError(
+            f"model={config.model.name} has points of shape {shape}, and run.py restores pictures (3, n, n): "
+            "use dsg.samplers.sample, or dsg.ground_truth (docs/theory.md)"
+        )
+    return shape[-1]
 
 
 def check_sampler(sampler, prior) -> None:

@@ -5,27 +5,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
 from dsg.metrics import bootstrap
 from dsg.results import write_text
 from dsg.samplers import StepState
+from dsg.theory import manifold_deviation
 
 
 class ManifoldDeviation:
-    """A callback that records, in the CSV `path`, |x_prev - mean| / (sqrt(n) sigma) per image and step, mean being the unguided kernel's.
-
-    1 + O(1/sqrt n) for the plain step, exactly 1 for DSG, not for additive guidance. Steps with sigma = 0 have none.
-    """
+    """A callback that records `dsg.theory.manifold_deviation` in the CSV `path`, per image and step."""
 
     def __init__(self, path: Path):
         self.path, self.rows = path, []
 
     def __call__(self, state: StepState, names: list[str]) -> None:
-        if isinstance(state.sigma, Tensor) or state.sigma > 0:
-            sigma = torch.as_tensor(state.sigma, dtype=state.mean.dtype, device=state.mean.device).expand_as(state.mean)
-            deviation = (state.x_prev - state.mean).flatten(1).norm(dim=1) / sigma.flatten(1).norm(dim=1)
+        deviation = manifold_deviation(state)
+        if deviation is not None:
             where = {"index": state.index, "t": state.t, "repeat": state.repeat}
             self.rows += [{"id": n, **where, "deviation": d} for n, d in zip(names, deviation.tolist())]
         if state.index == 0:

@@ -4,6 +4,7 @@
     python scripts/reproduce.py --images 64 --out results/embedded64
     python scripts/reproduce.py --device cuda --images 256 --out results/embedded256
     python scripts/reproduce.py --suite ffhq256                # the paper's linear grid; needs the checkpoint and a GPU
+    python scripts/reproduce.py --suite theory                 # samplers against exact posteriors: scripts/theory.py
 
 Cells are ordinary ones (`run.py` would give the same pictures), in `<out>/cells/<task>/<sampler>-<steps>`. Resumes where it was
 stopped; a second call finishes at once.
@@ -209,6 +210,12 @@ def parse_args() -> tuple[argparse.Namespace, OmegaConf]:
     parser.add_argument("--wandb", default="offline", choices=MODES)
     args = parser.parse_args()
     suite = OmegaConf.load(REPOSITORY / "configs/suite" / f"{args.suite}.yaml")
+    if args.suite == "theory":
+        if args.images is not None or args.steps is not None:
+            parser.error(
+                "--images and --steps do not apply to suite theory: its settings are in configs/suite/theory.yaml"
+            )
+        return args, suite
     args.images = suite.images if args.images is None else args.images
     args.out = args.out or resolve(suite.out)
     try:
@@ -224,6 +231,10 @@ def parse_args() -> tuple[argparse.Namespace, OmegaConf]:
 
 def main() -> None:
     args, suite = parse_args()
+    if args.suite == "theory":
+        import theory  # not pictures: another program
+
+        return theory.main(["--out", str(args.out or resolve(suite.out))])
     runner = Suite(suite, args.out, args.device, args.wandb)
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
         try:

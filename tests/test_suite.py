@@ -60,6 +60,7 @@ def test_the_best_is_in_bold_and_missing_measures_have_no_column():
         (["--images", "0"], "2 or more"),
         (["--images", "500"], "there are 256"),
         (["--device", "tpu"], "device=tpu"),
+        (["--suite", "theory", "--steps", "20"], "do not apply to suite theory"),
     ],
 )
 def test_bad_options_are_one_clear_line(tmp_path, options, words):
@@ -96,3 +97,54 @@ def test_the_suite_leaves_its_tables_and_a_second_call_only_draws(suite):
     again = call()
     assert again.returncode == 0 and "evaluation" not in again.stderr  # no bar: nothing was left to do
     assert before and all(p.stat().st_mtime_ns == t for p, t in before.items())
+
+
+@pytest.fixture(scope="module")
+def theory_suite(tmp_path_factory):
+    out = tmp_path_factory.mktemp("theory")
+    command = [
+        sys.executable,
+        str(ROOT / "scripts/theory.py"),
+        f"--out={out}",
+        "--settings",
+        "plane",
+        "--most-steps=10",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out, command
+
+
+def test_the_theory_suite_leaves_tables_and_figures(theory_suite):
+    out, _ = theory_suite
+    cells = pd.read_csv(out / "cells.csv").set_index("method")
+    assert set(cells.index) == {
+        "exact",
+        "oracle",
+        "unconditional",
+        "dps",
+        "dps_dsg",
+        "freedom",
+        "freedom_dsg",
+        "mpgd",
+        "mpgd_dsg",
+    }
+    distance = cells["sliced_wasserstein"]
+    assert distance["exact"] < distance["oracle"] < distance["dps"] < distance["unconditional"]
+    trials = pd.read_csv(out / "trials.csv")
+    assert (trials.groupby("method").size() == 9).all() and trials["value"].between(0, 1).groupby(
+        trials["method"]
+    ).all()["dps_dsg"]
+    for name in ("steps", "values", "calibration", "deviation", "concentration", "plane"):
+        assert (out / f"{name}.png").stat().st_size > 0 and (out / f"{name}.pdf").stat().st_size > 0
+    assert (out / "plane.gif").stat().st_size > 0 and "sliced W2" in (out / "table.md").read_text()
+
+
+def test_the_theory_suite_redoes_only_what_is_missing(theory_suite):
+    out, command = theory_suite
+    before = pd.read_csv(out / "cells.csv")
+    (out / "jobs/plane-mpgd-10.json").unlink()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "plane mpgd 10" in done.stderr and "dps" not in done.stderr
+    pd.testing.assert_frame_equal(before, pd.read_csv(out / "cells.csv"))  # the same numbers again
+    assert len(pd.read_csv(out / "trials.csv")) == 6 * 9

@@ -1,0 +1,292 @@
+"""Samplers against exact posteriors, and the paper's theory measured: everything docs/theory.md shows.
+
+    make reproduce SUITE=theory
+    python scripts/theory.py
+
+Writes results/theory/: tables (CSV, Markdown) and figures (PNG, PDF, one GIF). Every job is saved when it is done (jobs/, not
+in git); a stopped run goes on from there, and a second call only draws.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import theory_figures
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from theory_diagnosis import concentration, diagnose
+from tqdm import tqdm
+
+from dsg.checkpoints import REPOSITORY, resolve
+from dsg.ground_truth import MEASURES, GroundTruth
+from dsg.metrics import bootstrap
+from dsg.results import short_hash, write_text
+from dsg.search import best_of, is_inside, next_value, option_of
+from dsg.theory import manifold_deviation
+
+SUITE = OmegaConf.to_container(OmegaConf.load(REPOSITORY / "configs/suite/theory.yaml"))
+START = 0.5  # centre of the first grid of step sizes; for DSG's guidance rate it is 0.2
+ORDER = ["exact", "oracle", *SUITE["samplers"], "unconditional", "diagnosis"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One method at one number of steps in one setting: tuned, then run on other truths."""
+
+    setting: str
+    method: str  # a sampler, "oracle", "exact", or "diagnosis" of the setting
+    steps: int
+
+    @property
+    def cost(self) -> int:
+        """Roughly proportional to its time."""
+        trials = SUITE["tuning"]["trials"] if self.method in SUITE["samplers"] else 1
+        backward = 3 if self.method.startswith(("dps", "freedom")) else 1
+        return max(self.steps, 20) * trials * backward * (5 if self.setting == "faces768" else 1)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what changes its numbers."""
+        config = composed(self.setting, self.sampler, self.steps)
+        parts = {k: OmegaConf.to_container(config[k], resolve=True) for k in ("model", "task", "sampler")}
+        counts = {part: observed(self.setting, part) for part in ("tuning", "report")}
+        return short_hash(
+            {
+                **parts,
+                "weights": instantiate_model(self.setting).weights_hash,
+                **counts,
+                "trials": SUITE["tuning"]["trials"],
+                "measures": MEASURES,
+            }
+        )
+
+    @property
+    def sampler(self) -> str:
+        return self.method if self.method in SUITE["samplers"] else "unconditional"
+
+
+def jobs() -> list[Job]:
+    planned = []
+    for name, setting in SUITE["settings"].items():
+        most = max(setting["steps"])
+        oracle = [n for n in SUITE["oracle_steps"] if n <= most or most >= 200]
+        planned += [Job(name, m, n) for m in SUITE["samplers"] for n in setting["steps"]]
+        planned += [Job(name, "unconditional", n) for n in setting["steps"]]
+        planned += [Job(name, "oracle", n) for n in oracle] + [Job(name, "exact", 0)]
+    planned += [Job(name, "diagnosis", 100) for name in SUITE["diagnosed"]]
+    return sorted(planned, key=lambda j: -j.cost)  # long ones first, so that no core waits at the end
+
+
+@cache
+def composed(setting: str, sampler: str, steps: int):
+    overrides = [*SUITE["settings"][setting]["options"], f"sampler={sampler}", f"sampler.steps={steps}"]
+    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
+        return compose("config", overrides)
+
+
+def sampler_of(job: Job, value: float | None = None):
+    chosen = {} if value is None else {option_of(job.sampler): value}
+    return instantiate(composed(job.setting, job.sampler, job.steps).sampler, **chosen)
+
+
+@cache
+def instantiate_model(setting: str):
+    return instantiate(composed(setting, "unconditional", 20).model)
+
+
+def observed(setting: str, part: str) -> dict[str, int]:
+    """How many observations, and samples of each, in the part "tuning" or "report"."""
+    chosen = {**SUITE[part], **SUITE["settings"][setting].get(part, {})}
+    return {k: chosen[k] for k in ("observations", "samples")}
+
+
+@cache
+def truth(setting: str, part: str) -> GroundTruth:
+    task = instantiate(composed(setting, "unconditional", 20).task)
+    seed = {"tuning": 0, "report": 1}[part]
+    return GroundTruth(instantiate_model(setting), task, **observed(setting, part), seed=seed)
+
+
+class Deviations:
+    """A callback that keeps each step's mean manifold deviation."""
+
+    def __init__(self):
+        self.rows = []
+
+    def __call__(self, state) -> None:
+        deviation = manifold_deviation(state)
+        if deviation is not None:
+            self.rows.append({"t": state.t, "repeat": state.repeat, "deviation": deviation.mean().item()})
+
+    def distance_from_one(self) -> float:
+        return float(np.mean([abs(row["deviation"] - 1) for row in self.rows]))
+
+
+def run_job(job: Job) -> dict[str, list[dict]]:
+    """Rows by table: trials, cells, deviation; or diagnosis; and points of a setting that keeps some."""
+    if job.method == "diagnosis":
+        return {"diagnosis": diagnose(truth(job.setting, "tuning"), job.steps)}
+    rows, best = {}, {}
+    if job.method in SUITE["samplers"]:
+        tried = tune(job)
+        best = {"value": best_of(tried)["value"], "inside": bool(is_inside(tried))}
+        rows["trials"] = tried.drop(columns="score").to_dict("records")
+    known, deviations = truth(job.setting, "report"), Deviations()
+    if job.method == "exact":
+        points = known.floor()
+    else:
+        sampler = sampler_of(job, best.get("value"))
+        points = known.oracle(sampler) if job.method == "oracle" else known.run(sampler, deviations)
+    rows["deviation"] = deviations.rows
+    rows["cells"] = [{**best, **summary(known.measure(points))}]
+    rows["points"] = kept(known, job, points)
+    return rows
+
+
+def kept(known: GroundTruth, job: Job, points: torch.Tensor) -> list[dict]:
+    """The first points of every observation, to look at; from "exact" also truth, measurement and posterior mean."""
+    count = SUITE["settings"][job.setting].get("keep", 0)
+    named = {f"sample {k}": points[:, k] for k in range(count)}
+    if count and job.method == "exact":
+        means = torch.stack([p.mean() for p in known.posteriors])
+        named |= {"truth": known.truths.flatten(1), "y": known.condition["y"].flatten(1), "posterior mean": means}
+    return [
+        {"name": name, "observation": i, "values": [round(v, 3) for v in x.tolist()]}
+        for name, part in named.items()
+        for i, x in enumerate(part)
+    ]
+
+
+def tune(job: Job) -> pd.DataFrame:
+    """The trials of a method; the score is minus the mean sliced Wasserstein distance."""
+    known, tried = truth(job.setting, "tuning"), pd.DataFrame(columns=["value", "score"], dtype=float)
+    for _ in range(SUITE["tuning"]["trials"]):
+        value = next_value(tried, job.sampler, 0.2 if job.sampler.endswith("_dsg") else START)
+        deviations = Deviations()
+        measured = known.measure(known.run(sampler_of(job, value), deviations)).mean(skipna=False)
+        row = {
+            "value": value,
+            "score": -measured["sliced_wasserstein"],
+            **measured,
+            "off_sphere": deviations.distance_from_one(),
+        }
+        tried = pd.concat([tried.astype(object), pd.DataFrame([row])], ignore_index=True).infer_objects()
+    return tried
+
+
+def summary(measured: pd.DataFrame) -> dict[str, float]:
+    """Means over observations with 95 % bootstrap intervals."""
+    row = {}
+    for name in MEASURES:
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = bootstrap(measured[name].to_numpy())
+    return row
+
+
+def file_of(job: Job, out: Path) -> Path:
+    return out / "jobs" / f"{job.setting}-{job.method}-{job.steps}.json"
+
+
+def finished(job: Job, out: Path) -> bool:
+    file = file_of(job, out)
+    return file.exists() and json.loads(file.read_text())["fingerprint"] == job.fingerprint
+
+
+def collect(planned: list[Job], out: Path) -> dict[str, pd.DataFrame]:
+    """The rows of these jobs, by table; each table is written as a CSV too."""
+    rows = defaultdict(list)
+    for job in sorted(
+        planned, key=lambda j: (list(SUITE["settings"]).index(j.setting), ORDER.index(j.method), j.steps)
+    ):
+        for name, part in json.loads(file_of(job, out).read_text())["rows"].items():
+            rows[name] += [{"setting": job.setting, "method": job.method, "steps": job.steps, **row} for row in part]
+    rows["concentration"] = concentration()
+    tables = {name: pd.DataFrame(part) for name, part in rows.items()}
+    for name, table in tables.items():
+        if name != "points":
+            write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+    return tables
+
+
+def run(planned: list[Job], out: Path, workers: int) -> None:
+    todo = [job for job in planned if not finished(job, out)]
+    (out / "jobs").mkdir(parents=True, exist_ok=True)
+    with (
+        tqdm(total=sum(j.cost for j in todo), desc="suite theory", disable=not todo, unit="", unit_scale=True) as bar,
+        ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool,
+    ):
+        futures = {pool.submit(run_job, job): job for job in todo}
+        for future in as_completed(futures):
+            job = futures[future]
+            if future.exception() is not None:
+                pool.shutdown(cancel_futures=True)  # what runs is finished, the rest is not begun
+            done = {"fingerprint": job.fingerprint, "rows": future.result()}
+            write_text(file_of(job, out), json.dumps(done))
+            bar.set_postfix_str(f"{job.setting} {job.method} {job.steps}")
+            bar.update(job.cost)
+
+
+COLUMNS = {
+    "sliced_wasserstein": ("sliced W2", 3), "energy": ("energy", 3), "mean_error": ("mean", 3), "covariance_error": ("cov.", 2),
+    "spread": ("spread", 2), "mode_error": ("modes", 3), "in_region": ("in 90 %", 2), "coverage": ("coverage", 2), "to_truth": ("to truth", 2),
+}  # fmt: skip
+HEAD = """# Samplers against exact posteriors
+
+Written by `make reproduce SUITE=theory`; what it means is in docs/theory.md. Each method at the value that is best for its number of steps (sliced
+Wasserstein, {trials} trials, {tuning} measurements x {tuning_samples} samples); the numbers are of {report} other measurements x {samples} samples (plane and faces768: other counts, in configs/suite/theory.yaml), means over measurements.
+
+sliced W2: sliced 2-Wasserstein distance over the posterior's standard deviation. energy: energy distance over the mean distance of posterior samples.
+mean, cov.: relative errors of posterior mean and covariance. spread: tr Cov over the posterior's. modes: total variation of the component weights.
+in 90 %: share of samples in the exact 90 % highest-density region. coverage: of the truth by the samples' central 90 % intervals. to truth: mean squared distance to
+the true x0, over twice the posterior's tr C: 1 for posterior samples, .5 for the posterior mean. exact: other exact samples, the floor. oracle: the unconditional sampler under the true conditional score. *: best value at the edge of what was tried.
+"""
+
+
+def markdown(cells: pd.DataFrame) -> str:
+    parts = SUITE["tuning"], SUITE["report"]
+    text = HEAD.format(
+        trials=parts[0]["trials"], tuning=parts[0]["observations"], tuning_samples=parts[0]["samples"],
+        report=parts[1]["observations"], samples=parts[1]["samples"],
+    )  # fmt: skip
+    for setting, part in cells.groupby("setting", sort=False):
+        value = [
+            ("" if np.isnan(v) else f"{v:.3g}" + ("" if str(i) == "True" else "*"))
+            for v, i in zip(part["value"], part["inside"])
+        ]
+        table = part[["method"]].assign(steps=part["steps"].replace(0, "-"), value=value)
+        for name, (title, digits) in COLUMNS.items():
+            table[title] = part[name].map(f"{{:.{digits}f}}".format)
+        text += f"\n## {setting}\n\n{' '.join(SUITE['settings'][setting]['options'])}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n"
+    return text
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=resolve(SUITE["out"]))
+    parser.add_argument("--settings", nargs="+", choices=list(SUITE["settings"]), help="only these (for a quick look)")
+    parser.add_argument("--most-steps", type=int, default=1000, help="leave out what takes more steps")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: all cores)")
+    args = parser.parse_args(arguments)
+    wanted = args.settings or list(SUITE["settings"])
+    planned = [j for j in jobs() if j.setting in wanted and j.steps <= args.most_steps]
+    if args.workers < 1 or not any(j.method in SUITE["samplers"] for j in planned):
+        parser.error("--workers: 1 or more; --most-steps: at least the fewest steps of a setting")
+    run(planned, args.out, args.workers)
+    tables = collect(planned, args.out)
+    write_text(args.out / "table.md", markdown(tables["cells"]))
+    written = theory_figures.draw(tables, args.out, {s: truth(s, "tuning") for s in ("plane",)})
+    print(f"{args.out}: table.md, " + ", ".join(written))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

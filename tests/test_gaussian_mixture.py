@@ -1,0 +1,158 @@
+"""The closed-form prior, against autograd, Monte Carlo, and formulas one can do by hand."""
+
+import math
+
+import pytest
+import torch
+from conftest import compose_config
+from hydra.utils import instantiate
+from torch.distributions import MultivariateNormal
+
+from dsg.priors.gaussian_mixture import GaussianMixture, seeded
+from dsg.samplers import Sampler, sample
+
+AB = 0.6
+
+
+def low_rank(count=3, d=5, rank=2, floor=0.1):
+    g = torch.Generator().manual_seed(0)
+    means, factors = torch.randn(count, d, generator=g), torch.randn(count, d, rank, generator=g)
+    return GaussianMixture(torch.rand(count, generator=g) + 0.1, means, factors, floor)
+
+
+def full_rank(count=2, d=4):
+    g = torch.Generator().manual_seed(1)
+    f = torch.randn(count, d, d, generator=g, dtype=torch.float64)
+    return GaussianMixture([0.3, 0.7], torch.randn(count, d, generator=g), covariances=f @ f.mT)
+
+
+@pytest.fixture(params=[low_rank, full_rank], ids=["low rank", "full covariance"])
+def mixture(request):
+    return request.param()
+
+
+@pytest.fixture
+def x(mixture):
+    return torch.randn(6, mixture.dimension, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def test_the_density_is_that_of_torch_distributions(mixture, x):
+    eye = torch.eye(mixture.dimension, dtype=torch.float64)
+    noisy = [
+        MultivariateNormal(math.sqrt(AB) * m, AB * c + (1 - AB) * eye).log_prob(x)
+        for m, c in zip(mixture.means, mixture.component_covariances())
+    ]
+    expected = (torch.stack(noisy, 1) + mixture.log_weights).logsumexp(1)
+    torch.testing.assert_close(mixture.log_density(x, AB), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_the_score_is_the_gradient_of_the_log_density(mixture, x):
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(mixture.log_density(x, AB).sum(), x)
+    torch.testing.assert_close(mixture.score(x, AB), gradient, rtol=1e-10, atol=1e-10)
+
+
+def test_the_covariance_is_the_denoiser_s_jacobian(mixture, x):
+    """Cov[x0 | x_t] = (1 - ab)/sqrt(ab) d E[x0 | x_t]/d x_t (Tweedie's second-order formula)."""
+    jacobian = torch.stack(
+        [torch.autograd.functional.jacobian(lambda v: mixture.denoise(v[None], AB)[0], p) for p in x]
+    )
+    conditional = mixture.conditional(x, AB)
+    torch.testing.assert_close(conditional.dense(), (1 - AB) / math.sqrt(AB) * jacobian, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(conditional.trace(), conditional.dense().diagonal(dim1=1, dim2=2).sum(1))
+
+
+def test_draws_have_the_moments_that_are_claimed(mixture, x):
+    g = torch.Generator().manual_seed(3)
+    draws = mixture.sample(200_000, g).flatten(1)
+    scale = mixture.dense_covariance().diagonal().max().item()
+    torch.testing.assert_close(draws.mean(0), mixture.mean(), rtol=0, atol=0.02 * scale**0.5)
+    torch.testing.assert_close(draws.T.cov(), mixture.dense_covariance(), rtol=0, atol=0.03 * scale)
+    conditional = mixture.conditional(x[:2], AB)
+    draws = conditional.sample(100_000, g)
+    scale = conditional.trace().max().item()
+    torch.testing.assert_close(draws.mean(0), conditional.mean, rtol=0, atol=0.02 * scale**0.5)
+    covariance = torch.stack([draws[:, i].T.cov() for i in range(2)])
+    torch.testing.assert_close(covariance, conditional.dense(), rtol=0, atol=0.03 * scale)
+
+
+def test_the_denoiser_by_importance_sampling():
+    """E[x0 | x_t] from draws of the prior weighted with p(x_t | x0), which uses none of the formulas."""
+    mixture = low_rank(count=2, d=2, rank=1, floor=0.3)
+    x_t = torch.tensor([[0.4, -0.3]], dtype=torch.float64)
+    draws = mixture.sample(400_000, torch.Generator().manual_seed(4)).flatten(1)
+    weights = torch.softmax(-(x_t - math.sqrt(AB) * draws).square().sum(1) / (2 * (1 - AB)), 0)
+    torch.testing.assert_close(mixture.denoise(x_t, AB)[0], weights @ draws, rtol=0, atol=0.01)
+
+
+def test_one_gaussian_is_the_wiener_filter():
+    mixture = GaussianMixture([1.0], [[1.0, -1.0]], covariances=[[[4.0, 0.0], [0.0, 0.25]]])
+    x_t = torch.tensor([[2.0, 3.0]], dtype=torch.float64)
+    mean, variance = torch.tensor([1.0, -1.0], dtype=torch.float64), torch.tensor([4.0, 0.25], dtype=torch.float64)
+    gain = math.sqrt(AB) * variance / (AB * variance + 1 - AB)
+    torch.testing.assert_close(mixture.denoise(x_t, AB)[0], mean + gain * (x_t[0] - math.sqrt(AB) * mean))
+
+
+def test_limits_of_the_noise(mixture, x):
+    """Next to no noise: x0 is x_t, its covariance 0. Nothing but noise: the prior's mean and covariance."""
+    clean = mixture.conditional(x, 1 - 1e-12)
+    torch.testing.assert_close(clean.mean, x, rtol=0, atol=1e-4)
+    assert clean.trace().max() < 1e-4
+    lost = mixture.conditional(x, 1e-14)
+    torch.testing.assert_close(lost.mean, mixture.mean().expand_as(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(lost.dense()[0], mixture.dense_covariance(), rtol=0, atol=1e-5)
+
+
+def test_as_a_prior_it_gives_itself():
+    """The unconditional sampler with many steps: moments of the mixture, to the error of 20,000 draws and 200 steps."""
+    mixture = seeded(dimension=4, components=2, rank=2, floor=0.1, spread=0.5, scale=0.5)
+    x_T = torch.randn(20_000, 1, 1, 4, generator=torch.Generator().manual_seed(5))
+    torch.manual_seed(6)
+    out = sample(mixture, None, None, Sampler(steps=200, clip_denoised=False), x_T).flatten(1).double()
+    torch.testing.assert_close(out.mean(0), mixture.mean(), rtol=0, atol=0.02)
+    torch.testing.assert_close(out.T.cov(), mixture.dense_covariance(), rtol=0, atol=0.03)
+    torch.testing.assert_close(mixture.responsibilities(out).mean(0), mixture.weights, rtol=0, atol=0.02)
+
+
+def test_no_dense_matrix_at_image_size():
+    """64 px: a d x d matrix would take 1.2 GB; applying the covariance takes a few hundred kB."""
+    mixture = seeded(dimension=3 * 64 * 64, components=2, rank=3, floor=0.1, spread=0.5, scale=1.0, shape=(3, 64, 64))
+    x_t = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(7))
+    conditional = mixture.conditional(x_t, AB)
+    v = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(8))
+    applied = conditional.apply(v)
+    assert applied.shape == v.shape and (applied * v).flatten(1).sum(1).min() > 0
+    # symmetric: <u, C v> = <C u, v>
+    torch.testing.assert_close((x_t * applied).sum(), (conditional.apply(x_t) * v).sum(), rtol=1e-3, atol=1e-3)
+    assert max(t.numel() for t in (mixture.basis, mixture.means, conditional.extra)) < 100_000
+
+
+def test_shape_and_dtype_come_back():
+    mixture = seeded(dimension=12, components=2, rank=2, floor=0.1, spread=0.5, scale=0.5, shape=(3, 2, 2))
+    x_t = torch.randn(5, 3, 2, 2)
+    eps, v = mixture.predict(x_t, 500)
+    assert eps.shape == x_t.shape and eps.dtype == torch.float32 and v is None
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (dict(weights=[1.0, -1.0], means=[[0.0], [1.0]]), "weights positive"),
+        (dict(weights=[1.0], means=[[0.0], [1.0]]), "expected [K, d] and [K]"),
+        (dict(weights=[1.0], means=[[0.0, 0.0]], factors=[[[1.0]]]), "expected [K, d, r]"),
+        (dict(weights=[1.0], means=[[0.0, 0.0]], covariances=[[[1.0, 0.5], [0.0, 1.0]]]), "symmetric"),
+        (dict(weights=[1.0], means=[[0.0, 0.0]], covariances=[[[1.0, 2.0], [2.0, 1.0]]]), "negative"),
+        (dict(weights=[1.0], means=[[0.0, 0.0]], shape=[3, 1, 1]), "does not hold 2"),
+    ],
+)
+def test_what_is_no_mixture_is_refused(arguments, words):
+    with pytest.raises(ValueError, match=words.replace("[", r"\[").replace("]", r"\]")):
+        GaussianMixture(**arguments)
+
+
+def test_the_configs_give_mixtures():
+    fitted = instantiate(compose_config("model=gaussian_mixture").model)
+    assert fitted.shape == (3, 16, 16) and 0.05 < fitted.outside.sqrt().min() < fitted.outside.sqrt().max() < 0.2
+    plane = instantiate(compose_config("model=gaussian_mixture_2d").model)
+    assert plane.dimension == 2 and plane.weights.sum().item() == pytest.approx(1)
+    assert instantiate(compose_config("model=gaussian_mixture_64d").model).shape == (1, 8, 8)
