@@ -36,7 +36,7 @@ def laurent_massart(n: int, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def nearest_subspace(mixture: GaussianMixture, x: Tensor) -> tuple[Tensor, Tensor]:
     """Distance of each point to the nearest of the affine subspaces mu_k + span U_k, [B], and which one, [B]."""
-    _, _, outside = mixture._project(x, 1.0)
+    _, _, outside = mixture.project(x, 1.0)
     squared, k = outside.min(1)
     return squared.sqrt(), k
 

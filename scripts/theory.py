@@ -210,8 +210,8 @@ def collect(planned: list[Job], out: Path) -> dict[str, pd.DataFrame]:
     ):
         for name, part in json.loads(file_of(job, out).read_text())["rows"].items():
             rows[name] += [{"setting": job.setting, "method": job.method, "steps": job.steps, **row} for row in part]
-    rows["concentration"] = concentration()
     tables = {name: pd.DataFrame(part) for name, part in rows.items()}
+    tables |= {"concentration": concentration(), "correlations": correlations(tables["trials"])}
     for name, table in tables.items():
         if name != "points":
             write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
@@ -236,6 +236,24 @@ def run(planned: list[Job], out: Path, workers: int) -> None:
             bar.update(job.cost)
 
 
+def correlations(trials: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of leaving the sphere (mean |deviation - 1| of a run) with the distance to the posterior, of
+    each host in each setting: over all trials, and without those whose guidance is weaker than the best."""
+    rows = []
+    hosts = trials[~trials["method"].str.endswith("_dsg")].dropna(subset=["sliced_wasserstein"])
+    for (setting, method), part in hosts.groupby(["setting", "method"], sort=False):
+        best = part.loc[part.groupby("steps")["sliced_wasserstein"].idxmin()].set_index("steps")["value"]
+        strong = part[part["value"] >= part["steps"].map(best)]
+        rows.append(
+            {"setting": setting, "host": method, "all": _spearman(part), "not weaker than the best": _spearman(strong)}
+        )
+    return pd.DataFrame(rows)
+
+
+def _spearman(trials: pd.DataFrame) -> float:
+    return float(trials["off_sphere"].rank().corr(trials["sliced_wasserstein"].rank()))
+
+
 COLUMNS = {
     "sliced_wasserstein": ("sliced W2", 3), "energy": ("energy", 3), "mean_error": ("mean", 3), "covariance_error": ("cov.", 2),
     "spread": ("spread", 2), "mode_error": ("modes", 3), "in_region": ("in 90 %", 2), "coverage": ("coverage", 2), "to_truth": ("to truth", 2),
@@ -252,7 +270,7 @@ the true x0, over twice the posterior's tr C: 1 for posterior samples, .5 for th
 """
 
 
-def markdown(cells: pd.DataFrame) -> str:
+def markdown(cells: pd.DataFrame, correlation: pd.DataFrame) -> str:
     parts = SUITE["tuning"], SUITE["report"]
     text = HEAD.format(
         trials=parts[0]["trials"], tuning=parts[0]["observations"], tuning_samples=parts[0]["samples"],
@@ -267,7 +285,9 @@ def markdown(cells: pd.DataFrame) -> str:
         for name, (title, digits) in COLUMNS.items():
             table[title] = part[name].map(f"{{:.{digits}f}}".format)
         text += f"\n## {setting}\n\n{' '.join(SUITE['settings'][setting]['options'])}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n"
-    return text
+    text += "\n## Leaving the sphere, and the distance to the posterior\n\nRank correlation over trials (every step size, at every number of steps) of"
+    text += " mean |deviation - 1| with sliced W2.\n\n"
+    return text + correlation.to_markdown(index=False, floatfmt=".2f") + "\n"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -283,7 +303,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--workers: 1 or more; --most-steps: at least the fewest steps of a setting")
     run(planned, args.out, args.workers)
     tables = collect(planned, args.out)
-    write_text(args.out / "table.md", markdown(tables["cells"]))
+    write_text(args.out / "table.md", markdown(tables["cells"], tables["correlations"]))
     written = theory_figures.draw(tables, args.out, {s: truth(s, "tuning") for s in ("plane",)})
     print(f"{args.out}: table.md, " + ", ".join(written))
 

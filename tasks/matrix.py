@@ -62,7 +62,7 @@ class Matrix(LinearTask):
             self._cache[key] = torch.as_tensor(self.matrix(flat.shape[1]), dtype=x.dtype, device=x.device)
         return (flat @ self._cache[key].T)[:, None, None]
 
-    def given(self, y: Tensor, ids: Sequence[str], seed: int) -> dict[str, Tensor]:
+    def measurement_size(self, size: int) -> int:
         raise ValueError(f"task={self.name}: a measurement is no picture; data.degraded=true does not apply")
 
 

@@ -134,6 +134,14 @@ def test_shape_and_dtype_come_back():
     assert eps.shape == x_t.shape and eps.dtype == torch.float32 and v is None
 
 
+def test_a_batch_changes_nothing():
+    mixture = instantiate(compose_config("model=gaussian_mixture").model)
+    x_t = torch.randn(16, *mixture.shape, generator=torch.Generator().manual_seed(9))
+    together = mixture.predict(x_t, 300)[0]
+    alone = torch.cat([mixture.predict(x[None], 300)[0] for x in x_t])
+    torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [

@@ -141,8 +141,20 @@ def test_distances_of_a_shift_in_closed_form():
     found = distances.sliced_wasserstein(x, x + v, directions=20_000)
     assert found == pytest.approx(v.norm().item() / math.sqrt(3), rel=0.02)
     assert distances.sliced_wasserstein(x, x) == 0
-    with pytest.raises(ValueError, match="as many points"):
+    assert distances.sliced_wasserstein(x, x.repeat(3, 1)) == pytest.approx(0, abs=1e-12)  # more points to compare with
+    with pytest.raises(ValueError, match="k points"):
         distances.sliced_wasserstein(x, x[:10])
+
+
+def test_moments_and_distance_to_the_truth_in_closed_form():
+    """Points around m with covariance 4 C: mean right, covariance 3 |C| off, spread 4."""
+    c = torch.diag(torch.tensor([1.0, 0.25], dtype=torch.float64))
+    x = 2 * normal(50_000, 2, 0) @ c.sqrt() + 3
+    found = distances.moments(x, torch.full((2,), 3.0, dtype=torch.float64), c)
+    assert found["mean_error"] < 0.02 and found["covariance_error"] == pytest.approx(3, rel=0.03)
+    assert found["spread"] == pytest.approx(4, rel=0.02)
+    at_mean = torch.full((10, 2), 3.0, dtype=torch.float64)
+    assert distances.error_to_truth(at_mean, torch.tensor([4.0, 3.0]), c) == pytest.approx(1 / 2.5)
 
 
 def test_energy_distance_in_one_dimension():
@@ -159,7 +171,7 @@ def test_exact_samples_reach_the_floor_and_others_do_not():
     known = GroundTruth(PLANE, instantiate(config.task), observations=6, samples=1000)
     floor = known.measure(known.floor()).mean()
     assert list(floor.index) == list(MEASURES)
-    assert floor["mean_error"] < 0.06 and floor["covariance_error"] < 0.15 and abs(floor["energy"]) < 0.01
+    assert floor["mean_error"] < 0.08 and floor["covariance_error"] < 0.15 and abs(floor["energy"]) < 0.01
     assert floor["spread"] == pytest.approx(1, abs=0.1) and floor["in_region"] == pytest.approx(0.9, abs=0.03)
     half = known.floor().mean(1, keepdim=True).expand(-1, 1000, -1)  # all at the mean: no spread
     collapsed = known.measure(half).mean()

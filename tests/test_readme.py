@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = {m[1]: m[2] for m in re.finditer(r"```\w+\n# (\S+)\n(.*?)```", README, re.S)}
+README, THEORY = (ROOT / "README.md").read_text(), (ROOT / "docs/theory.md").read_text()
+BLOCKS = {m[1]: m[2] for m in re.finditer(r"```\w+\n# (\S+)\n(.*?)```", README + THEORY, re.S)}
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,16 @@ def test_the_constraint_in_a_loop_of_one_s_own(avatars):
     assert (ends[1] < 0.9 * ends[0]).all()
 
 
+def test_ground_truth_measures_a_sampler(capsys):
+    exec(BLOCKS["measure_mine.py"], {})
+    measured = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "dtype" not in line)
+    assert 0.2 < float(measured["sliced_wasserstein"]) < 2 and 0 < float(measured["coverage"]) <= 1
+
+
 def test_every_file_the_readme_links_exists():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+    for text, folder in ((README, ROOT), (THEORY, ROOT / "docs")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (folder / target).exists(), target
     for path in re.findall(r"^\| `([^`]+)`", README.split("## The house")[1].split("##")[0], re.M):
         assert (ROOT / path).exists(), path
 

@@ -123,7 +123,7 @@ class GaussianMixture:
 
     def log_density(self, x_t: Tensor, ab: float = 1.0) -> Tensor:
         """log p_t(x_t), [B]; of x0 itself at ab = 1, where floor > 0 or a full covariance is needed."""
-        return torch.logsumexp(self._log_joint(*self._project(x_t, ab), ab), dim=1)
+        return torch.logsumexp(self._log_joint(*self.project(x_t, ab), ab), dim=1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draws of x0, [count, *shape], in the mixture's dtype; the generator is a CPU one."""
@@ -153,7 +153,7 @@ class GaussianMixture:
 
     # --- how
 
-    def _project(self, x_t: Tensor, ab: float) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x_t: Tensor, ab: float) -> tuple[Tensor, Tensor, Tensor]:
         """x [B, d]; x - sqrt(ab) mu_k in the basis of k, [B, K, r]; its squared length outside of that, [B, K]."""
         x, root = x_t.flatten(1).to(self.means.dtype), math.sqrt(ab)
         inside = (x @ self.columns).unflatten(1, self.means_in.shape) - root * self.means_in
@@ -179,7 +179,7 @@ class GaussianMixture:
         Per component it is N(mu_k + gain (x_t - sqrt(ab) mu_k), C_k), gain = sqrt(ab) Sigma_k (ab Sigma_k + (1-ab) I)^-1 and
         C_k = (1-ab) Sigma_k (ab Sigma_k + (1-ab) I)^-1 (the Wiener filter).
         """
-        x, inside, outside = self._project(x_t, ab)
+        x, inside, outside = self.project(x_t, ab)
         r = torch.softmax(self._log_joint(x, inside, outside, ab), dim=1)
         var_in, var_out = self._variances(ab)
         root, tiny = math.sqrt(ab), torch.finfo(x.dtype).tiny
