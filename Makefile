@@ -18,7 +18,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf .venv results/avatars64 *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv results/avatars64 results/gaussian_mixture *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # IMAGES=64 STEPS="20 50 100" change what is run; SUITE=theory runs another suite
