@@ -7,7 +7,7 @@ setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,data]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,data,semantic]"
 	touch $@
 
 test: setup

@@ -30,6 +30,40 @@ def require(checkpoint: str | Path, name: str) -> Path:
     raise FileNotFoundError(f"no checkpoint at {checkpoint}; get it with: {how_to_get(name)}")
 
 
+def require_folder(checkpoint: str | Path | None, name: str) -> Path:
+    """A folder in diffusers' format: `checkpoint` itself, or the snapshot of that repository on the Hugging Face hub.
+
+    Raises:
+        FileNotFoundError: with what to do.
+    """
+    if checkpoint is None:
+        raise FileNotFoundError(f"model={name} needs model.checkpoint=<folder, or id on the Hugging Face hub>")
+    path = resolve(checkpoint)
+    if path.is_dir():
+        return path
+    if not _is_hub_id(str(checkpoint)):
+        raise FileNotFoundError(f"no folder at {checkpoint}; get it with: {how_to_get(name)}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(checkpoint), allow_patterns=["*.json", "*.safetensors", "*.bin", "*.txt"]))
+    except Exception as error:  # whatever the hub's client and its connection raise
+        raise FileNotFoundError(
+            f"no folder at {checkpoint}, and the Hugging Face hub does not give it: {first_line(error)}"
+        ) from None
+
+
+def first_line(error: Exception, most: int = 160) -> str:
+    """What an error of another library says, short."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
+def _is_hub_id(name: str) -> bool:
+    """owner/name, and not a path below one of our folders."""
+    parts = name.split("/")
+    return len(parts) == 2 and all(parts) and not name.startswith((".", "~", "checkpoints/"))
+
+
 def how_to_get(name: str) -> str:
     if name in ("avatars64", "gaussian_mixture"):
         return f"git checkout -- checkpoints/{name} (or make it: see checkpoints/{name}/README.md)"
@@ -49,9 +83,8 @@ def read_state_dict(path: Path, name: str) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{path} cannot be read as a checkpoint (truncated, or not one): {reason[:160]}. "
+            f"{path} cannot be read as a checkpoint (truncated, or not one): {first_line(error)}. "
             f"Remove it and get it again: {how_to_get(name)}"
         ) from None
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):

@@ -27,7 +27,7 @@ def prepare(config: DictConfig, out: Path | None = None) -> tuple[Cell, Results]
     check(config)
     device = pick_device(config.device)
     sampler, task = build(config.sampler), build(config.task)
-    if "checkpoint" in config.model:
+    if "unet" in config.model:
         require(config.model.checkpoint, config.model.name)
     model = json.dumps(OmegaConf.to_container(config.model, resolve=True))
     size = picture_size(config, model)

@@ -7,7 +7,9 @@ a later call checks the file against them, so that everybody who shares the reco
 """
 
 import argparse
+import hashlib
 import json
+import shutil
 import sys
 import urllib.error
 import urllib.request
@@ -16,14 +18,15 @@ from pathlib import Path
 import gdown
 from tqdm import tqdm
 
-from dsg.checkpoints import REPOSITORY, file_hash
+from dsg.checkpoints import REPOSITORY, file_hash, first_line
 
-SOURCES = {  # name: (file, where; "gdrive:" is a Google Drive id)
+SOURCES = {  # name: (file or folder, where; "gdrive:" is a Google Drive id, "hub:" a repository on the Hugging Face hub)
     "ffhq256": ("ffhq_10m.pt", "gdrive:1BGwhRWUoguF-D8wlZ65tf227gp3cDUDh"),
     "imagenet256": (
         "256x256_diffusion_uncond.pt",
         "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion_uncond.pt",
     ),
+    "celebahq256": ("celebahq256", "hub:google/ddpm-ema-celebahq-256"),
 }
 
 
@@ -33,6 +36,8 @@ def download(source: str, temporary: Path) -> None:
     Raises:
         OSError: what arrived is not whole, or no checkpoint.
     """
+    if source.startswith("hub:"):
+        return download_snapshot(source.removeprefix("hub:"), temporary)
     if source.startswith("gdrive:"):
         gdown.download(id=source.removeprefix("gdrive:"), output=str(temporary), resume=True)
         if not temporary.exists():
@@ -44,6 +49,21 @@ def download(source: str, temporary: Path) -> None:
     if start in (b"", b"<"):
         temporary.unlink()
         raise OSError("the server sent an empty file" if not start else "the server sent a web page, not a checkpoint")
+
+
+def download_snapshot(repository: str, temporary: Path) -> None:
+    """The configs and weights of a hub repository, safetensors where there are both. What is there already is continued."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        files = HfApi().list_repo_files(repository)
+        safe = {f.removesuffix(".safetensors") for f in files if f.endswith(".safetensors")}
+        pickled = [f for f in files if f.endswith(".bin") and f.removesuffix(".bin") not in safe]
+        wanted = [f for f in files if f.endswith((".json", ".txt", ".safetensors"))] + pickled
+        snapshot_download(repository, local_dir=temporary, allow_patterns=wanted)
+    except Exception as error:  # the client's own errors, and those of the HTTP library beneath it, which changes
+        raise OSError(f"hub:{repository}: {first_line(error)}") from None
+    shutil.rmtree(temporary / ".cache", ignore_errors=True)  # the client's own notes
 
 
 def download_http(url: str, temporary: Path) -> None:
@@ -71,13 +91,22 @@ def download_http(url: str, temporary: Path) -> None:
         raise OSError(f"the connection closed after {received} of {total} bytes: call again to go on from there")
 
 
+def describe(path: Path) -> dict:
+    """Size and SHA-256 of a file; of a folder, the sum, and the SHA-256 of its files' names and sums."""
+    if path.is_file():
+        return {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+    files = sorted(f for f in path.rglob("*") if f.is_file())
+    lines = "".join(f"{f.relative_to(path).as_posix()} {file_hash(f)}\n" for f in files)
+    return {"bytes": sum(f.stat().st_size for f in files), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
+
+
 def check_or_record(path: Path, record_file: Path) -> str:
     """Compare the file with its record, or write the record. Returns what was done.
 
     Raises:
         ValueError: the file differs from the record.
     """
-    found = {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+    found = describe(path)
     if not record_file.exists():
         record_file.write_text(json.dumps(found, indent=1) + "\n")
         return f"recorded {found['bytes']} bytes, SHA-256 {found['sha256']}"
@@ -104,7 +133,7 @@ def fetch(name: str, folder: Path, source: str | None = None) -> None:
     try:
         checked = check_or_record(temporary, record_file)
     except ValueError:
-        temporary.unlink()
+        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink()
         raise
     temporary.rename(path)
     print(f"{name}: {path} {checked}")
@@ -114,7 +143,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", metavar="name", help=", ".join(SOURCES))
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "checkpoints")
-    parser.add_argument("--source", help="another URL for the (single) name, for instance a mirror")
+    parser.add_argument(
+        "--source", help="another source for the (single) name: a URL, for instance of a mirror, or hub:<owner>/<name>"
+    )
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in SOURCES]
     if unknown:

@@ -84,3 +84,80 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, server, path, words):
 def test_unknown_names_list_the_choices(tmp_path):
     done = fetch(tmp_path, name="nope")
     assert done.returncode == 2 and "ffhq256, imagenet256" in done.stderr
+
+
+HUB = {
+    "config.json": b'{"_class_name": "UNet2DModel"}',
+    "scheduler_config.json": b"{}",
+    "diffusion_pytorch_model.safetensors": BODY,
+    "diffusion_pytorch_model.bin": BODY * 2,
+    "picture.png": b"no weights",
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """What the Hugging Face hub answers about one repository, as far as its client asks."""
+
+    def answer(self, with_body):
+        commit = "0" * 40
+        if self.path.startswith("/api/models/owner/name/tree"):
+            tree = [{"type": "file", "path": f, "size": len(b), "oid": str(hash(b))} for f, b in HUB.items()]
+            body = json.dumps(tree).encode()
+        elif self.path.startswith("/api/models/owner/name"):
+            body = json.dumps({"id": "owner/name", "sha": commit, "siblings": [{"rfilename": f} for f in HUB]}).encode()
+        elif self.path.startswith("/owner/name/resolve/") and self.path.split("/")[-1] in HUB:
+            body = HUB[self.path.split("/")[-1]]
+            self.server.sent.append(self.path.split("/")[-1])
+        else:
+            return self.send_error(404)
+        self.send_response(200)
+        for key, value in (("Content-Length", len(body)), ("X-Repo-Commit", commit), ("ETag", f'"{hash(body)}"')):
+            self.send_header(key, str(value))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def do_GET(self):
+        self.answer(True)
+
+    def do_HEAD(self):
+        self.answer(False)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.sent = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield server
+    server.shutdown()
+
+
+def fetch_from_hub(folder, source="hub:owner/name"):
+    command = [sys.executable, str(ROOT / "scripts/fetch_checkpoints.py"), "celebahq256", f"--folder={folder}"]
+    return subprocess.run([*command, f"--source={source}"], capture_output=True, text=True)
+
+
+def test_a_hub_repository_comes_whole_and_is_recorded(hub, tmp_path):
+    done = fetch_from_hub(tmp_path)
+    assert done.returncode == 0, done.stderr
+    files = {f.name: f.read_bytes() for f in (tmp_path / "celebahq256").iterdir()}
+    # configs and weights, safetensors where there are both
+    wanted = ("config.json", "scheduler_config.json", "diffusion_pytorch_model.safetensors")
+    assert files == {name: HUB[name] for name in wanted}
+    assert json.loads((tmp_path / "celebahq256.json").read_text())["bytes"] == sum(map(len, files.values()))
+    asked = len(hub.sent)
+    assert "as recorded" in fetch_from_hub(tmp_path).stdout and len(hub.sent) == asked
+    (tmp_path / "celebahq256/config.json").write_text("{}")
+    changed = fetch_from_hub(tmp_path)
+    assert changed.returncode == 1 and "is not the file that was recorded" in changed.stderr
+
+
+def test_a_hub_that_does_not_answer_is_named(hub, tmp_path):
+    done = fetch_from_hub(tmp_path, "hub:owner/other")
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "celebahq256: " in done.stderr
+    assert not (tmp_path / "celebahq256").exists()

@@ -1,0 +1,163 @@
+"""Priors in diffusers' format: small random ones, saved as a pipeline is, and loaded through the config."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, compose_config
+from diffusers import DDPMScheduler, UNet2DModel
+from hydra.utils import instantiate
+
+from dsg.priors.diffusers_prior import to_eps
+from dsg.samplers import sample
+
+SMALL = dict(
+    sample_size=16, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=8,
+)  # fmt: skip
+
+
+def save(folder, parts=True, scheduler=None, **model):
+    """A random model and its scheduler: in folders of their own, as pipelines are saved, or side by side."""
+    torch.manual_seed(0)
+    net = UNet2DModel(**{**SMALL, **model})
+    net.save_pretrained(folder / "unet" if parts else folder)
+    DDPMScheduler(**(scheduler or {})).save_pretrained(folder / "scheduler" if parts else folder)
+    return net
+
+
+def load(folder, *overrides):
+    return instantiate(compose_config("model=diffusers", f"model.checkpoint={folder}", *overrides).model)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("parts", [True, False], ids=["pipeline folders", "one folder"])
+def test_it_predicts_what_the_model_does(tmp_path, x, parts):
+    net = save(tmp_path, parts)
+    prior = load(tmp_path)
+    eps, v = prior.predict(x, 321)
+    torch.testing.assert_close(eps, net(x, 321).sample, rtol=1e-4, atol=1e-5)
+    assert v is None and prior.shape == (3, 16, 16) and not prior.learns_variance
+    assert not any(p.requires_grad for p in prior.parameters())
+    alone = torch.cat([prior.predict(one[None], 321)[0] for one in x])
+    assert torch.equal(alone, eps)
+
+
+@pytest.mark.parametrize(
+    "scheduler, words",
+    [
+        (dict(beta_start=1e-4, beta_end=0.02), "linear"),
+        (dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, num_train_timesteps=500), "scaled"),
+        (dict(beta_schedule="squaredcos_cap_v2"), "cosine"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_schedule_is_the_scheduler_s(tmp_path, scheduler, words):
+    save(tmp_path, scheduler=scheduler)
+    expected = DDPMScheduler(**scheduler).alphas_cumprod.double()
+    torch.testing.assert_close(load(tmp_path).schedule.alpha_bar, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_all_kinds_of_prediction_are_the_same_eps(x):
+    """From x0 and eps that are known."""
+    ab, eps = 0.37, torch.randn(3, 3, 16, 16)
+    x_t = math.sqrt(ab) * x + math.sqrt(1 - ab) * eps
+    v = math.sqrt(ab) * eps - math.sqrt(1 - ab) * x
+    for kind, out in (("epsilon", eps), ("v_prediction", v), ("sample", x)):
+        torch.testing.assert_close(to_eps(out, x_t, ab, kind), eps, rtol=1e-4, atol=1e-5)
+
+
+def test_a_learned_variance_is_split_off(tmp_path, x):
+    net = save(tmp_path, out_channels=6)
+    eps, v = load(tmp_path).predict(x, 10)
+    torch.testing.assert_close(torch.cat([eps, v], 1), net(x, 10).sample, rtol=1e-4, atol=1e-5)
+
+
+def test_guidance_goes_through_it(tmp_path, x):
+    """DPS lowers the loss of a linear task against no guidance, on the same noise."""
+    save(tmp_path)
+    prior, losses = load(tmp_path), []
+    task = instantiate(compose_config("task=super_resolution", "task.sigma=0").task)
+    condition = task.measure(torch.tanh(x), ["a", "b", "c"], 0)
+    for options in (["sampler=unconditional"], ["sampler=dps", "sampler.step_size=2"]):
+        sampler = instantiate(compose_config("data=diffusers", *options, "sampler.steps=8").sampler)
+        torch.manual_seed(2)
+        losses.append(task.loss(sample(prior, task, condition, sampler, x), condition))
+    assert torch.isfinite(losses[1]).all() and (losses[1] < 0.9 * losses[0]).all()
+
+
+def test_the_weights_are_part_of_the_identity(tmp_path):
+    for name, channels in (("a", (8, 16)), ("b", (8, 24))):
+        save(tmp_path / name, block_out_channels=channels)
+    save(tmp_path / "c", scheduler=dict(beta_end=0.03))
+    hashes = [load(tmp_path / name).weights_hash for name in "abc"]
+    assert len(set(hashes)) == 3 and hashes[0] == load(tmp_path / "a").weights_hash
+
+
+def call(*overrides):
+    command = [sys.executable, "run.py", "wandb.mode=disabled", "sampler.steps=2", "data.limit=2", *map(str, overrides)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_cell_on_the_command_line(tmp_path):
+    save(tmp_path / "m")
+    done = call("model=diffusers", f"model.checkpoint={tmp_path / 'm'}", "data=avatars64", f"out={tmp_path / 'o'}")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "o/images").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "make, overrides, words",
+    [
+        (None, ["model=celebahq256"], ["python scripts/fetch_checkpoints.py celebahq256"]),
+        (None, ["model=diffusers"], ["model.checkpoint="]),
+        (lambda f: f.mkdir(), [], ["no config.json"]),
+        (lambda f: (save(f), (f / "scheduler/scheduler_config.json").unlink()), [], ["scheduler_config.json"]),
+        (lambda f: save(f, num_class_embeds=10), [], ["class-conditional"]),
+        (lambda f: (save(f), (f / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99)), [], ["cannot be read"]),
+        (lambda f: (save(f), (f / "unet/config.json").write_text(json.dumps({"_class_name": "VQModel"}))), [], ["cannot be read"]),
+    ],
+    ids=["not fetched", "none named", "empty folder", "no scheduler", "class-conditional", "truncated", "another model"],
+)  # fmt: skip
+def test_what_is_no_such_model_is_one_clear_line(tmp_path, make, overrides, words):
+    if make is not None:
+        make(tmp_path / "m")
+        overrides = ["model=diffusers", f"model.checkpoint={tmp_path / 'm'}"]
+    done = call(*overrides, "data=avatars64", f"out={tmp_path / 'o'}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert all(w in done.stderr for w in words), done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+CELEBAHQ = dict(  # config.json of google/ddpm-ema-celebahq-256
+    sample_size=256, in_channels=3, out_channels=3, layers_per_block=2, block_out_channels=(128, 128, 256, 256, 512, 512),
+    down_block_types=(*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4), norm_num_groups=32, norm_eps=1e-6,
+    downsample_padding=0, flip_sin_to_cos=False, freq_shift=1, attention_head_dim=None,
+)  # fmt: skip
+
+
+def test_celebahq_at_its_full_size(tmp_path):
+    """113.7 M parameters, loaded as the fetched files would be; a guided step at 64 px with a finite gradient."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        net = UNet2DModel(**CELEBAHQ)
+    assert sum(p.numel() for p in net.parameters()) == 113_673_219
+    net = net.to_empty(device="cpu")
+    for p in net.parameters():  # filled at once: torch's own initialisation takes longer than the test
+        torch.nn.init.normal_(p, std=0.02)
+    net.half().save_pretrained(tmp_path)
+    DDPMScheduler().save_pretrained(tmp_path)
+    prior = instantiate(compose_config("model=celebahq256", f"model.checkpoint={tmp_path}").model)
+    assert prior.shape == (3, 256, 256) and next(prior.parameters()).dtype == torch.float32
+    x = torch.randn(1, 3, 64, 64, requires_grad=True)
+    eps, _ = prior.predict(x, 500)
+    (gradient,) = torch.autograd.grad(eps.square().sum(), x)
+    assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
