@@ -51,6 +51,8 @@ class Job:
     @property
     def cost(self) -> int:
         """Roughly proportional to its time."""
+        if self.method == "diagnosis":
+            return 20 * self.steps
         trials = SUITE["tuning"]["trials"] if self.method in SUITE["samplers"] else 1
         backward = 3 if self.method.startswith(("dps", "freedom")) else 1
         return max(self.steps, 20) * trials * backward * (5 if self.setting == "faces768" else 1)

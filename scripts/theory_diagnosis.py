@@ -13,7 +13,7 @@ from dsg.posterior import explicit_matrix
 from dsg.samplers import Sampler, sample
 from dsg.theory import cosine, jensen_bound, jensen_gap, laurent_massart, off_manifold, quadratic_gap, tangent_share
 
-DRAWS = 200  # of p(x0 | x_t), for expectations
+DRAWS = 50  # of p(x0 | x_t), for expectations
 
 
 def diagnose(known: GroundTruth, steps: int) -> list[dict]:

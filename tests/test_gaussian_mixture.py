@@ -59,6 +59,8 @@ def test_the_covariance_is_the_denoiser_s_jacobian(mixture, x):
     )
     conditional = mixture.conditional(x, AB)
     torch.testing.assert_close(conditional.dense(), (1 - AB) / math.sqrt(AB) * jacobian, rtol=1e-9, atol=1e-9)
+    columns = [conditional.apply(e.expand_as(x)) for e in torch.eye(mixture.dimension, dtype=torch.float64)]
+    torch.testing.assert_close(torch.stack(columns, 2), conditional.dense(), rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(conditional.trace(), conditional.dense().diagonal(dim1=1, dim2=2).sum(1))
 
 

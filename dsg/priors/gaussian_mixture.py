@@ -251,9 +251,12 @@ class Conditional:
 
     def dense(self) -> Tensor:
         """Cov[x0 | x_t], [B, d, d]: for small d."""
-        batch, d = self.mean.shape
-        eye = torch.eye(d).to(self.mean)
-        return torch.stack([self.apply(e.expand(batch, d)) for e in eye], dim=2)
+        mix, (inside, outside) = self.mixture, self._component_variances()
+        eye = torch.eye(mix.dimension).to(self.mean)
+        each = mix.basis * (inside - outside[:, None])[:, None] @ mix.basis.mT + outside[:, None, None] * eye
+        away = self.component_means() - self.mean[:, None]
+        between = (self.responsibilities[..., None] * away).mT @ away
+        return torch.einsum("bk,kde->bde", self.responsibilities, each) + between
 
 
 def from_file(checkpoint: str, shape: Sequence[int], name: str = "gaussian_mixture") -> GaussianMixture:
