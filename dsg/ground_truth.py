@@ -16,7 +16,7 @@ from dsg.distances import (
     moments,
     sliced_wasserstein,
 )
-from dsg.noise import standard_normal
+from dsg.noise import rng, standard_normal
 from dsg.posterior import task_posterior
 from dsg.priors.gaussian_mixture import GaussianMixture
 from dsg.samplers import Sampler, StepState, sample
@@ -39,6 +39,8 @@ class GroundTruth:
     def __init__(self, prior: GaussianMixture, task, observations: int, samples: int, seed: int = 0):
         self.prior, self.task, self.samples, self.seed = prior, task, samples, seed
         task.check(prior.shape)
+        if task.sigma == 0:
+            raise ValueError("task.sigma=0: a posterior without noise has no density to compare with")
         self.truths = prior.sample(observations, torch.Generator().manual_seed(seed)).float()
         self.condition = task.measure(self.truths, [f"truth{i}" for i in range(observations)], seed)
         self.posteriors = [
@@ -46,10 +48,11 @@ class GroundTruth:
             for i in range(observations)
         ]
         self.moments = [(p.mean(), p.dense_covariance()) for p in self.posteriors]
-        self.exact = [self._exact(p, 2 * seed + 1, EXACT * samples) for p in self.posteriors]
+        self.exact = [self._exact(i, "compared with", EXACT * samples) for i in range(observations)]
 
-    def _exact(self, posterior: GaussianMixture, seed: int, count: int) -> Tensor:
-        return posterior.sample(count, torch.Generator().manual_seed(seed)).flatten(1)
+    def _exact(self, i: int, purpose: str, count: int) -> Tensor:
+        seed = int(rng(self.seed, "ground truth", i, purpose).integers(2**62))
+        return self.posteriors[i].sample(count, torch.Generator().manual_seed(seed)).flatten(1)
 
     def noise(self, first: int = 0, last: int | None = None) -> Callable[..., Tensor]:
         """For observations first..last-1, keyed by (seed, observation, purpose, step, repeat)."""
@@ -61,12 +64,14 @@ class GroundTruth:
 
         return draw
 
-    def run(self, sampler: Sampler, callback: Callable[[StepState], None] | None = None) -> Tensor:
-        """`samples` restorations of every observation by a guided sampler, [Y, N, d]."""
+    def run(
+        self, sampler: Sampler, callback: Callable[[StepState], None] | None = None, prior=None, task=None
+    ) -> Tensor:
+        """`samples` restorations of every observation by a guided sampler, [Y, N, d]; another prior or task may stand in."""
         noise = self.noise()
         repeated = {k: v.repeat_interleave(self.samples, 0) for k, v in self.condition.items()}
         x_T = noise(0, purpose="start")
-        return self._arrange(sample(self.prior, self.task, repeated, sampler, x_T, noise, callback))
+        return self._arrange(sample(prior or self.prior, task or self.task, repeated, sampler, x_T, noise, callback))
 
     def oracle(self, sampler: Sampler, callback: Callable[[StepState], None] | None = None) -> Tensor:
         """The same by an unconditional sampler under the true conditional score: each posterior as the prior."""
@@ -78,7 +83,7 @@ class GroundTruth:
 
     def floor(self) -> Tensor:
         """Further exact samples, [Y, N, d]: what the measures give for a perfect sampler."""
-        return torch.stack([self._exact(p, 2 * self.seed + 2, self.samples) for p in self.posteriors])
+        return torch.stack([self._exact(i, "floor", self.samples) for i in range(len(self.posteriors))])
 
     def _arrange(self, x: Tensor) -> Tensor:
         return x.flatten(1).unflatten(0, (len(self.truths), self.samples)).double()

@@ -15,13 +15,20 @@ from torch import Tensor
 
 from dsg.priors.gaussian_mixture import GaussianMixture
 
+LARGEST = 2**27  # entries of [K, d, d], a gigabyte
+
 
 def posterior(prior: GaussianMixture, matrix: Tensor, y: Tensor, sigma: float) -> GaussianMixture:
     """p(x0 | y) for matrix A [m, d], y [m] and noise of standard deviation sigma.
 
     Raises:
-        ValueError: if A Sigma A^T + sigma^2 I is singular: no noise and no floor in a direction that is measured.
+        ValueError: if A Sigma A^T + sigma^2 I is singular: no noise and no floor in a direction that is measured; if the
+            posterior would not fit (`LARGEST`).
     """
+    if len(prior.weights) * prior.dimension**2 > LARGEST:
+        raise ValueError(
+            f"the posterior has {len(prior.weights)} dense covariances of {prior.dimension} dimensions: too large to be made"
+        )
     a, y = matrix.to(prior.means), y.flatten().to(prior.means)
     sigmas = prior.component_covariances()
     crossed = sigmas @ a.T  # [K, d, m]

@@ -43,7 +43,7 @@ def best_of(tried: pd.DataFrame) -> pd.Series:
     return tried.loc[tried["score"].fillna(-math.inf).idxmax()]
 
 
-def is_inside(tried: pd.DataFrame) -> bool:
+def is_inside(tried: pd.DataFrame, sampler: str) -> bool:
     """Whether values on both sides of the best were tried, or it is the largest guidance rate there is."""
     best = best_of(tried)["value"]
-    return tried["value"].min() < best < tried["value"].max() or best == 1.0
+    return tried["value"].min() < best < tried["value"].max() or (best == 1.0 and sampler.endswith("_dsg"))

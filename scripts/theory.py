@@ -25,10 +25,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from theory_ablations import exact_direction, exact_length
 from theory_diagnosis import concentration, diagnose
 from tqdm import tqdm
 
-from dsg.checkpoints import REPOSITORY, resolve
+from dsg.checkpoints import REPOSITORY, file_hash, resolve
 from dsg.ground_truth import MEASURES, GroundTruth
 from dsg.metrics import bootstrap
 from dsg.results import short_hash, write_text
@@ -37,7 +38,15 @@ from dsg.theory import manifold_deviation
 
 SUITE = OmegaConf.to_container(OmegaConf.load(REPOSITORY / "configs/suite/theory.yaml"))
 START = 0.5  # centre of the first grid of step sizes; for DSG's guidance rate it is 0.2
-ORDER = ["exact", "oracle", *SUITE["samplers"], "unconditional", "diagnosis"]
+TUNED = [*SUITE["samplers"], "dps_open", "direction_dsg"]
+ORDER = ["exact", "oracle", *SUITE["samplers"], *SUITE["ablations"], "unconditional", "diagnosis"]
+SOURCES = (
+    "dsg/**/*.py",
+    "tasks/*.py",
+    "scripts/theory.py",
+    "scripts/theory_diagnosis.py",
+    "scripts/theory_ablations.py",
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,8 @@ class Job:
         """Roughly proportional to its time."""
         if self.method == "diagnosis":
             return 20 * self.steps
-        trials = SUITE["tuning"]["trials"] if self.method in SUITE["samplers"] else 1
-        backward = 3 if self.method.startswith(("dps", "freedom")) else 1
+        trials = SUITE["tuning"]["trials"] if self.method in TUNED else 1
+        backward = {"freedom": 4, "dps": 3, "direction": 12, "length": 12}.get(self.method.split("_")[0], 1)
         return max(self.steps, 20) * trials * backward * (5 if self.setting == "faces768" else 1)
 
     @property
@@ -63,7 +72,7 @@ class Job:
         config = composed(self.setting, self.sampler, self.steps)
         parts = {k: OmegaConf.to_container(config[k], resolve=True) for k in ("model", "task", "sampler")}
         counts = {part: observed(self.setting, part) for part in ("tuning", "report")}
-        return short_hash(
+        return code() + short_hash(
             {
                 **parts,
                 "weights": instantiate_model(self.setting).weights_hash,
@@ -75,7 +84,14 @@ class Job:
 
     @property
     def sampler(self) -> str:
-        return self.method if self.method in SUITE["samplers"] else "unconditional"
+        return self.method if self.method in SUITE["samplers"] else SUITE["ablations"].get(self.method, "unconditional")
+
+
+@cache
+def code() -> str:
+    """Of the code that makes the numbers: after a change they are made again."""
+    files = sorted(f for pattern in SOURCES for f in REPOSITORY.glob(pattern))
+    return short_hash({str(f.relative_to(REPOSITORY)): file_hash(f) for f in files})
 
 
 def jobs() -> list[Job]:
@@ -86,7 +102,8 @@ def jobs() -> list[Job]:
         planned += [Job(name, m, n) for m in SUITE["samplers"] for n in setting["steps"]]
         planned += [Job(name, "unconditional", n) for n in setting["steps"]]
         planned += [Job(name, "oracle", n) for n in oracle] + [Job(name, "exact", 0)]
-    planned += [Job(name, "diagnosis", 100) for name in SUITE["diagnosed"]]
+    planned += [Job(name, m, n) for name in SUITE["ablated"] for m in SUITE["ablations"] for n in (20, 100)]
+    planned += [Job(name, "diagnosis", n) for name in SUITE["diagnosed"] for n in (20, 100)]
     return sorted(planned, key=lambda j: -j.cost)  # long ones first, so that no core waits at the end
 
 
@@ -97,9 +114,21 @@ def composed(setting: str, sampler: str, steps: int):
         return compose("config", overrides)
 
 
-def sampler_of(job: Job, value: float | None = None):
+def points_of(job: Job, known: GroundTruth, value: float | None = None, callback=None) -> torch.Tensor:
+    """What the method of the job makes of the measurements, [Y, N, d]."""
+    if job.method == "exact":
+        return known.floor()
     chosen = {} if value is None else {option_of(job.sampler): value}
-    return instantiate(composed(job.setting, job.sampler, job.steps).sampler, **chosen)
+    if job.method == "dps_open":
+        chosen["window"] = [0, 1000]  # t = 0 is left out
+    sampler = instantiate(composed(job.setting, job.sampler, job.steps).sampler, **chosen)
+    if job.method == "oracle":
+        return known.oracle(sampler)
+    if job.method == "direction_dsg":
+        return exact_direction(known, sampler, callback)
+    if job.method == "length":
+        return exact_length(known, job.steps, callback)
+    return known.run(sampler, callback)
 
 
 @cache
@@ -140,18 +169,16 @@ def run_job(job: Job) -> dict[str, list[dict]]:
     if job.method == "diagnosis":
         return {"diagnosis": diagnose(truth(job.setting, "tuning"), job.steps)}
     rows, best = {}, {}
-    if job.method in SUITE["samplers"]:
+    if job.method in TUNED:
         tried = tune(job)
-        best = {"value": best_of(tried)["value"], "inside": bool(is_inside(tried))}
+        best = {"value": best_of(tried)["value"], "inside": bool(is_inside(tried, job.sampler))}
         rows["trials"] = tried.drop(columns="score").to_dict("records")
     known, deviations = truth(job.setting, "report"), Deviations()
-    if job.method == "exact":
-        points = known.floor()
-    else:
-        sampler = sampler_of(job, best.get("value"))
-        points = known.oracle(sampler) if job.method == "oracle" else known.run(sampler, deviations)
+    points = points_of(job, known, best.get("value"), deviations)
+    measured = known.measure(points)
     rows["deviation"] = deviations.rows
-    rows["cells"] = [{**best, **summary(known.measure(points))}]
+    rows["observations"] = measured.rename_axis("observation").reset_index().to_dict("records")
+    rows["cells"] = [{**best, **summary(measured, known.samples)}]
     rows["points"] = kept(known, job, points)
     return rows
 
@@ -176,7 +203,7 @@ def tune(job: Job) -> pd.DataFrame:
     for _ in range(SUITE["tuning"]["trials"]):
         value = next_value(tried, job.sampler, 0.2 if job.sampler.endswith("_dsg") else START)
         deviations = Deviations()
-        measured = known.measure(known.run(sampler_of(job, value), deviations)).mean(skipna=False)
+        measured = known.measure(points_of(job, known, value, deviations)).mean(skipna=False)
         row = {
             "value": value,
             "score": -measured["sliced_wasserstein"],
@@ -187,9 +214,10 @@ def tune(job: Job) -> pd.DataFrame:
     return tried
 
 
-def summary(measured: pd.DataFrame) -> dict[str, float]:
-    """Means over observations with 95 % bootstrap intervals."""
-    row = {}
+def summary(measured: pd.DataFrame, samples: int) -> dict[str, float]:
+    """Means over observations with 95 % bootstrap intervals; `bias` is the root mean square error of the mean without
+    what `samples` draws of that spread would have by chance."""
+    row = {"bias": max((measured["mean_error"] ** 2 - measured["spread"] / samples).mean(), 0) ** 0.5}
     for name in MEASURES:
         row[name], row[f"{name}_low"], row[f"{name}_high"] = bootstrap(measured[name].to_numpy())
     return row
@@ -214,6 +242,7 @@ def collect(planned: list[Job], out: Path) -> dict[str, pd.DataFrame]:
             rows[name] += [{"setting": job.setting, "method": job.method, "steps": job.steps, **row} for row in part]
     tables = {name: pd.DataFrame(part) for name, part in rows.items()}
     tables |= {"concentration": concentration(), "correlations": correlations(tables["trials"])}
+    tables["paired"] = paired(tables["observations"])
     for name, table in tables.items():
         if name != "points":
             write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
@@ -242,7 +271,7 @@ def correlations(trials: pd.DataFrame) -> pd.DataFrame:
     """Spearman's rank correlation of leaving the sphere (mean |deviation - 1| of a run) with the distance to the posterior, of
     each host in each setting: over all trials, and without those whose guidance is weaker than the best."""
     rows = []
-    hosts = trials[~trials["method"].str.endswith("_dsg")].dropna(subset=["sliced_wasserstein"])
+    hosts = trials[trials["method"].isin(["dps", "freedom", "mpgd"])].dropna(subset=["sliced_wasserstein"])
     for (setting, method), part in hosts.groupby(["setting", "method"], sort=False):
         best = part.loc[part.groupby("steps")["sliced_wasserstein"].idxmin()].set_index("steps")["value"]
         strong = part[part["value"] >= part["steps"].map(best)]
@@ -256,8 +285,23 @@ def _spearman(trials: pd.DataFrame) -> float:
     return float(trials["off_sphere"].rank().corr(trials["sliced_wasserstein"].rank()))
 
 
+def paired(observations: pd.DataFrame) -> pd.DataFrame:
+    """DSG minus its host in sliced W2, measurement by measurement, with 95 % bootstrap intervals."""
+    rows = []
+    by = observations.set_index(["setting", "method", "steps"])["sliced_wasserstein"]
+    for setting, method, steps in by.index.unique():
+        host = (setting, method.removesuffix("_dsg"), steps)
+        if method in SUITE["samplers"] and method.endswith("_dsg") and host in by.index:
+            difference = by[(setting, method, steps)].to_numpy() - by[host].to_numpy()
+            mean, low, high = bootstrap(difference)
+            rows.append(
+                {"setting": setting, "host": host[1], "steps": steps, "difference": mean, "low": low, "high": high}
+            )
+    return pd.DataFrame(rows)
+
+
 COLUMNS = {
-    "sliced_wasserstein": ("sliced W2", 3), "energy": ("energy", 3), "mean_error": ("mean", 3), "covariance_error": ("cov.", 2),
+    "sliced_wasserstein": ("sliced W2", 3), "energy": ("energy", 3), "bias": ("bias", 3), "covariance_error": ("cov.", 2),
     "spread": ("spread", 2), "mode_error": ("modes", 3), "in_region": ("in 90 %", 2), "coverage": ("coverage", 2), "to_truth": ("to truth", 2),
 }  # fmt: skip
 HEAD = """# Samplers against exact posteriors
@@ -266,19 +310,20 @@ Written by `make reproduce SUITE=theory`; what it means is in docs/theory.md. Ea
 Wasserstein, {trials} trials, {tuning} measurements x {tuning_samples} samples); the numbers are of {report} other measurements x {samples} samples (plane and faces768: other counts, in configs/suite/theory.yaml), means over measurements.
 
 sliced W2: sliced 2-Wasserstein distance over the posterior's standard deviation. energy: energy distance over the mean distance of posterior samples.
-mean, cov.: relative errors of posterior mean and covariance. spread: tr Cov over the posterior's. modes: total variation of the component weights.
+bias: error of the posterior mean over the posterior's standard deviation, without what so many samples have by chance; cov.: relative error of the covariance. spread: tr Cov over the posterior's. modes: total variation of the component weights.
 in 90 %: share of samples in the exact 90 % highest-density region. coverage: of the truth by the samples' central 90 % intervals. to truth: mean squared distance to
-the true x0, over twice the posterior's tr C: 1 for posterior samples, .5 for the posterior mean. exact: other exact samples, the floor. oracle: the unconditional sampler under the true conditional score. *: best value at the edge of what was tried.
+the true x0, over twice the posterior's tr C: 1 for posterior samples, .5 for the posterior mean. exact: other exact samples, the floor. oracle: the unconditional sampler under the true conditional score. dps_open,
+direction_dsg, length: configs/suite/theory.yaml. *: best value at the edge of what was tried.
 """
 
 
-def markdown(cells: pd.DataFrame, correlation: pd.DataFrame) -> str:
+def markdown(tables: dict[str, pd.DataFrame]) -> str:
     parts = SUITE["tuning"], SUITE["report"]
     text = HEAD.format(
         trials=parts[0]["trials"], tuning=parts[0]["observations"], tuning_samples=parts[0]["samples"],
         report=parts[1]["observations"], samples=parts[1]["samples"],
     )  # fmt: skip
-    for setting, part in cells.groupby("setting", sort=False):
+    for setting, part in tables["cells"].groupby("setting", sort=False):
         value = [
             ("" if np.isnan(v) else f"{v:.3g}" + ("" if str(i) == "True" else "*"))
             for v, i in zip(part["value"], part["inside"])
@@ -287,9 +332,11 @@ def markdown(cells: pd.DataFrame, correlation: pd.DataFrame) -> str:
         for name, (title, digits) in COLUMNS.items():
             table[title] = part[name].map(f"{{:.{digits}f}}".format)
         text += f"\n## {setting}\n\n{' '.join(SUITE['settings'][setting]['options'])}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n"
+    text += "\n## DSG minus its host\n\nsliced W2, measurement by measurement: mean and 95 % bootstrap interval.\n\n"
+    text += tables["paired"].to_markdown(index=False, floatfmt="+.3f", intfmt="d") + "\n"
     text += "\n## Leaving the sphere, and the distance to the posterior\n\nRank correlation over trials (every step size, at every number of steps) of"
     text += " mean |deviation - 1| with sliced W2.\n\n"
-    return text + correlation.to_markdown(index=False, floatfmt=".2f") + "\n"
+    return text + tables["correlations"].to_markdown(index=False, floatfmt=".2f") + "\n"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -301,11 +348,13 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     wanted = args.settings or list(SUITE["settings"])
     planned = [j for j in jobs() if j.setting in wanted and j.steps <= args.most_steps]
+    if (args.settings or args.most_steps < 1000) and args.out == resolve(SUITE["out"]):
+        parser.error("a part of the suite needs another --out: the full tables are in the default one")
     if args.workers < 1 or not any(j.method in SUITE["samplers"] for j in planned):
         parser.error("--workers: 1 or more; --most-steps: at least the fewest steps of a setting")
     run(planned, args.out, args.workers)
     tables = collect(planned, args.out)
-    write_text(args.out / "table.md", markdown(tables["cells"], tables["correlations"]))
+    write_text(args.out / "table.md", markdown(tables))
     written = theory_figures.draw(tables, args.out, {s: truth(s, "tuning") for s in ("plane",)})
     print(f"{args.out}: table.md, " + ", ".join(written))
 

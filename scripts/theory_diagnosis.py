@@ -27,6 +27,7 @@ def diagnose(known: GroundTruth, steps: int) -> list[dict]:
 
         def look(state, condition=condition, a=a, posterior=posterior):
             rows.append({"t": state.t, **premises(known, condition, a, posterior, state.x_t, state.step.alpha_bar)})
+            rows[-1]["true_radius"] = true_radius(known.prior, state)
 
         sample(posterior, None, None, sampler, noise(0, purpose="start"), noise, look)
     return pd.DataFrame(rows).groupby("t", as_index=False).mean().to_dict("records")
@@ -56,6 +57,17 @@ def premises(known: GroundTruth, condition: dict, a: Tensor, posterior, x_t: Ten
         "cosine_beside": cosine(-beside, exact),
     }
     return {name: value.mean().item() for name, value in values.items()}
+
+
+def true_radius(prior, state) -> float:
+    """Of the exact p(x_prev | x_t), over sqrt(n) sigma. The kernel fixes x0; the true step does not know it, and adds its
+    uncertainty: |x_prev - mean|^2 = n sigma^2 + c^2 tr Cov[x0 | x_t] on average, c the coefficient of x0 in the posterior mean."""
+    step = state.step
+    if step.alpha_bar_prev == 1:
+        return math.nan
+    c = math.sqrt(step.alpha_bar_prev) * step.beta / (1 - step.alpha_bar)
+    trace = prior.conditional(state.x_t, step.alpha_bar).trace()
+    return (1 + c**2 * trace / (prior.dimension * step.beta_tilde)).sqrt().mean().item()
 
 
 def gradients(prior, task, condition: dict, x_t: Tensor, ab: float) -> tuple[Tensor, Tensor]:

@@ -46,10 +46,12 @@ def draw(tables: dict[str, pd.DataFrame], out: Path, known: dict[str, GroundTrut
         "values": lambda: against_value(tables["trials"], cells, shown),
         "calibration": lambda: calibration(cells),
         "deviation": lambda: deviation(tables, shown),
+        "ablations": lambda: ablations(cells),
         "concentration": lambda: concentration(tables["concentration"]),
     }
     if "diagnosis" in tables and len(tables["diagnosis"]):
-        figures |= {"jensen": lambda: jensen(tables["diagnosis"]), "manifold": lambda: manifold(tables["diagnosis"])}
+        finest = tables["diagnosis"][tables["diagnosis"]["steps"] == tables["diagnosis"]["steps"].max()]
+        figures |= {"jensen": lambda: jensen(finest), "manifold": lambda: manifold(finest)}
     if "plane" in set(cells["setting"]):
         paths = trajectories(known["plane"], cells[cells["setting"] == "plane"])
         figures["plane"] = lambda: plane(known["plane"], paths)
@@ -71,23 +73,22 @@ def against_steps(cells: pd.DataFrame, settings: list[str]):
     """Distance to the posterior, error of its mean, spread, against the number of steps."""
     measures = {
         "sliced_wasserstein": "sliced $W_2$ / std",
-        "mean_error": "error of the mean / std",
+        "bias": "bias of the mean / std",
         "spread": "spread (1 is right)",
     }
     fig, axes = plt.subplots(len(settings), 3, figsize=(12, 3.1 * len(settings)), squeeze=False)
     for row, setting in zip(axes, settings):
-        part = cells[(cells["setting"] == setting) & (cells["method"] != "unconditional")]
+        part = cells[(cells["setting"] == setting) & cells["method"].isin([*GUIDED, "oracle", "exact"])]
         for ax, (name, title) in zip(row, measures.items()):
             for method, curve in part[part["steps"] > 0].groupby("method"):
                 curve = curve.sort_values("steps")
                 look = ORACLE if method == "oracle" else style(method)
-                ax.plot(curve["steps"], curve[name], **look)
-                ax.fill_between(
-                    curve["steps"], curve[f"{name}_low"], curve[f"{name}_high"], color=look["color"], alpha=0.07
-                )
-            ax.axhline(
-                part[part["method"] == "exact"][name].iloc[0], color="k", linestyle=":", linewidth=1, label="exact"
-            )
+                ax.plot(curve["steps"], curve[name].clip(lower=0.01), **look)
+                if name != "bias":
+                    band = curve[f"{name}_low"], curve[f"{name}_high"]
+                    ax.fill_between(curve["steps"], *band, color=look["color"], alpha=0.07)
+            exact = max(part[part["method"] == "exact"][name].iloc[0], 0.01)
+            ax.axhline(exact, color="k", linestyle=":", linewidth=1, label="exact")
             ax.set_xscale("log"), ax.set_yscale("log"), ax.set_xlabel("steps"), ax.set_ylabel(title)
             readable(ax.xaxis, ax.yaxis)
             ax.set_title(SHOWN.get(setting, setting), fontsize=10)
@@ -101,7 +102,7 @@ def against_value(trials: pd.DataFrame, cells: pd.DataFrame, settings: list[str]
     fig, axes = plt.subplots(len(counts), len(settings), figsize=(4 * len(settings), 3.1 * len(counts)), squeeze=False)
     for row, steps in zip(axes, counts):
         for ax, setting in zip(row, settings):
-            part = trials[(trials["setting"] == setting) & (trials["steps"] == steps)]
+            part = trials[(trials["setting"] == setting) & (trials["steps"] == steps) & trials["method"].isin(GUIDED)]
             for method, curve in part.groupby("method"):
                 curve = curve.sort_values("value")
                 ax.plot(curve["value"], curve["sliced_wasserstein"], **style(method))
@@ -154,6 +155,35 @@ def calibration(cells: pd.DataFrame):
     return fig
 
 
+ABLATED = {  # method: marker, colour, label
+    "oracle": ("^", "k", "oracle"),
+    "dps": ("s", "tab:blue", "DPS"),
+    "dps_open": ("D", "tab:cyan", "DPS, last step unguided"),
+    "length": ("v", "tab:purple", "DPS's direction, exact length"),
+    "dps_dsg": ("o", "tab:blue", "DPS + DSG"),
+    "direction_dsg": ("*", "tab:red", "exact direction + DSG"),
+}
+
+
+def ablations(cells: pd.DataFrame):
+    """Distance and bias of the mean with the direction, or the length, of the guidance made exact."""
+    settings = list(cells[cells["method"] == "direction_dsg"]["setting"].unique()) or list(cells["setting"].unique())
+    counts = [n for n in (20, 100) if n in set(cells["steps"])] or [cells["steps"].max()]
+    fig, axes = plt.subplots(1, 2 * len(counts), figsize=(4 * 2 * len(counts), 3.8), squeeze=False)
+    for ax, (steps, name) in zip(axes[0], itertools.product(counts, ("sliced_wasserstein", "bias"))):
+        part = cells[cells["steps"] == steps]
+        for k, (method, (marker, color, label)) in enumerate(ABLATED.items()):
+            rows = part[part["method"] == method].set_index("setting")[name].reindex(settings).clip(lower=0.01)
+            ax.scatter(np.arange(len(settings)) + (k - 2.5) * 0.1, rows, s=28, marker=marker, color=color, label=label)
+        ax.set_xticks(range(len(settings)), settings, rotation=30, ha="right", fontsize=8)
+        ax.set_yscale("log"), readable(ax.yaxis)
+        ax.set_title(
+            f"{steps} steps: " + {"bias": "bias of the mean / std"}.get(name, "sliced $W_2$ / std"), fontsize=10
+        )
+    legend_below(fig, axes[0, 0])
+    return fig
+
+
 def deviation(tables: dict[str, pd.DataFrame], settings: list[str]):
     """Length of the steps against t at the best value, and how that goes with the posterior error over all values tried."""
     curves, trials = tables["deviation"], tables["trials"]
@@ -162,18 +192,18 @@ def deviation(tables: dict[str, pd.DataFrame], settings: list[str]):
     fig, axes = plt.subplots(1, len(counts) + 1, figsize=(4.3 * (len(counts) + 1), 3.6))
     for ax, steps in zip(axes, counts):
         part = curves[(curves["setting"] == setting) & (curves["steps"] == steps)]
-        for method, curve in part.groupby("method"):
+        for method, curve in part[part["method"].isin(["unconditional", *GUIDED])].groupby("method"):
             mean = curve.groupby("t")["deviation"].mean()
             ax.plot(mean.index, mean.values, **{**style(method), "marker": None})
-        (
-            ax.invert_xaxis(),
-            ax.set_yscale("log"),
-            ax.set_xlabel("t"),
-            ax.set_title(f"{SHOWN.get(setting, setting)}, {steps} steps", fontsize=10),
-        )
+        if "diagnosis" in tables:
+            true = tables["diagnosis"]
+            true = true[(true["setting"] == setting) & (true["steps"] == steps)].dropna(subset=["true_radius"])
+            ax.plot(true["t"], true["true_radius"], "k:", label=r"exact $p(x_{prev}|x_t)$")
+        ax.invert_xaxis(), ax.set_yscale("log"), ax.set_xlabel("t"), readable(ax.yaxis)
+        ax.set_title(f"{SHOWN.get(setting, setting)}, {steps} steps", fontsize=10)
         ax.set_ylabel(r"$|x_{prev}-\mu|\,/\,(\sqrt{n}\,\sigma_t)$")
     axes[0].legend(fontsize=7)
-    hosts = trials[~trials["method"].str.endswith("_dsg") & (trials["setting"] == setting)]
+    hosts = trials[trials["method"].isin(["dps", "freedom", "mpgd"]) & (trials["setting"] == setting)]
     for method, part in hosts.groupby("method"):
         axes[-1].scatter(
             part["off_sphere"],
@@ -184,7 +214,8 @@ def deviation(tables: dict[str, pd.DataFrame], settings: list[str]):
         )
     axes[-1].set_xscale("log"), axes[-1].set_yscale("log"), axes[-1].legend(fontsize=7)
     axes[-1].set_xlabel("mean |deviation - 1| of a run"), axes[-1].set_ylabel("sliced $W_2$ / std")
-    axes[-1].set_title("every step size, at every number of steps", fontsize=10)
+    readable(axes[-1].yaxis)
+    axes[-1].set_title(f"{SHOWN.get(setting, setting)}: all step sizes and steps", fontsize=10)
     fig.tight_layout()
     return fig
 
@@ -281,17 +312,18 @@ def trajectories(known: GroundTruth, cells: pd.DataFrame, steps: int = 100) -> d
 
 
 def background(ax, known: GroundTruth) -> None:
-    """Densities of prior (grey) and posterior (red), and the line Ax = y."""
+    """Densities of prior (grey) and posterior (red) at 1, 2, 4 and 8 nats below their maxima, and the line Ax = y."""
     line = torch.linspace(-1.5, 1.5, 160, dtype=torch.float64)
     points = torch.cartesian_prod(line, line)
-    for mixture, cmap in ((known.prior, "Greys"), (known.posteriors[0], "Reds")):
+    for mixture, color in ((known.prior, "0.5"), (known.posteriors[0], "tab:red")):
         density = mixture.log_density(points).reshape(160, 160).T
         ax.contour(
             line,
             line,
             density,
             levels=(density.max() + torch.tensor([-8.0, -4.0, -2.0, -1.0])).tolist(),
-            cmap=cmap,
+            colors=color,
+            linestyles="solid",
             linewidths=0.8,
         )
     a, b = known.task.matrix(2)[0]

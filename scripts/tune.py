@@ -127,7 +127,7 @@ class Tuner:
         trials = self.tried(key)
         row = best_of(trials)
         note = f"HaarPSI {row['haarpsi']:.3f}, {len(trials)} trials"
-        return {**row, "note": note + ("" if is_inside(trials) else ", at the edge of what was tried")}
+        return {**row, "note": note + ("" if is_inside(trials, key[1]) else ", at the edge of what was tried")}
 
     def draw(self) -> None:
         counts, tasks = sorted(self.trials["steps"].unique()), list(self.trials["task"].unique())

@@ -35,6 +35,8 @@ class Matrix(LinearTask):
         super().__init__(name, sigma)
         if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
             raise ValueError(f"task.rows={rows}: an integer, 1 or more (or null: a quarter of the dimensions)")
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"task.seed={seed}: an integer, 0 or more")
         if matrix is not None and rows is not None:
             raise ValueError("task.matrix and task.rows: a given matrix has its rows")
         self.rows, self.seed = rows, seed
@@ -78,6 +80,6 @@ def _read(matrix: str | Sequence) -> np.ndarray:
             values = np.array([list(row) for row in matrix])
         except (TypeError, ValueError):
             raise ValueError("task.matrix: rows of one length are expected") from None
-    if values.ndim != 2 or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+    if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
         raise ValueError(f"task.matrix: expected finite numbers [m, d], found {values.dtype} {values.shape}")
     return values.astype(np.float64)

@@ -25,7 +25,8 @@ class GaussianMixture:
         weights: [K], positive; normalised here.
         means: [K, d].
         factors: [K, d, r], columns F_k of Sigma_k = F_k F_k^T + floor_k^2 I; or none, for spheres.
-        floor: standard deviation of what the factors leave, a number or [K].
+        floor: standard deviation of what the factors leave, a number or [K]; 0 if not given. Without one there is no density
+            at ab = 1.
         covariances: [K, d, d] instead of `factors` and `floor`.
         shape: (C, H, W) with C H W = d; (1, 1, d) if not given.
         name: for results.
@@ -40,28 +41,31 @@ class GaussianMixture:
     learns_variance = False
 
     def __init__(
-        self, weights, means, factors=None, floor=0.0, covariances=None, shape: Sequence[int] | None = None,
+        self, weights, means, factors=None, floor=None, covariances=None, shape: Sequence[int] | None = None,
         name: str = "gaussian_mixture",
     ):  # fmt: skip
         self.name, self.schedule = name, NoiseSchedule(linear_betas())
         weights, self.means = _tensor(weights), _tensor(means)
-        if self.means.ndim != 2 or weights.shape != self.means.shape[:1] or not (weights > 0).all():
+        positive = (weights > 0).all() and torch.isfinite(weights).all()
+        if self.means.ndim != 2 or weights.shape != self.means.shape[:1] or not positive or not len(weights):
             raise ValueError(
                 f"model.means {tuple(self.means.shape)} and model.weights {tuple(weights.shape)}: expected [K, d] and [K], "
                 "weights positive"
             )
+        if not torch.isfinite(self.means).all():
+            raise ValueError("model.means: finite numbers are expected")
         count, d = self.means.shape
         self.shape = (1, 1, d) if shape is None else tuple(shape)
         if math.prod(self.shape) != d:
             raise ValueError(f"model.shape={self.shape} does not hold {d} dimensions")
         self.log_weights = (weights / weights.sum()).log()
         if covariances is not None:
-            if factors is not None:
-                raise ValueError("model.factors and model.covariances: give one of them")
+            if factors is not None or floor is not None:
+                raise ValueError("model.covariances says it all: give no factors and no floor beside it")
             self.basis, self.spectrum = _eigen(_tensor(covariances), (count, d, d))
             self.outside = torch.zeros_like(weights)  # nothing is outside of a full basis
         else:
-            self.outside = (_tensor(floor) ** 2).expand(count).clone()
+            self.outside = _variance(0.0 if floor is None else floor, count)
             factors = torch.zeros(count, d, 0) if factors is None else factors
             self.basis, variance = _span(_tensor(factors), (count, d))
             self.spectrum = variance + self.outside[:, None]
@@ -122,7 +126,14 @@ class GaussianMixture:
         return self.conditional(x_t, ab).responsibilities
 
     def log_density(self, x_t: Tensor, ab: float = 1.0) -> Tensor:
-        """log p_t(x_t), [B]; of x0 itself at ab = 1, where floor > 0 or a full covariance is needed."""
+        """log p_t(x_t), [B]; of x0 itself at ab = 1.
+
+        Raises:
+            ValueError: there is no density: ab = 1, and a direction without variance.
+        """
+        lowest = [v.min() for v in self._variances(ab)[: 2 if self.basis.shape[2] < self.dimension else 1] if v.numel()]
+        if min(lowest) <= 0:
+            raise ValueError("a direction has no variance, so that there is no density: give a floor")
         return torch.logsumexp(self._log_joint(*self.project(x_t, ab), ab), dim=1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -130,10 +141,12 @@ class GaussianMixture:
         like = self.means
         index = torch.multinomial(self.weights.cpu(), count, replacement=True, generator=generator).to(like.device)
         z = torch.randn(count, self.dimension, generator=generator, dtype=like.dtype).to(like)
-        basis, floor = self.basis[index], self.outside[index].sqrt()[:, None]
-        inside = torch.einsum("bd,bdr->br", z, basis)
-        lift = (self.spectrum[index].sqrt() - floor) * inside
-        return (self.means[index] + floor * z + torch.einsum("bdr,br->bd", basis, lift)).reshape(count, *self.shape)
+        out = self.means[index] + self.outside[index].sqrt()[:, None] * z
+        for k in range(len(self.means)):  # by component, so that no basis is gathered per draw
+            chosen = index == k
+            lift = (z[chosen] @ self.basis[k]) * (self.spectrum[k].sqrt() - self.outside[k].sqrt())
+            out[chosen] += lift @ self.basis[k].T
+        return out.reshape(count, *self.shape)
 
     def mean(self) -> Tensor:
         """E[x0], [d]."""
@@ -270,6 +283,13 @@ def seeded(
     shape: Sequence[int] | None = None, name: str = "gaussian_mixture",
 ) -> GaussianMixture:  # fmt: skip
     """A random mixture: means N(0, spread^2 I), factors N(0, scale^2) along `rank` random directions, alike weights."""
+    counts = {"dimension": dimension, "components": components, "rank": rank}
+    if (
+        not all(isinstance(v, int) for v in counts.values())
+        or min(dimension, components) < 1
+        or not 0 <= rank <= dimension
+    ):
+        raise ValueError(f"model: {counts}: expected integers, at least 1, and rank from 0 to dimension")
     g = torch.Generator().manual_seed(seed)
     means = spread * torch.randn(components, dimension, generator=g, dtype=torch.float64)
     directions, _ = torch.linalg.qr(torch.randn(components, dimension, rank, generator=g, dtype=torch.float64))
@@ -278,6 +298,14 @@ def seeded(
 
 def _tensor(values) -> Tensor:
     return torch.as_tensor(values if isinstance(values, Tensor) else _plain(values), dtype=torch.float64)
+
+
+def _variance(floor, count: int) -> Tensor:
+    """[K], the squared floors."""
+    floor = _tensor(floor)
+    if floor.shape not in ((), (count,)) or not torch.isfinite(floor).all() or not (floor >= 0).all():
+        raise ValueError(f"model.floor={floor.tolist()}: expected a number, or one per component, 0 or more")
+    return (floor**2).expand(count).clone()
 
 
 def _plain(values):
