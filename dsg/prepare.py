@@ -64,7 +64,11 @@ def check(config: DictConfig) -> None:
     ):
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise ValueError(f"{name}={value}: an integer, {low} or more" + " (or null: all)" * (name == "data.limit"))
-    switches = {f"model.{k}": config.model[k] for k in ("bf16", "compile", "channels_last") if k in config.model}
+    switches = {
+        f"model.{k}": config.model[k]
+        for k in ("bf16", "compile", "channels_last", "use_checkpoint")
+        if k in config.model
+    }
     for name, value in {"data.degraded": config.data.degraded, **switches}.items():
         if not isinstance(value, bool):
             raise ValueError(f"{name}={value}: true or false")
@@ -85,7 +89,8 @@ def picture_size(config: DictConfig, model: str) -> int:
     """Side of the prior's pictures; a network is not loaded for it."""
     if "unet" in config.model:
         return config.model.unet.image_size
-    shape = tuple(load_prior(model).shape)
+    prior = load_prior(model)
+    shape = tuple(getattr(prior, "image_shape", prior.shape))
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
         raise ValueError(
             f"model={config.model.name} has points of shape {shape}, and run.py restores pictures (3, n, n): "

@@ -27,7 +27,10 @@ SOURCES = {  # name: (file or folder, where; "gdrive:" is a Google Drive id, "hu
         "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion_uncond.pt",
     ),
     "celebahq256": ("celebahq256", "hub:google/ddpm-ema-celebahq-256"),
+    "sd14": ("sd14", "hub:CompVis/stable-diffusion-v1-4"),
 }
+
+NOT_NEEDED = ("fp16", "non_ema", "safety_checker")  # other precisions and parts of a hub repository
 
 
 def download(source: str, temporary: Path) -> None:
@@ -56,7 +59,7 @@ def download_snapshot(repository: str, temporary: Path) -> None:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        files = HfApi().list_repo_files(repository)
+        files = [f for f in HfApi().list_repo_files(repository) if not any(word in f for word in NOT_NEEDED)]
         safe = {f.removesuffix(".safetensors") for f in files if f.endswith(".safetensors")}
         pickled = [f for f in files if f.endswith(".bin") and f.removesuffix(".bin") not in safe]
         wanted = [f for f in files if f.endswith((".json", ".txt", ".safetensors"))] + pickled

@@ -92,6 +92,7 @@ HUB = {
     "diffusion_pytorch_model.safetensors": BODY,
     "diffusion_pytorch_model.bin": BODY * 2,
     "picture.png": b"no weights",
+    "diffusion_pytorch_model.fp16.safetensors": BODY,
 }
 
 

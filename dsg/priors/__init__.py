@@ -6,6 +6,7 @@ latent                      whether that is a latent; the task's images are `dec
 predict(x_t, t)             x_t [B, C, H, W], integer t -> eps [B, C, H, W] and v like it, or None where the
                             variance was not learned; differentiable in x_t
 decode(x0)                  x0 -> image in [-1, 1]; the identity for a pixel prior
+image_shape                 optional: (3, H, W) of decode(x0), where it is not `shape`
 learns_variance             optional: whether `predict` gives v, so that a kernel that needs it is refused at once
 weights_hash                what identifies the weights in a result's identity
 to(device)                  as of any `torch.nn.Module`

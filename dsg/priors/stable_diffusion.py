@@ -1,0 +1,144 @@
+"""Stable Diffusion as a latent prior: a text-conditional U-Net on the latents of an autoencoder, with classifier-free guidance.
+
+The samplers do not know: they diffuse latents, and a task's loss sees `decode(x0)`.
+"""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from dsg.checkpoints import file_hash, first_line, require_folder
+from dsg.priors.diffusers_prior import read_schedule, to_eps
+
+WEIGHTS = ("*.safetensors", "*.bin")
+
+
+class StableDiffusion(nn.Module):
+    """Args:
+        name: names the checkpoint in messages.
+        checkpoint: a folder with a saved pipeline (unet/, vae/, text_encoder/, tokenizer/, scheduler/), or the id of such a
+            repository on the Hugging Face hub.
+        prompt: what the picture should show; empty or null: no text, and one pass through the U-Net instead of two.
+        cfg: scale s of classifier-free guidance (Ho & Salimans, arXiv 2207.12598): eps = eps_0 + s (eps_text - eps_0).
+        image_size: side of the pictures in pixels, a multiple of the autoencoder's factor.
+        bf16: run the networks under bfloat16 autocast.
+        use_checkpoint: recompute the decoder's and the U-Net's activations in the backward pass: less memory, more time.
+        cpu_batch: as of `ADMPrior`; only 0 and 1 are known here.
+
+    The schedule is the scheduler's own: for SD 1.4 scaled-linear betas, `steps_offset` 1, and a last alpha_bar of alpha_bar_0, so
+    that the last step still takes noise.
+
+    Raises:
+        FileNotFoundError: no such folder, with what to do.
+        ValueError: a part that cannot be read, or an option out of range.
+    """
+
+    latent = True
+    learns_variance = False
+
+    def __init__(
+        self,
+        name: str,
+        checkpoint: str | None,
+        prompt: str | None = None,
+        cfg: float = 5.0,
+        image_size: int = 512,
+        bf16: bool = False,
+        use_checkpoint: bool = True,
+        cpu_batch: int = 0,
+    ):
+        super().__init__()
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        if cpu_batch not in (0, 1):
+            raise ValueError(f"model.cpu_batch={cpu_batch}: 0 or 1")
+        if isinstance(cfg, bool) or not isinstance(cfg, (int, float)) or cfg < 0:
+            raise ValueError(f"model.cfg={cfg}: a number, 0 or more")
+        self.folder = require_folder(checkpoint, name)
+        self.bf16, self.cfg, self.cpu_batch, self.use_checkpoint = bf16, float(cfg), cpu_batch, use_checkpoint
+        self.schedule, self.prediction_type = read_schedule(self.folder)
+        self.net = _part(self.folder, "unet", UNet2DConditionModel)
+        self.vae = _part(self.folder, "vae", AutoencoderKL)
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        if (
+            isinstance(image_size, bool)
+            or not isinstance(image_size, int)
+            or image_size < factor
+            or image_size % factor
+        ):
+            raise ValueError(f"model.image_size={image_size}: a multiple of {factor}")
+        self.shape = (self.net.config.in_channels, image_size // factor, image_size // factor)
+        self.image_shape = (3, image_size, image_size)
+        if use_checkpoint:
+            self.net.enable_gradient_checkpointing()
+            self.net.train()  # diffusers recomputes in training mode only; there is no dropout in it to wake
+        encoder, tokenizer = (
+            _part(self.folder, "text_encoder", CLIPTextModel),
+            _part(self.folder, "tokenizer", CLIPTokenizer),
+        )
+        texts = [""] if not prompt else ["", prompt]
+        self.register_buffer("text", _embed(encoder, tokenizer, texts))  # the encoder is not needed again
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Of the weights of every part, and of the scheduler's settings."""
+        digest = hashlib.sha256()
+        files = [
+            f
+            for pattern in WEIGHTS
+            for part in ("unet", "vae", "text_encoder")
+            for f in (self.folder / part).glob(pattern)
+        ]
+        for file in sorted([*files, self.folder / "scheduler" / "scheduler_config.json"]):
+            digest.update(file_hash(file).encode())
+        return digest.hexdigest()
+
+    def predict(self, x_t: Tensor, t: int) -> tuple[Tensor, None]:
+        """eps of latents [B, C, H, W], float32; with a prompt, under classifier-free guidance."""
+        alone = self.cpu_batch == 1 and x_t.device.type == "cpu"
+        out = torch.cat([self._guided(part, t) for part in x_t.split(1 if alone else len(x_t))])
+        return to_eps(out, x_t, self.schedule.alpha_bar[t].item(), self.prediction_type), None
+
+    def _guided(self, x_t: Tensor, t: int) -> Tensor:
+        count = len(self.text)
+        text = self.text.repeat_interleave(len(x_t), 0)
+        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
+            out = self.net(x_t.repeat(count, 1, 1, 1), t, encoder_hidden_states=text).sample.float()
+        if count == 1:
+            return out
+        plain, conditional = out.chunk(2)
+        return plain + self.cfg * (conditional - plain)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Latents -> pictures [B, 3, 8 H, 8 W], about [-1, 1]; differentiable, its activations recomputed if so asked."""
+        if self.use_checkpoint and torch.is_grad_enabled():
+            return recompute(self._decode, x0, use_reentrant=False)
+        return self._decode(x0)
+
+    def _decode(self, x0: Tensor) -> Tensor:
+        config = self.vae.config
+        latent = x0 / config.scaling_factor + (config.get("shift_factor") or 0.0)
+        with torch.autocast(x0.device.type, torch.bfloat16, enabled=self.bf16):
+            return torch.cat([self.vae.decode(z).sample for z in latent.split(1)]).float()
+
+
+@torch.no_grad()
+def _embed(encoder: nn.Module, tokenizer, texts: list[str]) -> Tensor:
+    """[texts, tokens, channels], padded to the encoder's length as the released pipelines do."""
+    length = encoder.config.max_position_embeddings
+    tokens = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return encoder(tokens.input_ids)[0]
+
+
+def _part(folder: Path, name: str, kind: type):
+    """One part of a pipeline; a network in evaluation mode, float32, without parameter gradients. Errors are one line."""
+    try:
+        part = kind.from_pretrained(folder / name)
+    except Exception as error:  # diffusers and transformers raise whatever their parts raise
+        raise ValueError(f"{folder / name} cannot be read as a {kind.__name__}: {first_line(error)}") from None
+    return part.float().eval().requires_grad_(False) if isinstance(part, nn.Module) else part

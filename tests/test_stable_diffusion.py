@@ -1,0 +1,159 @@
+"""The latent prior: a small random pipeline, saved as the hub's are, and the released one's size."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, compose_config
+from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from hydra.utils import instantiate
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from dsg.samplers import sample
+
+TOKENS = ["<|startoftext|>", "<|endoftext|>", "a</w>", "c</w>", "cat</w>", "a", "c", "t", "t</w>", "ca"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sd")
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        cross_attention_dim=16, attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).save_pretrained(folder / "unet")  # fmt: skip
+    AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4, norm_num_groups=4, layers_per_block=1, sample_size=16,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    text = CLIPTextConfig(
+        vocab_size=len(TOKENS), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=12, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    CLIPTextModel(text).save_pretrained(folder / "text_encoder")
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer/vocab.json").write_text(json.dumps({t: i for i, t in enumerate(TOKENS)}))
+    (folder / "tokenizer/merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
+    tokenizer = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 12, "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps(tokenizer))
+    PNDMScheduler(  # as released with SD 1.4
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, set_alpha_to_one=False,
+        skip_prk_steps=True,
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    return folder
+
+
+def load(folder, *overrides):
+    options = [f"model.checkpoint={folder}", "model.image_size=16", *overrides]
+    return instantiate(compose_config("model=sd14", *options).model)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def test_classifier_free_guidance_by_hand(folder, x):
+    plain, prior = load(folder), load(folder, "model.prompt=a cat", "model.cfg=3")
+    torch.testing.assert_close(prior.text[:1], plain.text)
+    assert (prior.text[0] - prior.text[1]).abs().max() > 1e-3  # the prompt says something
+    with torch.no_grad():
+        eps = [prior.net(x, 400, encoder_hidden_states=t.expand(2, -1, -1)).sample for t in prior.text]
+    torch.testing.assert_close(plain.predict(x, 400)[0], eps[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prior.predict(x, 400)[0], eps[0] + 3 * (eps[1] - eps[0]), rtol=1e-4, atol=1e-5)
+    assert not any(p.requires_grad for p in prior.parameters())
+
+
+def test_its_schedule_ends_above_zero_noise(folder):
+    schedule = load(folder).schedule
+    assert schedule.timesteps(50, "leading")[:2] == [1, 21]
+    last = schedule.steps(50, "leading")[-1]
+    assert last.t == 1 and last.alpha_bar_prev == pytest.approx(1 - 0.00085)
+    expected = PNDMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod.double()
+    torch.testing.assert_close(schedule.alpha_bar, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_recomputing_changes_nothing(folder, x):
+    images, gradients = [], []
+    for switch in ("true", "false"):
+        prior = load(folder, f"model.use_checkpoint={switch}")
+        z = x.clone().requires_grad_()
+        picture = prior.decode(z - 0.1 * prior.predict(z, 300)[0])
+        gradients.append(torch.autograd.grad(picture.square().sum(), z)[0])
+        images.append(picture.detach())
+    assert images[0].shape == (2, 3, 16, 16)
+    torch.testing.assert_close(images[0], images[1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
+
+
+def test_decoding_is_the_autoencoder_s(folder, x):
+    prior = load(folder)
+    with torch.no_grad():
+        expected = prior.vae.decode(x / prior.vae.config.scaling_factor).sample
+    torch.testing.assert_close(prior.decode(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["dps", "dps_dsg", "mpgd_dsg"])
+def test_linear_tasks_are_guided_through_the_decoder(folder, sampler):
+    prior = load(folder)
+    x_T = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    task = instantiate(compose_config("task=super_resolution", "task.factor=2", "task.sigma=0").task)
+    condition = task.measure(torch.full((2, 3, 16, 16), 0.3), ["a", "b"], 0)
+    losses = []
+    for name in ("unconditional", sampler):
+        options = ["data=diffusers", f"sampler={name}", "sampler.steps=8", "sampler.eta=1"]
+        options += ["sampler.clip_denoised=false", "sampler.spacing=leading"]
+        built = instantiate(compose_config(*options).sampler)
+        torch.manual_seed(3)
+        z = sample(prior, task, condition, built, x_T)
+        losses.append(task.loss(prior.decode(z), condition).detach())
+    assert torch.isfinite(losses[1]).all() and (losses[1] < losses[0]).all()
+
+
+def call(*overrides):
+    command = [sys.executable, "run.py", "model=sd14", "wandb.mode=disabled", "data.limit=2", *map(str, overrides)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_cell_on_the_command_line(folder, tmp_path):
+    options = [f"model.checkpoint={folder}", "model.image_size=16", "data.root=data/avatars64/test", "sampler.steps=3"]
+    done = call(*options, "model.prompt=a cat", "task.mask=null", f"out={tmp_path / 'o'}")
+    assert done.returncode == 0, done.stderr
+    from PIL import Image
+
+    assert Image.open(tmp_path / "o/images/00000.png").size == (16, 16)
+    other = call(*options, "model.prompt=a", f"out={tmp_path / 'o'}")  # another prompt is another cell
+    assert other.returncode == 2 and "model.prompt was a cat" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        ([], "python scripts/fetch_checkpoints.py sd14"),
+        (["model.checkpoint={folder}", "model.image_size=15"], "image_size=15: a multiple of 2"),
+        (["model.checkpoint={folder}", "model.cfg=-1"], "cfg=-1"),
+        (["model.checkpoint={folder}/unet"], "cannot be read as a UNet2DConditionModel"),
+        (["model.checkpoint={folder}", "model.use_checkpoint=perhaps"], "use_checkpoint=perhaps"),
+    ],
+)
+def test_bad_options_are_one_clear_line(folder, tmp_path, overrides, words):
+    done = call(*(o.format(folder=folder) for o in overrides), "data.root=data/avatars64/test", f"out={tmp_path / 'o'}")
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_released_networks_at_their_full_size():
+    """Parameter counts of SD 1.4's U-Net and autoencoder, from their configs as this code reads them (on no device)."""
+    unet = dict(
+        sample_size=64, cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280)
+    )
+    vae = dict(
+        block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, latent_channels=4, sample_size=512,
+    )  # fmt: skip
+    with torch.device("meta"):
+        nets = UNet2DConditionModel(**unet), AutoencoderKL(**vae)
+    assert [sum(p.numel() for p in net.parameters()) for net in nets] == [859_520_964, 83_653_863]
