@@ -7,13 +7,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
-import torch
+import theory_plane
 from matplotlib import ticker
-from matplotlib.animation import FuncAnimation, PillowWriter
 
 from dsg.figures import style
 from dsg.ground_truth import GroundTruth
-from dsg.samplers import DPS, Sampler, sample
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -53,8 +51,8 @@ def draw(tables: dict[str, pd.DataFrame], out: Path, known: dict[str, GroundTrut
         finest = tables["diagnosis"][tables["diagnosis"]["steps"] == tables["diagnosis"]["steps"].max()]
         figures |= {"jensen": lambda: jensen(finest), "manifold": lambda: manifold(finest)}
     if "plane" in set(cells["setting"]):
-        paths = trajectories(known["plane"], cells[cells["setting"] == "plane"])
-        figures["plane"] = lambda: plane(known["plane"], paths)
+        paths = theory_plane.trajectories(known["plane"], cells[cells["setting"] == "plane"])
+        figures["plane"] = lambda: theory_plane.picture(known["plane"], paths)
     if "points" in tables and len(tables["points"]):
         figures["faces"] = lambda: faces(tables["points"])
     for name, figure in figures.items():
@@ -64,7 +62,7 @@ def draw(tables: dict[str, pd.DataFrame], out: Path, known: dict[str, GroundTrut
         plt.close(fig)
         names.append(f"{name}.png")
     if "plane" in figures:
-        film(known["plane"], paths, out / "plane.gif")
+        theory_plane.film(known["plane"], paths, out / "plane.gif")
         names.append("plane.gif")
     return names
 
@@ -283,89 +281,6 @@ def manifold(table: pd.DataFrame):
     fig.legend(handles, labels, fontsize=8, ncol=len(labels), loc="lower center")
     fig.tight_layout(rect=(0, 0.06, 1, 1))
     return fig
-
-
-def trajectories(known: GroundTruth, cells: pd.DataFrame, steps: int = 100) -> dict[str, np.ndarray]:
-    """x_t, and E[x0 | x_t] along it, [2, steps, N, 2], of the first observation: unconditional, DPS and DPS + DSG at their
-    best, the oracle."""
-    tuned = cells[cells["value"].notna()]
-    best = tuned[tuned["steps"] == (steps if steps in set(tuned["steps"]) else tuned["steps"].max())].set_index(
-        "method"
-    )["value"]
-    plain = {"steps": steps, "clip_denoised": False}
-    samplers = {
-        "unconditional": Sampler(**plain),
-        "DPS": DPS(**plain, step_size=float(best["dps"])),
-        "DPS + DSG": DPS(**plain, spherical=True, guidance_rate=float(best["dps_dsg"])),
-        "oracle": Sampler(**plain),
-    }
-    condition = {k: v[:1].expand(known.samples, *v.shape[1:]) for k, v in known.condition.items()}
-    paths = {}
-    for name, sampler in samplers.items():
-        noise = known.noise(0, 1)
-        seen = []
-        prior = known.posteriors[0] if name == "oracle" else known.prior
-        start = noise(0, purpose="start")
-        sample(prior, known.task, condition, sampler, start, noise, lambda s, seen=seen: seen.append((s.x_prev, s.x0)))
-        paths[name] = torch.stack([torch.stack(part).flatten(2) for part in zip(*seen)]).numpy()
-    return paths
-
-
-def background(ax, known: GroundTruth) -> None:
-    """Densities of prior (grey) and posterior (red) at 1, 2, 4 and 8 nats below their maxima, and the line Ax = y."""
-    line = torch.linspace(-1.5, 1.5, 160, dtype=torch.float64)
-    points = torch.cartesian_prod(line, line)
-    for mixture, color in ((known.prior, "0.5"), (known.posteriors[0], "tab:red")):
-        density = mixture.log_density(points).reshape(160, 160).T
-        ax.contour(
-            line,
-            line,
-            density,
-            levels=(density.max() + torch.tensor([-8.0, -4.0, -2.0, -1.0])).tolist(),
-            colors=color,
-            linestyles="solid",
-            linewidths=0.8,
-        )
-    a, b = known.task.matrix(2)[0]
-    y = known.condition["y"][0].item()
-    normal = np.array([a, b]) / math.hypot(a, b)
-    start = normal * y / math.hypot(a, b)
-    ends = np.stack([start - 4 * normal[::-1] * [1, -1], start + 4 * normal[::-1] * [1, -1]])
-    ax.plot(ends[:, 0], ends[:, 1], "b:", linewidth=0.8)
-    ax.set_xlim(-1.5, 1.5), ax.set_ylim(-1.5, 1.5), ax.set_aspect("equal"), ax.set_xticks([]), ax.set_yticks([])
-
-
-def plane(known: GroundTruth, paths: dict[str, np.ndarray], shown: int = 10):
-    """Where E[x0 | x_t] goes (lines, from the prior's mean), and the samples (dots)."""
-    fig, axes = plt.subplots(1, len(paths), figsize=(3.3 * len(paths), 3.5))
-    for ax, (name, path) in zip(axes, paths.items()):
-        background(ax, known)
-        ax.plot(path[1, :, :shown, 0], path[1, :, :shown, 1], color="tab:blue", linewidth=0.7, alpha=0.8)
-        ax.plot(path[0, -1, :, 0], path[0, -1, :, 1], "k.", markersize=3)
-        ax.set_title(name, fontsize=10)
-    fig.tight_layout()
-    return fig
-
-
-def film(known: GroundTruth, paths: dict[str, np.ndarray], target: Path, frames: int = 34) -> None:
-    """The points from noise to samples."""
-    fig, axes = plt.subplots(1, len(paths), figsize=(2.6 * len(paths), 2.9))
-    dots = []
-    for ax, (name, path) in zip(axes, paths.items()):
-        background(ax, known)
-        ax.set_title(name, fontsize=9)
-        dots.append(ax.plot(path[0, 0, :, 0], path[0, 0, :, 1], "k.", markersize=2.5)[0])
-    fig.tight_layout()
-    last = next(iter(paths.values())).shape[1] - 1
-    moments = [*np.linspace(0, last, frames).round().astype(int), *[last] * 10]  # stays at the end
-
-    def show(k):
-        for dot, path in zip(dots, paths.values()):
-            dot.set_data(path[0, k, :, 0], path[0, k, :, 1])
-        return dots
-
-    FuncAnimation(fig, show, moments, blit=False).save(target, PillowWriter(fps=12), dpi=70)
-    plt.close(fig)
 
 
 def faces(points: pd.DataFrame):
