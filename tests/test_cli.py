@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -136,49 +137,58 @@ def write(path, size=(64, 64), mode="RGB"):
     Image.new(mode, size, 128 if mode == "L" else None).save(path)
 
 
-@pytest.mark.parametrize(
-    "overrides, words",
-    [
-        (["sampler=nope"], ["dps_dsg", "mpgd"]),
-        (["task=nope"], ["inpaint", "super_resolution"]),
-        (["model=nope"], ["avatars64", "ffhq256"]),
-        (["sampler.steps=1"], ["sampler.steps=1", "2"]),
-        (["sampler.steps=2000"], ["2000", "1000"]),
-        (["sampler.guidance_rate=1.2"], ["guidance_rate=1.2"]),
-        (["sampler.interval=0"], ["interval=0"]),
-        (["batch_size=0"], ["batch_size=0"]),
-        (["device=tpu"], ["device=tpu", "cuda"]),
-        (["device=cuda:99"], ["cuda:99"]),
-        (["data.root=/nowhere"], ["/nowhere"]),
-        (["data.root=null"], ["data.root"]),
-        (["model=gaussian_mixture_2d"], ["(1, 1, 2)", "docs/theory.md"]),
-        (["model=gaussian_mixture", "task=linear", "task.matrix=[[1,2]]"], ["2 columns", "768"]),
-        (["model=gaussian_mixture", "task=linear", "data.degraded=true"], ["data.degraded"]),
-        (["sampler.steps=1e2"], ["sampler.steps=100.0", "integer"]),
-        (["sampler.window=5"], ["sampler.window=5", "[lo, hi]"]),
-        (["sampler.travel.window=null"], ["sampler.travel.window=None"]),
-        (["sampler.travel.repeats=2.5"], ["sampler.travel.repeats=2.5"]),
-        (["sampler.clip_denoised=no"], ["sampler.clip_denoised=no", "true or false"]),
-        (["data.degraded=off"], ["data.degraded=off"]),
-        (["task.masked_fraction=0.5"], ["task.masked_fraction=0.5"]),
-        (["task=inpaint_box", "task.box=10.5"], ["task.box=10.5"]),
-        (["task=gaussian_deblur", "task.std=abc"], ["task.std=abc"]),
-        (["device=cpu:"], ["device=cpu:"]),
-        (["model.checkpoint=/nowhere.pt"], ["/nowhere.pt", "git checkout"]),
-        (["model=ffhq256", "data.root=data/avatars64/test", "model.checkpoint=README.md"], ["too small", "00000.png"]),
-        (["model=ffhq256"], ["python scripts/fetch_checkpoints.py ffhq256"]),
-        (["data.degraded=true", "task=super_resolution"], ["00000.png", "64x64", "must be 16"]),
-        (["sampler.kernel=ddpm", "sampler.variance=learned_range"], ["fixed_small"]),
-        (["task=super_resolution", "task.factor=1"], ["task.factor=1"]),
-        (["data.degraded=true"], ["task.mask"]),
-        (["wandb.mode=sometimes"], ["offline", "disabled"]),
-    ],
-)
-def test_bad_input_is_one_clear_line(overrides, words, tmp_path):
-    done = call(f"out={tmp_path / 'o'}", *FAST, *overrides)
+BAD_INPUT = [
+    (["sampler=nope"], ["dps_dsg", "mpgd"]),
+    (["task=nope"], ["inpaint", "super_resolution"]),
+    (["model=nope"], ["avatars64", "ffhq256"]),
+    (["sampler.steps=1"], ["sampler.steps=1", "2"]),
+    (["sampler.steps=2000"], ["2000", "1000"]),
+    (["sampler.guidance_rate=1.2"], ["guidance_rate=1.2"]),
+    (["sampler.interval=0"], ["interval=0"]),
+    (["batch_size=0"], ["batch_size=0"]),
+    (["device=tpu"], ["device=tpu", "cuda"]),
+    (["device=cuda:99"], ["cuda:99"]),
+    (["data.root=/nowhere"], ["/nowhere"]),
+    (["data.root=null"], ["data.root"]),
+    (["model=gaussian_mixture_2d"], ["(1, 1, 2)", "docs/theory.md"]),
+    (["model=gaussian_mixture", "task=linear", "task.matrix=[[1,2]]"], ["2 columns", "768"]),
+    (["model=gaussian_mixture", "task=linear", "data.degraded=true"], ["data.degraded"]),
+    (["sampler.steps=1e2"], ["sampler.steps=100.0", "integer"]),
+    (["sampler.window=5"], ["sampler.window=5", "[lo, hi]"]),
+    (["sampler.travel.window=null"], ["sampler.travel.window=None"]),
+    (["sampler.travel.repeats=2.5"], ["sampler.travel.repeats=2.5"]),
+    (["sampler.clip_denoised=no"], ["sampler.clip_denoised=no", "true or false"]),
+    (["data.degraded=off"], ["data.degraded=off"]),
+    (["task.masked_fraction=0.5"], ["task.masked_fraction=0.5"]),
+    (["task=inpaint_box", "task.box=10.5"], ["task.box=10.5"]),
+    (["task=gaussian_deblur", "task.std=abc"], ["task.std=abc"]),
+    (["device=cpu:"], ["device=cpu:"]),
+    (["model.checkpoint=/nowhere.pt"], ["/nowhere.pt", "git checkout"]),
+    (["model=ffhq256", "data.root=data/avatars64/test", "model.checkpoint=README.md"], ["too small", "00000.png"]),
+    (["model=ffhq256"], ["python scripts/fetch_checkpoints.py ffhq256"]),
+    (["data.degraded=true", "task=super_resolution"], ["00000.png", "64x64", "must be 16"]),
+    (["sampler.kernel=ddpm", "sampler.variance=learned_range"], ["fixed_small"]),
+    (["task=super_resolution", "task.factor=1"], ["task.factor=1"]),
+    (["data.degraded=true"], ["task.mask"]),
+    (["wandb.mode=sometimes"], ["offline", "disabled"]),
+]
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    """All calls with bad input, two at a time: each is a process that takes seconds to import torch."""
+    folder = tmp_path_factory.mktemp("bad")
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(call, f"out={folder / str(k)}", *FAST, *o) for k, (o, _) in enumerate(BAD_INPUT)]
+    return folder, [c.result() for c in calls]
+
+
+@pytest.mark.parametrize("k", range(len(BAD_INPUT)), ids=[" ".join(overrides) for overrides, _ in BAD_INPUT])
+def test_bad_input_is_one_clear_line(refusals, k):
+    folder, done = refusals[0], refusals[1][k]
     assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert all(w in done.stderr for w in words), done.stderr
-    assert not (tmp_path / "o").exists()
+    assert all(word in done.stderr for word in BAD_INPUT[k][1]), done.stderr
+    assert not (folder / str(k)).exists()
 
 
 def test_one_bad_cell_does_not_stop_a_sweep(tmp_path):
