@@ -65,6 +65,34 @@ def test_the_constraint_in_a_loop_of_one_s_own(avatars):
     assert (ends[1] < 0.9 * ends[0]).all()
 
 
+def test_the_constraint_in_a_loop_of_diffusers():
+    """It lowers a loss that it is given; and its steps have the sphere's length."""
+    from diffusers import DDIMScheduler, UNet2DModel
+
+    space = {}
+    exec(BLOCKS["diffusers_loop.py"], space)
+    torch.manual_seed(0)
+    blocks = dict(down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2, layers_per_block=1)
+    unet = UNet2DModel(sample_size=16, block_out_channels=(8, 16), norm_num_groups=4, **blocks)
+    x, steps, lengths = torch.randn(2, 3, 16, 16), 10, []
+    constrained = space["spherical_gaussian_step"]
+
+    def watched(mean, deviation, grad, sigma, rate):
+        out = constrained(mean, deviation, grad, sigma, rate)
+        lengths.append((out - mean).flatten(1).norm(dim=1) / (768**0.5 * sigma))
+        return out
+
+    space["spherical_gaussian_step"] = watched
+    ends = []
+    for rate in (0.0, 0.3):
+        torch.manual_seed(1)
+        loss = lambda x0: (x0 - 0.5).flatten(1).norm(dim=1)  # noqa: E731
+        ends.append(loss(space["guided_sampling"](unet, DDIMScheduler(), loss, x, steps, rate)))
+    assert (ends[1] < 0.9 * ends[0]).all()
+    # the same sphere as ours, where the scheduler takes noise (its last step takes next to none)
+    torch.testing.assert_close(torch.stack(lengths[:9] + lengths[10:19]), torch.ones(18, 2), rtol=0.01, atol=0)
+
+
 def test_ground_truth_measures_a_sampler(capsys):
     exec(BLOCKS["measure_mine.py"], {})
     measured = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "dtype" not in line)
