@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dsg.checkpoints import file_hash, load_into, read_state_dict, require
 from dsg.priors.adm import ADMUNet
+from dsg.priors.batching import in_fixed_batches
 from dsg.schedule import NoiseSchedule, linear_betas
 
 
@@ -60,11 +61,8 @@ class ADMPrior(nn.Module):
     def predict(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
         """eps and, if the network learned it, v: float32 [B, C, H, W]."""
         ts = torch.full((1,), t, device=x_t.device)  # one embedding serves the whole batch
-        size = self.cpu_batch if self.cpu_batch and x_t.device.type == "cpu" else len(x_t)
-        missing = -len(x_t) % size
-        filled = torch.cat([x_t, x_t[-1:].detach().expand(missing, -1, -1, -1)]) if missing else x_t
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
-            out = torch.cat([self._forward(part, ts) for part in filled.split(size)])[: len(x_t)]
+            out = in_fixed_batches(lambda part: self._forward(part, ts), x_t, self.cpu_batch)
         return (out[:, : self.shape[0]], out[:, self.shape[0] :]) if self.learns_variance else (out, None)
 
     def decode(self, x0: Tensor) -> Tensor:

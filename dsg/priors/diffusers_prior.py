@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsg.checkpoints import file_hash, first_line, require_folder
+from dsg.priors.batching import in_fixed_batches
 from dsg.schedule import NoiseSchedule, linear_betas, scaled_linear_betas
 
 CONFIG, SCHEDULER = "config.json", "scheduler_config.json"
@@ -59,11 +60,8 @@ class DiffusersPrior(nn.Module):
 
     def predict(self, x_t: Tensor, t: int) -> tuple[Tensor, Tensor | None]:
         """eps and, if the network learned it, v: float32 [B, C, H, W]."""
-        size = self.cpu_batch if self.cpu_batch and x_t.device.type == "cpu" else len(x_t)
-        missing = -len(x_t) % size
-        filled = torch.cat([x_t, x_t[-1:].detach().expand(missing, -1, -1, -1)]) if missing else x_t
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
-            out = torch.cat([self.net(part, t).sample for part in filled.split(size)])[: len(x_t)].float()
+            out = in_fixed_batches(lambda part: self.net(part, t).sample, x_t, self.cpu_batch).float()
         out, v = out.split(self.shape[0], dim=1) if self.learns_variance else (out, None)
         return to_eps(out, x_t, self.schedule.alpha_bar[t].item(), self.prediction_type), v
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from dsg.checkpoints import file_hash, first_line, require_folder
+from dsg.priors.batching import in_fixed_batches
 from dsg.priors.diffusers_prior import read_schedule, to_eps
 
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -27,7 +28,7 @@ class StableDiffusion(nn.Module):
         image_size: side of the pictures in pixels, a multiple of the autoencoder's factor.
         bf16: run the networks under bfloat16 autocast.
         use_checkpoint: recompute the decoder's and the U-Net's activations in the backward pass: less memory, more time.
-        cpu_batch: as of `ADMPrior`; only 0 and 1 are known here.
+        cpu_batch: on a CPU the network sees exactly this many images at a time (see `ADMPrior`).
 
     The schedule is the scheduler's own: for SD 1.4 scaled-linear betas, `steps_offset` 1, and a last alpha_bar of alpha_bar_0, so
     that the last step still takes noise.
@@ -55,8 +56,6 @@ class StableDiffusion(nn.Module):
         from diffusers import AutoencoderKL, UNet2DConditionModel
         from transformers import CLIPTextModel, CLIPTokenizer
 
-        if cpu_batch not in (0, 1):
-            raise ValueError(f"model.cpu_batch={cpu_batch}: 0 or 1")
         if isinstance(cfg, bool) or not isinstance(cfg, (int, float)) or cfg < 0:
             raise ValueError(f"model.cfg={cfg}: a number, 0 or more")
         self.folder = require_folder(checkpoint, name)
@@ -100,8 +99,7 @@ class StableDiffusion(nn.Module):
 
     def predict(self, x_t: Tensor, t: int) -> tuple[Tensor, None]:
         """eps of latents [B, C, H, W], float32; with a prompt, under classifier-free guidance."""
-        alone = self.cpu_batch == 1 and x_t.device.type == "cpu"
-        out = torch.cat([self._guided(part, t) for part in x_t.split(1 if alone else len(x_t))])
+        out = in_fixed_batches(lambda part: self._guided(part, t), x_t, self.cpu_batch)
         return to_eps(out, x_t, self.schedule.alpha_bar[t].item(), self.prediction_type), None
 
     def _guided(self, x_t: Tensor, t: int) -> Tensor:
