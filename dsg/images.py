@@ -36,7 +36,7 @@ class Picture:
         return digest.hexdigest()[:16]
 
 
-def find(root: Path) -> dict[str, Path]:
+def find(root: Path, option: str = "data.root") -> dict[str, Path]:
     """Pictures below `root` by id: the path without its suffix, `/` as `__`, in the order of the ids.
 
     Raises:
@@ -45,7 +45,7 @@ def find(root: Path) -> dict[str, Path]:
     if root.is_file():
         return {root.stem: root}
     if not root.is_dir():
-        raise ValueError(f"data.root={root}: no such folder")
+        raise ValueError(f"{option}={root}: no such picture or folder")
     found: dict[str, Path] = {}
     for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
         name = "__".join(path.relative_to(root).with_suffix("").parts)
@@ -53,7 +53,7 @@ def find(root: Path) -> dict[str, Path]:
             raise ValueError(f"{found[name]} and {path} both have the id {name}: rename one")
         found[name] = path
     if not found:
-        raise ValueError(f"data.root={root}: no pictures in it ({', '.join(sorted(SUFFIXES))})")
+        raise ValueError(f"{option}={root}: no pictures in it ({', '.join(sorted(SUFFIXES))})")
     return dict(sorted(found.items()))
 
 
@@ -77,17 +77,23 @@ def load(
 
 
 def read(
-    path: Path, size: int, name: str | None = None, filter: Image.Resampling = ANTIALIAS, exact: bool = False
+    path: Path,
+    size: int,
+    name: str | None = None,
+    filter: Image.Resampling = ANTIALIAS,
+    exact: bool = False,
+    smallest: int | None = None,
 ) -> Picture:
-    """One picture as above. Raises ValueError with its path."""
+    """One picture as above; enlarged to `size`, if it is at least `smallest`. Raises ValueError with its path."""
     image = _open(path)
     if exact and min(image.size) != size:
         raise ValueError(
             f"{path} is {image.width}x{image.height}: a degraded picture is not resized, its shorter side must be {size}"
         )
-    if min(image.size) < size:
-        raise ValueError(f"{path} is too small: {image.width}x{image.height}, at least {size}x{size} is needed")
-    return Picture(name or path.stem, path, np.asarray(_square(image, size, filter)), image.size)
+    least = size if smallest is None else smallest
+    if min(image.size) < least:
+        raise ValueError(f"{path} is too small: {image.width}x{image.height}, at least {least}x{least} is needed")
+    return Picture(name or path.stem, path, np.asarray(square(image, size, filter)), image.size)
 
 
 def read_mask(path: Path, picture: Picture, size: int) -> Tensor:
@@ -101,7 +107,7 @@ def read_mask(path: Path, picture: Picture, size: int) -> Tensor:
     """
     image = _open(path).convert("L").point(lambda value: 255 * (value >= 128))
     if image.size == picture.original_size:
-        image = _square(image, size, AVERAGE)
+        image = square(image, size, AVERAGE)
     elif image.size != (size, size):
         raise ValueError(
             f"mask {path} ({image.width}x{image.height}) does not fit {picture.path} "
@@ -169,7 +175,8 @@ def _flatten(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _square(image: Image.Image, size: int, filter: Image.Resampling) -> Image.Image:
+def square(image: Image.Image, size: int, filter: Image.Resampling) -> Image.Image:
+    """The central square of an image, at size x size."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))

@@ -12,7 +12,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dsg import images
-from dsg.checkpoints import require, resolve
+from dsg.checkpoints import require, require_folder, resolve
+from dsg.priors.diffusers_prior import saved_size
 from dsg.results import Results, identity, short_hash
 from dsg.runner import Cell, pending
 from dsg.tracking import MODES
@@ -32,10 +33,8 @@ def prepare(config: DictConfig, out: Path | None = None) -> tuple[Cell, Results]
     model = json.dumps(OmegaConf.to_container(config.model, resolve=True))
     size = picture_size(config, model)
     task.check((3, size, size))
-    if config.data.root is None:
-        raise ValueError("data.root is null: give a folder of pictures")
-    pictures = load_pictures(config, task, size)
-    prior = load_prior(model)
+    pictures = load_cases(config, task, size) if hasattr(task, "cases") else load_pictures(config, task, size)
+    prior = load_once(model)
     check_sampler(sampler, prior)
     cell = Cell(
         prior.to(device),
@@ -47,9 +46,10 @@ def prepare(config: DictConfig, out: Path | None = None) -> tuple[Cell, Results]
         config.seed,
         config.batch_size,
         device,
+        load_evaluator(config, task),
     )
     resolved = OmegaConf.to_container(config, resolve=True)
-    owner = identity(resolved, prior.weights_hash)
+    owner = identity(resolved, prior.weights_hash, getattr(task, "weights_hash", None))
     results = Results(out or output_folder(config, owner), owner, resolved)
     pending(cell, results)  # refuses pictures that have changed
     return cell, results
@@ -86,10 +86,17 @@ def check_wandb(mode: str) -> None:
 
 
 def picture_size(config: DictConfig, model: str) -> int:
-    """Side of the prior's pictures; a network is not loaded for it."""
+    """Side of the prior's pictures; a network is not loaded for it where a config says it."""
     if "unet" in config.model:
         return config.model.unet.image_size
-    prior = load_prior(model)
+    if "image_size" in config.model:
+        require_folder(config.model.checkpoint, config.model.name)
+        return config.model.image_size
+    if str(config.model.get("_target_", "")).endswith("DiffusersPrior"):
+        size = saved_size(require_folder(config.model.checkpoint, config.model.name))
+        if size is not None:
+            return size
+    prior = load_once(model)
     shape = tuple(getattr(prior, "image_shape", prior.shape))
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
         raise ValueError(
@@ -104,6 +111,8 @@ def check_sampler(sampler, prior) -> None:
     learned = getattr(prior, "learns_variance", True)  # a prior that does not say is asked at the first step
     if sampler.kernel == "ddpm" and sampler.variance == "learned_range" and not learned:
         raise ValueError("sampler.variance=learned_range, but this prior learned no variance: use fixed_small")
+    if sampler.scaling == "text" and sampler.gradient_at and not sampler.spherical and not hasattr(prior, "text_rms"):
+        raise ValueError("sampler.scaling=text needs a prior with a prompt (model=sd14): use gradient or noise")
 
 
 def build(config: DictConfig):
@@ -118,9 +127,9 @@ def build(config: DictConfig):
 
 
 @cache
-def load_prior(model: str):
-    """The prior of a config (as JSON), once per process however many cells run."""
-    return build(OmegaConf.create(json.loads(model)))
+def load_once(config: str):
+    """What a config (as JSON) describes, once per process however many cells run."""
+    return build(OmegaConf.create(json.loads(config)))
 
 
 def pick_device(name: str) -> torch.device:
@@ -138,8 +147,29 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def load_cases(config: DictConfig, task, size: int) -> list:
+    """What a semantic task is conditioned on: references and prompts, all checked."""
+    if config.data.degraded:
+        raise ValueError(f"data.degraded=true: task={task.name} restores nothing")
+    if task.prompts_prior and task.prompt is not None and "prompt" not in config.model:
+        raise ValueError(
+            f"task={task.name} gives its prompt to the prior, and model={config.model.name} takes none: "
+            "use model=sd14, or task=composite, which puts CLIP's distance into the loss"
+        )
+    return task.to(pick_device(config.device)).cases(size, config.data.root, config.data.limit)
+
+
+def load_evaluator(config: DictConfig, task):
+    """Who judges the pictures of a semantic task, where the model has somebody."""
+    if config.get("evaluator") is None or not getattr(task, "judged_as", ()):
+        return None
+    return load_once(json.dumps(OmegaConf.to_container(config.evaluator, resolve=True)))
+
+
 def load_pictures(config: DictConfig, task, size: int) -> list[images.Picture]:
     """The pictures at the size the prior, or the operator that degraded them, asks for; their masks with them."""
+    if config.data.root is None:
+        raise ValueError("data.root is null: give a folder of pictures")
     mask = getattr(task, "mask", None)
     side = task.measurement_size(size) if config.data.degraded else size
     exact = config.data.degraded and mask is None  # resizing would change the blur, or the factor

@@ -13,21 +13,23 @@ OWNER = "config.yaml"
 SPEED = {"checkpoint", "compile", "channels_last", "cpu_batch", "use_checkpoint"}
 
 
-def identity(config: Mapping, weights_hash: str) -> dict:
-    """What changes a cell's pictures: prior and weights, task, sampler, data, seed; nothing else.
+def identity(config: Mapping, weights_hash: str, guide_hash: str | None = None) -> dict:
+    """What changes a cell's pictures: prior and weights, task (and its guide's weights), sampler, data, seed; nothing else.
 
     Batch size, device, switches of speed, logging and `data.limit` are not in it.
     """
-    model = {k: v for k, v in config["model"].items() if k not in SPEED}
-    if isinstance(model.get("unet"), Mapping):
-        model["unet"] = {k: v for k, v in model["unet"].items() if k not in SPEED}
+    task = _without_speed(config["task"])
     return {
-        "model": {**model, "weights": weights_hash},
-        "task": config["task"],
+        "model": {**_without_speed(config["model"]), "weights": weights_hash},
+        "task": task if guide_hash is None else {**task, "weights": guide_hash},
         "sampler": config["sampler"],
         "data": {k: v for k, v in config["data"].items() if k != "limit"},
         "seed": config["seed"],
     }
+
+
+def _without_speed(tree: Mapping) -> dict:
+    return {k: _without_speed(v) if isinstance(v, Mapping) else v for k, v in tree.items() if k not in SPEED}
 
 
 def short_hash(owner: Mapping) -> str:
@@ -70,7 +72,7 @@ class Results:
         path = self.out / "per_image.csv"
         if not path.exists():
             return pd.DataFrame()
-        text = {name: str for name in ("id", "image", "input", "code", "torch", "device")}
+        text = {name: str for name in ("id", "image", "input", "code", "torch", "device", "prompt")}
         # a picture may be called NA.png
         table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=[""])
         return table.set_index("id", drop=False)

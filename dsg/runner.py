@@ -22,12 +22,12 @@ from dsg.results import Results, write_text
 from dsg.samplers import Sampler, StepState, draws, sample
 
 MADE_WITH = ("code", "torch", "device")
-NOT_MEASURES = {"id", "image", "sample", "input", "seconds", "network_evaluations", *MADE_WITH}
+NOT_MEASURES = {"id", "image", "sample", "input", "prompt", "seconds", "network_evaluations", *MADE_WITH}
 
 
 @dataclass
 class Cell:
-    """A prior, a task, a sampler, a set of pictures."""
+    """A prior, a task, a sampler, a set of pictures to restore, or of cases (`tasks.semantic.Case`) to draw samples for."""
 
     prior: object
     task: object
@@ -38,6 +38,12 @@ class Cell:
     seed: int = 0
     batch_size: int = 16
     device: torch.device = torch.device("cpu")
+    evaluator: object | None = None  # judges the samples of a semantic task: `measure(pixels, cases, task) -> {name: [B]}`
+
+    @property
+    def restores(self) -> bool:
+        """Whether there is a truth, or a measurement, that the pictures are compared with."""
+        return not hasattr(self.task, "cases")
 
 
 @dataclass
@@ -106,8 +112,10 @@ def output_name(picture_id: str, sample_number: int, samples: int) -> str:
     return picture_id if samples == 1 else f"{picture_id}_{sample_number}"
 
 
-def make_condition(cell: Cell, pictures: Sequence[Picture]) -> tuple[Tensor, dict]:
-    """The pictures as a tensor, and their condition, on the CPU."""
+def make_condition(cell: Cell, pictures: Sequence[Picture]) -> tuple[Tensor | None, dict]:
+    """The pictures as a tensor, where they are restored, and their condition."""
+    if not cell.restores:
+        return None, cell.task.condition(pictures)
     x, ids = images.to_tensor(pictures), [p.id for p in pictures]
     make = cell.task.given if cell.degraded else cell.task.measure
     return x, make(x, ids, cell.seed)
@@ -115,7 +123,9 @@ def make_condition(cell: Cell, pictures: Sequence[Picture]) -> tuple[Tensor, dic
 
 def run_batch(cell: Cell, results: Results, batch: list, on_step: Callable, callback: Callable | None) -> list[Failure]:
     names, pictures, numbers = (list(column) for column in zip(*batch))
-    x, condition = make_condition(cell, pictures)
+    _, condition = make_condition(cell, pictures)
+    if hasattr(cell.prior, "set_prompts"):
+        cell.prior.set_prompts([p.prompt for p in pictures] if getattr(cell.task, "prompts_prior", False) else None)
     condition = {k: v.to(cell.device) for k, v in condition.items()}
     order = draws(cell.sampler, cell.prior.schedule)
     noise = ImageNoise(cell.seed, [p.id for p in pictures], numbers, cell.prior.shape, cell.device, order)
@@ -131,18 +141,16 @@ def run_batch(cell: Cell, results: Results, batch: list, on_step: Callable, call
     restored = sample(cell.prior, cell.task, condition, cell.sampler, noise.start(), noise, each_step)
     with torch.no_grad():
         restored = cell.prior.decode(restored).clamp(-1, 1)
-        residual = cell.task.residual(restored, condition).cpu()
+        measures = {k: v.cpu() for k, v in cell.task.measures(restored, condition).items()}
     failures = watch.failures(names)  # waits for the device
     seconds = (time.perf_counter() - start) / len(names)
     failed = {f.id for f in failures}
     rows, pixels = [], images.to_uint8(torch.nan_to_num(restored))
-    observed, made_with = images.to_uint8(condition["y"]), versions(cell.device)
+    made_with = versions(cell.device)
+    save_conditions(cell, results, pictures, condition, [n in failed for n in names])
     for i, (name, picture, number) in enumerate(batch):
         if name in failed:
             continue
-        images.save(results.condition / f"{picture.id}.png", observed[i])
-        if not cell.degraded:
-            images.save(results.truth / f"{picture.id}.png", picture.pixels)
         images.save(results.images / f"{name}.png", pixels[i])
         rows.append(
             {
@@ -152,7 +160,8 @@ def run_batch(cell: Cell, results: Results, batch: list, on_step: Callable, call
                 "input": picture.digest,
                 "seconds": seconds,
                 "network_evaluations": watch.evaluations,
-                "residual": residual[i].item(),
+                **{k: v[i].item() for k, v in measures.items()},
+                **({"prompt": picture.prompt} if getattr(picture, "prompt", None) else {}),
                 **made_with,
             }
         )
@@ -161,22 +170,51 @@ def run_batch(cell: Cell, results: Results, batch: list, on_step: Callable, call
     return failures
 
 
+def save_conditions(cell: Cell, results: Results, pictures: Sequence, condition: dict, failed: Sequence[bool]) -> None:
+    """What the samples were made from: degraded pictures and their truths, or references and prompts."""
+    made = [(i, picture) for i, picture in enumerate(pictures) if not failed[i]]
+    if not cell.restores:
+        for case in {picture.id: picture for _, picture in made}.values():
+            save_case(cell, results, case)
+        return
+    observed = images.to_uint8(condition["y"])
+    for i, picture in made:
+        images.save(results.condition / f"{picture.id}.png", observed[i])
+        if not cell.degraded:
+            images.save(results.truth / f"{picture.id}.png", picture.pixels)
+
+
+def save_case(cell: Cell, results: Results, case) -> None:
+    shown = cell.task.show(case)
+    if shown is not None:
+        images.save(results.condition / f"{case.id}.png", shown)
+    if case.prompt is not None:
+        write_text(results.condition / f"{case.id}.txt", case.prompt + "\n")
+
+
 def fill_in_measures(cell: Cell, results: Results, chunk: int = 64) -> None:
-    """Measure the saved pictures against the truth where the table has no measure yet."""
+    """Measure the saved pictures, against the truth or by the evaluator, where the table has no measure yet."""
     todo = unmeasured(cell, results)
+    cases = {p.id: p for p in cell.pictures}
     for start in range(0, len(todo), chunk):
         part = todo.iloc[start : start + chunk]
-        pixels = [_read(results.images, name) for name in part["id"]]
-        truths = [_read(results.truth, name) for name in part["image"].astype(str)]
-        measured = metrics.measure(np.stack(pixels), np.stack(truths), cell.device)
+        pixels = np.stack([_read(results.images, name) for name in part["id"]])
+        if cell.restores:
+            truths = np.stack([_read(results.truth, name) for name in part["image"].astype(str)])
+            measured = metrics.measure(pixels, truths, cell.device)
+        else:
+            measured = cell.evaluator.measure(pixels, [cases[i] for i in part["image"]], cell.task)
         results.add(part.assign(**measured).to_dict("records"))
 
 
 def unmeasured(cell: Cell, results: Results) -> pd.DataFrame:
-    """The rows that have a truth and no measure yet."""
-    if cell.degraded or results.table.empty:
-        return results.table.iloc[:0]
-    return results.table[results.table["psnr"].isna()] if "psnr" in results.table else results.table
+    """The rows that have a truth, or an evaluator, and no measure yet."""
+    table = results.table
+    if table.empty or (cell.degraded if cell.restores else cell.evaluator is None):
+        return table.iloc[:0]
+    name = "psnr" if cell.restores else cell.evaluator.names(cell.task)[0]
+    todo = table[table[name].isna()] if name in table else table
+    return todo if cell.restores else todo[todo["image"].isin([p.id for p in cell.pictures])]
 
 
 def _read(folder: Path, name: str) -> np.ndarray:
@@ -188,6 +226,8 @@ def write_summary(cell: Cell, results: Results, failures: Sequence[Failure]) -> 
     """metrics.json: means with 95 % bootstrap intervals over this run's images, versions, what failed."""
     wanted = [output_name(p.id, k, cell.samples) for p in cell.pictures for k in range(cell.samples)]
     table = results.table.loc[results.table.index.intersection(wanted)] if len(results.table) else results.table
+    if cell.samples > 1 and not cell.restores and len(table):
+        table = table.assign(diversity=diversity(results, table))
     measures = {}
     for name in [c for c in table.columns if c not in NOT_MEASURES]:
         mean, low, high = metrics.bootstrap(
@@ -205,6 +245,17 @@ def write_summary(cell: Cell, results: Results, failures: Sequence[Failure]) -> 
         "versions": {k: sorted(table[k].unique()) for k in MADE_WITH} if len(table) else {},
     }
     write_text(results.out / "metrics.json", json.dumps(summary, indent=1) + "\n")
+
+
+def diversity(results: Results, table: pd.DataFrame) -> pd.Series:
+    """Mean distance (RMS over pixels in [-1, 1]) of each sample to the other samples of its condition; NaN for a single one."""
+    distances = pd.Series(np.nan, index=table.index)
+    for _, names in table.groupby("image").groups.items():
+        if len(names) > 1:
+            x = np.stack([_read(results.images, name) for name in names]).reshape(len(names), -1) / 127.5
+            between = np.sqrt(np.square(x[:, None] - x).mean(-1))
+            distances[names] = between.sum(1) / (len(names) - 1)
+    return distances
 
 
 def _number(value: float) -> float | None:

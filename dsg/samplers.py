@@ -17,6 +17,7 @@ from dsg.constraint import spherical_gaussian_step
 from dsg.schedule import KERNELS, SPACINGS, VARIANCES, NoiseSchedule, Step, reverse_kernel
 
 PURPOSES = ("step", "travel")
+SCALINGS = ("gradient", "noise", "text")
 
 
 @dataclass
@@ -25,6 +26,14 @@ class Travel:
 
     repeats: int = 1
     window: Sequence[int] = (400, 700)
+
+
+@dataclass
+class Boost:
+    """The step size is multiplied by `factor` where lo <= t <= hi (MPGD's CLIP code)."""
+
+    factor: float = 1.0
+    window: Sequence[int] = (200, 500)
 
 
 @dataclass
@@ -43,6 +52,11 @@ class Sampler:
         guidance_rate: g_r of DSG, in [0, 1].
         interval: guided where step index % interval == 0, the plain step elsewhere.
         step_size: factor of the subtracted gradient (DPS's zeta, FreeDoM's rho, MPGD's scale).
+        scaling: what else multiplies it, per image; null is the host's own, constant but for FreeDoM's sqrt(ab_t). With
+            RMS over the entries of an image, g the gradient, c1 the posterior mean's factor of x0:
+            gradient: 1/RMS(g);  noise: c1 RMS(eps) sqrt((1-ab_t)/ab_t)/RMS(g);  text: RMS(s (eps_text - eps_0))/RMS(g), s the scale of
+            classifier-free guidance, which asks for a prior with a prompt.
+        boost: a larger step size in a window of t.
         window: guided for lo < t <= hi only; null is everywhere.
         travel: time travel.
 
@@ -61,6 +75,8 @@ class Sampler:
     guidance_rate: float = 0.2
     interval: int = 1
     step_size: float = 0.5
+    scaling: str | None = None
+    boost: Boost = field(default_factory=Boost)
     window: Sequence[int] | None = None
     travel: Travel = field(default_factory=Travel)
 
@@ -69,6 +85,12 @@ class Sampler:
     def __post_init__(self):
         if not isinstance(self.travel, Travel):
             self.travel = Travel(**(self.travel or {}))
+        if not isinstance(self.boost, Boost):
+            self.boost = Boost(**(self.boost or {}))
+        if self.scaling is not None:
+            _choice("scaling", self.scaling, SCALINGS)
+        _range("boost.factor", self.boost.factor, 0, math.inf)
+        _window("boost.window", self.boost.window)
         _choice("kernel", self.kernel, KERNELS)
         _choice("spacing", self.spacing, SPACINGS)
         if self.variance is not None:
@@ -86,8 +108,19 @@ class Sampler:
             _window("window", self.window)
 
     def step_length(self, step: Step) -> float:
-        """What the gradient is multiplied by when it is subtracted."""
-        return self.step_size
+        """What the (scaled) gradient is multiplied by when it is subtracted."""
+        lo, hi = self.boost.window
+        return self.step_size * (self.boost.factor if lo <= step.t <= hi else 1)
+
+    def scale(self, step: Step, gradient: Tensor, eps: Tensor, prior) -> Tensor:
+        """The gradient times what `scaling` says; untouched under the spherical constraint, where its length is of no account."""
+        if self.scaling is None or self.spherical:
+            return gradient
+        unit = gradient / _rms(gradient).clamp_min(1e-20)
+        if self.scaling == "noise":
+            odds = math.sqrt((1 - step.alpha_bar) / step.alpha_bar)
+            return unit * (step.posterior_x0 * odds * _rms(eps))
+        return unit * prior.text_rms[:, None, None, None].to(unit) if self.scaling == "text" else unit
 
     def combine(self, step: Step, mean: Tensor, plain: Tensor, gradient: Tensor, sigma: float | Tensor) -> Tensor:
         """x_prev of a guided step, from the plain step mean + sigma z and the gradient."""
@@ -113,23 +146,29 @@ class DPS(Sampler):
 class FreeDoM(Sampler):
     """Yu et al., "FreeDoM", arXiv 2303.09833: x_prev -= rho_t grad_{x_t} loss, with time travel.
 
-    rho_t = step_size sqrt(ab_t), as in its face code; for linear tasks FreeDoM gives no recipe, this is ours.
+    rho_t = step_size sqrt(ab_t), as in its face code; for linear tasks FreeDoM gives no recipe, this is ours. Its CLIP and style
+    codes have other rules: `scaling`.
     """
 
     gradient_at = "x_t"
 
     def step_length(self, step: Step) -> float:
-        return self.step_size * math.sqrt(step.alpha_bar)
+        return super().step_length(step) * (math.sqrt(step.alpha_bar) if self.scaling is None else 1)
 
 
 class MPGD(Sampler):
     """He et al., "Manifold Preserving Guided Diffusion", arXiv 2311.16424, without projection.
 
-    x0 -= (scale/sqrt(ab_prev)) grad_{x0} loss with eps kept: in the ddim kernel that is x_prev -= scale grad_{x0},
-    so it combines as DPS does (and we say the same of the other kernels). No backward pass through the network.
+    x0 -= (scale/sqrt(ab_prev)) grad_{x0} loss with eps kept: in the ddim and freedom kernels that is x_prev -= scale
+    grad_{x0}, so it combines as DPS does; in ddpm the posterior mean's factor of x0 comes in. Its style code (scaling: text) leaves
+    1/sqrt(ab_prev) out. No backward pass through the network.
     """
 
     gradient_at = "x0"
+
+    def step_length(self, step: Step) -> float:
+        per_x0 = step.posterior_x0 if self.kernel == "ddpm" else math.sqrt(step.alpha_bar_prev)
+        return super().step_length(step) * per_x0 / (1 if self.scaling == "text" else math.sqrt(step.alpha_bar_prev))
 
 
 @dataclass
@@ -219,7 +258,9 @@ def reverse_step(prior, task, condition, sampler: Sampler, x_t: Tensor, step: St
     mean, sigma = reverse_kernel(sampler.kernel, sampler.eta, variance(sampler, v), step, x_t, x0, eps, v)
     silent = not isinstance(sigma, Tensor) and sigma == 0
     plain = mean if silent else mean + sigma * noise(step.index, repeat=repeat, purpose="step")
-    x_prev = plain if gradient is None else sampler.combine(step, mean, plain, gradient, sigma)
+    x_prev = plain
+    if gradient is not None:
+        x_prev = sampler.combine(step, mean, plain, sampler.scale(step, gradient, eps, prior), sigma)
     return StepState(step, repeat, x_t, x0, eps, mean, sigma, plain, gradient, loss, x_prev)
 
 
@@ -250,6 +291,11 @@ def variance(sampler: Sampler, v: Tensor | None) -> str:
     if sampler.kernel == "ddpm" and sampler.variance == "learned_range" and v is None:
         raise ValueError("sampler.variance=learned_range, but this prior learned no variance: use fixed_small")
     return sampler.variance or ("fixed_small" if v is None else "learned_range")
+
+
+def _rms(x: Tensor) -> Tensor:
+    """Root mean square per image, [B, 1, ...]."""
+    return x.square().mean(tuple(range(1, x.ndim)), keepdim=True).sqrt()
 
 
 def _fresh_noise(like: Tensor) -> Callable[..., Tensor]:

@@ -39,6 +39,11 @@ class Step:
         """Variance of q(x_prev | x_t, x0) (DDPM, arXiv 2006.11239, eq. 7)."""
         return (1 - self.alpha_bar_prev) / (1 - self.alpha_bar) * self.beta
 
+    @property
+    def posterior_x0(self) -> float:
+        """Factor c1 of x0 in the mean of q(x_prev | x_t, x0) (DDPM, eq. 7)."""
+        return self.beta * math.sqrt(self.alpha_bar_prev) / (1 - self.alpha_bar)
+
 
 def linear_betas(start: float = 1e-4, end: float = 2e-2, steps: int = 1000) -> Tensor:
     """DDPM's linear schedule, float64 [steps]."""
@@ -124,9 +129,8 @@ def kernel_sigma(kernel: str, eta: float, step: Step) -> np.float32:
 
 def _ddpm_mean(step: Step, x_t: Tensor, x0: Tensor) -> Tensor:
     """DDPM eq. 7 with the respaced betas."""
-    per_x0 = step.beta * math.sqrt(step.alpha_bar_prev) / (1 - step.alpha_bar)
     per_x = (1 - step.alpha_bar_prev) * math.sqrt(1 - step.beta) / (1 - step.alpha_bar)
-    return per_x0 * x0 + per_x * x_t
+    return step.posterior_x0 * x0 + per_x * x_t
 
 
 def _ddpm_sigma(step: Step, variance: str, v: Tensor | None) -> float | Tensor:

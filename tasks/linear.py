@@ -86,6 +86,10 @@ class LinearTask(ABC):
         count = self.observed_part(torch.ones_like(condition["y"]), condition).flatten(1).sum(1)
         return self.loss(x, condition) / count.sqrt()
 
+    def measures(self, x: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """What the task itself says of a finished picture: name -> [B]."""
+        return {"residual": self.residual(x, condition)}
+
     def transpose(self, y: Tensor, condition: Condition, shape: Sequence[int]) -> Tensor:
         """A^T(y) of the shape [B, C, H, W], exact: the vector-Jacobian product of the linear A."""
         x = torch.zeros(tuple(shape), dtype=y.dtype, device=y.device)

@@ -1,6 +1,7 @@
 """A pixel prior from diffusers: an unconditional `UNet2DModel` with its scheduler's noise schedule."""
 
 import hashlib
+import json
 import math
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +68,12 @@ class DiffusersPrior(nn.Module):
 
     def decode(self, x0: Tensor) -> Tensor:
         return x0
+
+
+def saved_size(folder: Path) -> int | None:
+    """Side of the pictures of a saved `UNet2DModel`, from its config alone."""
+    size = json.loads((_part(folder, "unet") / CONFIG).read_text()).get("sample_size")
+    return size if isinstance(size, int) else None
 
 
 def to_eps(out: Tensor, x_t: Tensor, alpha_bar: float, prediction_type: str) -> Tensor:

@@ -4,6 +4,7 @@ The samplers do not know: they diffuse latents, and a task's loss sees `decode(x
 """
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -76,12 +77,11 @@ class StableDiffusion(nn.Module):
         if use_checkpoint:
             self.net.enable_gradient_checkpointing()
             self.net.train()  # diffusers recomputes in training mode only; there is no dropout in it to wake
-        encoder, tokenizer = (
-            _part(self.folder, "text_encoder", CLIPTextModel),
-            _part(self.folder, "tokenizer", CLIPTokenizer),
+        self.embed = TextEmbedder(
+            _part(self.folder, "text_encoder", CLIPTextModel), _part(self.folder, "tokenizer", CLIPTokenizer)
         )
-        texts = [""] if not prompt else ["", prompt]
-        self.register_buffer("text", _embed(encoder, tokenizer, texts))  # the encoder is not needed again
+        self.prompt = prompt
+        self.set_prompts(None)
 
     @cached_property
     def weights_hash(self) -> str:
@@ -97,20 +97,37 @@ class StableDiffusion(nn.Module):
             digest.update(file_hash(file).encode())
         return digest.hexdigest()
 
+    def set_prompts(self, prompts: Sequence[str | None] | None) -> None:
+        """What the pictures of the next batches show: a prompt for each; None: `model.prompt` for all."""
+        self.prompts = None if prompts is None else list(prompts)
+
     def predict(self, x_t: Tensor, t: int) -> tuple[Tensor, None]:
-        """eps of latents [B, C, H, W], float32; with a prompt, under classifier-free guidance."""
-        out = in_fixed_batches(lambda part: self._guided(part, t), x_t, self.cpu_batch)
+        """eps of latents [B, C, H, W], float32; with a prompt, under classifier-free guidance.
+
+        Leaves in `text_rms` [B] the root mean square of s (eps_text - eps_0), by which FreeDoM's style code scales its step.
+        """
+        prompts = self.prompts if self.prompts is not None else [self.prompt] * len(x_t)
+        if len(prompts) != len(x_t):
+            raise ValueError(f"{len(prompts)} prompts for a batch of {len(x_t)}: see set_prompts")
+        plain_text = self._embedded([""] * len(x_t), x_t.device)
+        if any(prompts):
+            text = torch.cat([plain_text, self._embedded(prompts, x_t.device)])
+            plain, conditional = self._run(torch.cat([x_t, x_t]), text, t).chunk(2)
+            shift = self.cfg * (conditional - plain)
+            out, self.text_rms = plain + shift, shift.detach().square().mean((1, 2, 3)).sqrt()
+        else:
+            out, self.text_rms = self._run(x_t, plain_text, t), torch.zeros(len(x_t), device=x_t.device)
         return to_eps(out, x_t, self.schedule.alpha_bar[t].item(), self.prediction_type), None
 
-    def _guided(self, x_t: Tensor, t: int) -> Tensor:
-        count = len(self.text)
-        text = self.text.repeat_interleave(len(x_t), 0)
-        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
-            out = self.net(x_t.repeat(count, 1, 1, 1), t, encoder_hidden_states=text).sample.float()
-        if count == 1:
-            return out
-        plain, conditional = out.chunk(2)
-        return plain + self.cfg * (conditional - plain)
+    def _embedded(self, prompts: Sequence[str | None], device: torch.device) -> Tensor:
+        return torch.cat([self.embed(prompt or "") for prompt in prompts]).to(device)
+
+    def _run(self, x: Tensor, text: Tensor, t: int) -> Tensor:
+        def network(x: Tensor, text: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+                return self.net(x, t, encoder_hidden_states=text).sample.float()
+
+        return in_fixed_batches(network, x, self.cpu_batch, text)
 
     def decode(self, x0: Tensor) -> Tensor:
         """Latents -> pictures [B, 3, 8 H, 8 W], about [-1, 1]; differentiable, its activations recomputed if so asked."""
@@ -125,12 +142,21 @@ class StableDiffusion(nn.Module):
             return torch.cat([self.vae.decode(z).sample for z in latent.split(1)]).float()
 
 
-@torch.no_grad()
-def _embed(encoder: nn.Module, tokenizer, texts: list[str]) -> Tensor:
-    """[texts, tokens, channels], padded to the encoder's length as the released pipelines do."""
-    length = encoder.config.max_position_embeddings
-    tokens = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return encoder(tokens.input_ids)[0]
+class TextEmbedder:
+    """text -> [1, tokens, channels], padded to the encoder's length as the released pipelines do; each once, on the CPU."""
+
+    def __init__(self, encoder: nn.Module, tokenizer):
+        self.encoder, self.tokenizer, self.known = encoder, tokenizer, {}
+
+    @torch.no_grad()
+    def __call__(self, text: str) -> Tensor:
+        if text not in self.known:
+            length = self.encoder.config.max_position_embeddings
+            tokens = self.tokenizer(
+                [text], padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+            )
+            self.known[text] = self.encoder(tokens.input_ids)[0]
+        return self.known[text]
 
 
 def _part(folder: Path, name: str, kind: type):
