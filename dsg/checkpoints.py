@@ -1,11 +1,9 @@
 """Finding, reading and identifying checkpoint files; the errors say what to do about it."""
 
 import hashlib
-import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -82,7 +80,7 @@ def read_state_dict(path: Path, name: str) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a broken file leads their readers to whatever error comes next
         raise ValueError(
             f"{path} cannot be read as a checkpoint (truncated, or not one): {first_line(error)}. "
             f"Remove it and get it again: {how_to_get(name)}"
@@ -107,9 +105,7 @@ def load_into(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         if keys
     ]
     if problems:
-        raise ValueError(
-            f"{path} is the checkpoint of another network than model.unet describes: {', '.join(problems)}"
-        )
+        raise ValueError(f"{path} is the checkpoint of another network than the config's: {', '.join(problems)}")
     net.load_state_dict(state, strict=True)
 
 

@@ -1,5 +1,6 @@
 """The pictures of a suite."""
 
+import textwrap
 from pathlib import Path
 
 import matplotlib
@@ -54,6 +55,34 @@ def grid(out: Path, suite, steps: list[int], target: Path, faces: int = 3) -> No
                 ax.set_ylabel(task.replace("_", " "), fontsize=7)
     fig.suptitle(f"{n} steps", fontsize=9)
     _save(fig, target)
+
+
+def samples(task: str, cases, methods: dict, target: Path) -> None:
+    """A row per condition: the reference or prompt, then two samples of every method (label -> its `Results`)."""
+    fig, axes = plt.subplots(
+        len(cases), 1 + 2 * len(methods), figsize=(1.5 + 1.75 * len(methods), 0.95 * len(cases) + 0.4), squeeze=False
+    )
+    for ax in axes.flat:
+        ax.set_xticks([]), ax.set_yticks([])
+        for side in ax.spines.values():
+            side.set_visible(False)
+    for r, case in enumerate(cases):
+        results = next(iter(methods.values()))
+        if (results.condition / f"{case.id}.png").exists():
+            axes[r, 0].imshow(np.asarray(Image.open(results.condition / f"{case.id}.png")), interpolation="nearest")
+        elif case.prompt:
+            axes[r, 0].text(0.5, 0.5, textwrap.fill(case.prompt, 17), ha="center", va="center", fontsize=6)
+        for m, (name, results) in enumerate(methods.items()):
+            for k in range(2):
+                ax = axes[r, 1 + 2 * m + k]
+                ax.imshow(np.asarray(Image.open(results.images / f"{case.id}_{k}.png")), interpolation="nearest")
+                if r == 0 and k == 0:
+                    ax.set_title(name, fontsize=8, loc="left")
+    axes[0, 0].set_title("prompt" if cases[0].reference is None else "reference", fontsize=8)
+    fig.suptitle(task.replace("_", " "), fontsize=9)
+    fig.subplots_adjust(0.01, 0.01, 0.99, 0.9, 0.03, 0.03)
+    fig.savefig(target, dpi=130)
+    plt.close(fig)
 
 
 def _names(out: Path, task: str, steps: int) -> list[str]:

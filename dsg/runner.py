@@ -38,12 +38,19 @@ class Cell:
     seed: int = 0
     batch_size: int = 16
     device: torch.device = torch.device("cpu")
-    evaluator: object | None = None  # judges the samples of a semantic task: `measure(pixels, cases, task) -> {name: [B]}`
+    evaluator: object | None = (
+        None  # judges the samples of a semantic task: `measure(pixels, cases, task) -> {name: [B]}`
+    )
 
     @property
     def restores(self) -> bool:
         """Whether there is a truth, or a measurement, that the pictures are compared with."""
         return not hasattr(self.task, "cases")
+
+    @property
+    def weight(self) -> int:
+        """Cost of a network evaluation, for progress bars: a pass through the network and back counts three times."""
+        return 3 if self.sampler.gradient_at == "x_t" else 1
 
 
 @dataclass

@@ -28,9 +28,15 @@ SOURCES = {  # name: (file or folder, where; "gdrive:" is a Google Drive id, "hu
     ),
     "celebahq256": ("celebahq256", "hub:google/ddpm-ema-celebahq-256"),
     "sd14": ("sd14", "hub:CompVis/stable-diffusion-v1-4"),
+    "arcface": ("model_ir_se50.pth", "gdrive:1KW7bjndL3QG3sxBbZxreGHigcCCpsDgn"),  # pixel2style2pixel's link
+    "clip": ("clip-vit-base-patch16", "hub:openai/clip-vit-base-patch16"),
+    "lraspp": (
+        "lraspp_mobilenet_v3_large-d234d4ea.pth",
+        "https://download.pytorch.org/models/lraspp_mobilenet_v3_large-d234d4ea.pth",
+    ),
 }
 
-NOT_NEEDED = ("fp16", "non_ema", "safety_checker")  # other precisions and parts of a hub repository
+NOT_NEEDED = ("fp16", "non_ema", "safety_checker", "onnx")  # other precisions, parts and runtimes of a hub repository
 
 
 def download(source: str, temporary: Path) -> None:
@@ -55,13 +61,16 @@ def download(source: str, temporary: Path) -> None:
 
 
 def download_snapshot(repository: str, temporary: Path) -> None:
-    """The configs and weights of a hub repository, safetensors where there are both. What is there already is continued."""
+    """The configs, tokenizers and PyTorch weights of a hub repository, safetensors where a folder has both kinds.
+
+    What is there already is continued.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     try:
         files = [f for f in HfApi().list_repo_files(repository) if not any(word in f for word in NOT_NEEDED)]
-        safe = {f.removesuffix(".safetensors") for f in files if f.endswith(".safetensors")}
-        pickled = [f for f in files if f.endswith(".bin") and f.removesuffix(".bin") not in safe]
+        safe = {f.rpartition("/")[0] for f in files if f.endswith(".safetensors")}  # the kinds' names may differ
+        pickled = [f for f in files if f.endswith(".bin") and f.rpartition("/")[0] not in safe]
         wanted = [f for f in files if f.endswith((".json", ".txt", ".safetensors"))] + pickled
         snapshot_download(repository, local_dir=temporary, allow_patterns=wanted)
     except Exception as error:  # the client's own errors, and those of the HTTP library beneath it, which changes

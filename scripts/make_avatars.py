@@ -159,9 +159,7 @@ def _rasterise(svg: str, size: int, background: str) -> np.ndarray:
     if framed not in svg:
         raise RuntimeError("python-avatars draws in another frame than 264 x 280: see constraints.txt for the version")
     svg = svg.replace(framed, f'width="{size}px" height="{size}px" viewBox="{VIEW_BOX}"', 1)
-    png = resvg_py.svg_to_bytes(
-        svg_string=svg, width=size, height=size, background=background, skip_system_fonts=True
-    )
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background=background, skip_system_fonts=True)
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGB"))
 
 

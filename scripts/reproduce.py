@@ -5,6 +5,7 @@
     python scripts/reproduce.py --device cuda --images 256 --out results/embedded256
     python scripts/reproduce.py --suite ffhq256                # the paper's linear grid; needs the checkpoint and a GPU
     python scripts/reproduce.py --suite theory                 # samplers against exact posteriors: scripts/theory.py
+    python scripts/reproduce.py --suite semantic               # FaceID, text, style, segmentation: scripts/semantic.py
 
 Cells are ordinary ones (`run.py` would give the same pictures), in `<out>/cells/<task>/<sampler>-<steps>`. Resumes where it was
 stopped; a second call finishes at once.
@@ -99,7 +100,7 @@ class Suite:
         return prepare(compose("config", [*self.common, *planned.overrides]), folder)
 
     def run(self, built: list[tuple[Planned, Cell, Results]]) -> None:
-        total = sum(len(pending(c, r)) * weight(c) * evaluations(c) for _, c, r in built)
+        total = sum(len(pending(c, r)) * c.weight * evaluations(c) for _, c, r in built)
         with tqdm(
             total=total, unit="evaluation", desc=f"suite {self.suite.name}", disable=total == 0, smoothing=0.02
         ) as bar:
@@ -111,7 +112,7 @@ class Suite:
         deviation = ManifoldDeviation(results.out / "manifold_deviation.csv")
         unfinished = pending(cell, results) or len(unmeasured(cell, results))
         if unfinished or not (results.out / "metrics.json").exists():
-            failures = run_cell(cell, results, lambda n: bar.update(n * weight(cell)), deviation)
+            failures = run_cell(cell, results, lambda n: bar.update(n * cell.weight), deviation)
             self.failed += len(failures)
             for f in failures:
                 print(f"failed: {planned.key} {f.id}: not finite at step {f.step_index} (t={f.t})", file=sys.stderr)
@@ -138,11 +139,6 @@ class Suite:
             table = pd.DataFrame(metrics.measure(pixels, images.to_uint8(x)), index=[p.id for p in cell.pictures])
             table["residual"] = cell.task.residual(restored, condition).tolist()
             self.tables[(task, "bicubic" if task == "super_resolution" else "A^T y", 0)] = table
-
-
-def weight(cell: Cell) -> int:
-    """Cost of a network evaluation: a pass through the network and back counts three times."""
-    return 3 if cell.sampler.gradient_at == "x_t" else 1
 
 
 def write_outputs(runner: Suite, out: Path, count: int, steps: list[int]) -> None:
@@ -210,6 +206,8 @@ def parse_args() -> tuple[argparse.Namespace, OmegaConf]:
     parser.add_argument("--wandb", default="offline", choices=MODES)
     args = parser.parse_args()
     suite = OmegaConf.load(REPOSITORY / "configs/suite" / f"{args.suite}.yaml")
+    if args.suite == "semantic":
+        return args, suite
     if args.suite == "theory":
         if args.images is not None or args.steps is not None:
             parser.error(
@@ -235,6 +233,11 @@ def main() -> None:
         import theory  # not pictures: another program
 
         return theory.main(["--out", str(args.out or resolve(suite.out))])
+    if args.suite == "semantic":
+        import semantic
+
+        options = ["--device", args.device, "--wandb", args.wandb, "--out", str(args.out or resolve(suite.out))]
+        return semantic.main(options + (["--conditions", str(args.images)] if args.images else []))
     runner = Suite(suite, args.out, args.device, args.wandb)
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
         try:

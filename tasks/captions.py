@@ -127,7 +127,9 @@ def caption(attributes: Mapping[str, str], rng: np.random.Generator, keep: float
     things += [("an " if w == "eyepatch" else "") + w for w in accessory]
     things = [things[i] for i in rng.permutation(len(things))]
     before = mouth + (["beardless"] if facial == ["beardless"] else [])
-    subject = " ".join(["a", *before, str(rng.choice(PEOPLE))]) if rng.random() < 0.8 else " ".join([*before, "someone"])
+    subject = (
+        " ".join(["a", *before, str(rng.choice(PEOPLE))]) if rng.random() < 0.8 else " ".join([*before, "someone"])
+    )
     return _sentence(subject, things, " ".join(["a", *color, *clothes]) if clothes else "", rng)
 
 

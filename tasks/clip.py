@@ -1,13 +1,13 @@
 """CLIP as a guide: a prompt in its joint space, or the style of a reference in the Gram matrix of its patch tokens."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsg.checkpoints import first_line, how_to_get, resolve
+from dsg.checkpoints import first_line, resolve
 from dsg.images import to_tensor
 from tasks.semantic import Case, SemanticTask
 
@@ -18,10 +18,14 @@ class CLIPGuide(nn.Module):
     def __init__(self, checkpoint: str, blocks: int | None = None):
         super().__init__()
         from transformers import AutoTokenizer, CLIPModel
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # of the moment it takes to read the weights
         folder = resolve(checkpoint)
         try:
-            clip = CLIPModel.from_pretrained(folder, local_files_only=True).float()
+            clip, found = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            if found["missing_keys"]:  # it would only warn, and leave them random
+                raise ValueError(f"it has no {sorted(found['missing_keys'])[0]}")
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             settings = json.loads((folder / "preprocessor_config.json").read_text())
         except Exception as error:  # transformers raises whatever its parts raise
@@ -29,7 +33,7 @@ class CLIPGuide(nn.Module):
         self.size = clip.config.vision_config.image_size
         if blocks is not None:  # the rest of the image's network is not needed
             clip.vision_model.encoder.layers = clip.vision_model.encoder.layers[:blocks]
-        self.clip = clip.eval().requires_grad_(False)
+        self.clip = clip.float().eval().requires_grad_(False)
         mean, std = (torch.tensor(settings[key])[:, None, None] for key in ("image_mean", "image_std"))
         self.register_buffer("mean", 2 * mean - 1)
         self.register_buffer("std", 2 * std)
@@ -60,17 +64,11 @@ def load_clip(checkpoint: str, blocks: int | None = None) -> CLIPGuide:
     return CLIPGuide(checkpoint, blocks)
 
 
-class _CLIPTask(SemanticTask):
-    def check(self, shape: Sequence[int]) -> None:
-        if not (self.checkpoint / "config.json").is_file():
-            name = "avatars64" if "avatars64" in str(self.checkpoint) else "clip"
-            raise FileNotFoundError(f"no CLIP model at {self.checkpoint}; get it with: {how_to_get(name)}")
-
-
-class CLIPText(_CLIPTask):
+class CLIPText(SemanticTask):
     """|text feature - image feature|, both unnormalised: FreeDoM's CLIP code."""
 
     takes = ("prompt",)
+    fetched_as = "clip"
     judged_as = ("words",)
 
     def __init__(self, name: str, guide: Callable[[], nn.Module], prompt: str | None = None, cpu_batch: int = 4):
@@ -103,10 +101,11 @@ class CLIPText(_CLIPTask):
         return {"clip_score": 100 * cosine.clamp_min(0), "clip_distance": (condition["text"] - feature).norm(dim=1)}
 
 
-class Style(_CLIPTask):
+class Style(SemanticTask):
     """|Gram(x0) - Gram(reference)| (Frobenius), Gram = F^T F over the patch tokens after the third block: FreeDoM's style code."""
 
     takes = ("reference",)
+    fetched_as = "clip"
     judged_as = ("style",)
 
     def __init__(

@@ -66,6 +66,29 @@ class AvatarEvaluator:
         return found
 
     @torch.no_grad()
+    def score(self, pixels: np.ndarray, cases: Sequence[Case], task) -> list[float]:
+        """One smooth number per image, higher is better, for tuning: the mean over what is asked (identity attributes alike,
+        words of the prompt) of its probability; 1 - judged_style; miou."""
+        x = _tensor(pixels)
+        scores = []
+        for kind in task.judged_as:
+            if kind == "identity":
+                sample, reference = self.probabilities(x), self.probabilities(_references(cases))
+                scores.append(torch.stack([(sample[n] * reference[n]).sum(1) for n in IDENTITY]).mean(0))
+            elif kind == "words":
+                scores.append(self._probability_of_words(self.probabilities(x), cases))
+            else:
+                (measured,) = getattr(self, f"_{kind}")(x, cases)
+                scores.append(1 - measured if kind == "style" else measured)
+        return torch.stack(scores).mean(0).tolist()
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> dict[str, Tensor]:
+        """Probability [B, values] of every attribute's values, for images in [-1, 1]."""
+        parts = [self.attributes(part) for part in x.split(self.batch)]
+        return {name: torch.cat([part[name] for part in parts]).softmax(1) for name in self.values}
+
+    @torch.no_grad()
     def features(self, pixels: np.ndarray) -> Tensor:
         """[B, F] of the attribute network, for Frechet distances."""
         return torch.cat([self.attributes.features(part) for part in _tensor(pixels).split(self.batch)])
@@ -73,8 +96,7 @@ class AvatarEvaluator:
     @torch.no_grad()
     def recognised(self, x: Tensor) -> dict[str, Tensor]:
         """Index of each attribute's likeliest value, [B], for images in [-1, 1]."""
-        parts = [self.attributes(part) for part in x.split(self.batch)]
-        return {name: torch.cat([part[name] for part in parts]).argmax(1) for name in self.values}
+        return {name: p.argmax(1) for name, p in self.probabilities(x).items()}
 
     def _identity(self, x: Tensor, cases: Sequence[Case]) -> tuple[Tensor, Tensor]:
         sample, reference = self.recognised(x), self.recognised(_references(cases))
@@ -90,6 +112,14 @@ class AvatarEvaluator:
             shares.append(sum(right) / len(right) if right else float("nan"))
         shares = torch.tensor(shares)
         return shares, torch.where(shares.isnan(), shares, (shares == 1).float())
+
+    def _probability_of_words(self, found: dict[str, Tensor], cases: Sequence[Case]) -> Tensor:
+        scores = []
+        for i, case in enumerate(cases):
+            asked = asked_for(case.prompt).items()
+            wanted = [sum(found[name][i, self.values[name].index(v)] for v in values) for name, values in asked]
+            scores.append(torch.stack(wanted).mean())
+        return torch.stack(scores)
 
     def _style(self, x: Tensor, cases: Sequence[Case]) -> tuple[Tensor]:
         own, wanted = self.attributes.style(x), self.attributes.style(_references(cases))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 from torchvision.models import DenseNet
 
@@ -45,14 +44,14 @@ class AttributeNet(nn.Module):
 
 
 class DilatedNet(nn.Module):
-    """Labels of pixels by dilated convolutions at full resolution (Yu & Koltun, arXiv 1511.07122).
+    """Labels of pixels by dilated convolutions without any pooling (Yu & Koltun, arXiv 1511.07122), on 2x2 blocks of pixels.
 
-    Images [B, 3, H, W] in [-1, 1] -> logits [B, classes, H, W].
+    Images [B, 3, H, W] in [-1, 1] -> logits [B, classes, H, W]; sides even.
     """
 
-    def __init__(self, classes: int = 4, channels: int = 20, dilations: tuple[int, ...] = (1, 1, 2, 4, 8, 16, 1)):
+    def __init__(self, classes: int = 4, channels: int = 48, dilations: tuple[int, ...] = (1, 1, 2, 4, 8, 1)):
         super().__init__()
-        layers, before = [], 3
+        layers, before = [nn.PixelUnshuffle(2)], 12
         for dilation in dilations:
             layers += [
                 nn.Conv2d(before, channels, 3, padding=dilation, dilation=dilation, bias=False),
@@ -60,19 +59,7 @@ class DilatedNet(nn.Module):
                 nn.LeakyReLU(0.1),
             ]
             before = channels
-        self.net = nn.Sequential(*layers, nn.Conv2d(channels, classes, 1))
+        self.net = nn.Sequential(*layers, nn.Conv2d(channels, 4 * classes, 1), nn.PixelShuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
-
-
-def set_batch_norm_momentum(network: nn.Module, momentum: float) -> None:
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = momentum
-
-
-@torch.no_grad()
-def predicted(network: AttributeNet, images: Tensor) -> dict[str, Tensor]:
-    """Probabilities [B, values] of every attribute."""
-    return {name: logits.softmax(1) for name, logits in network(images).items()}

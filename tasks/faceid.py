@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsg.checkpoints import require
 from dsg.images import to_tensor
 from tasks.semantic import Case, SemanticTask
 
@@ -21,6 +20,7 @@ class FaceID(SemanticTask):
     """
 
     takes = ("reference",)
+    fetched_as = "arcface"
     judged_as = ("identity",)
 
     def __init__(
@@ -37,9 +37,6 @@ class FaceID(SemanticTask):
         if not (0 <= top < bottom <= image_size and 0 <= left < right <= image_size):
             raise ValueError(f"task.crop={list(crop)}: [top, bottom, left, right] within task.image_size={image_size}")
         self.image_size, self.crop = image_size, (top, bottom, left, right)
-
-    def check(self, shape: Sequence[int]) -> None:
-        require(self.checkpoint, "avatars64" if "avatars64" in str(self.checkpoint) else "arcface")
 
     def reference_size(self, size: int) -> int:
         return self.image_size

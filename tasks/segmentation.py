@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dsg import images
-from dsg.checkpoints import require
 from dsg.images import Picture
 from tasks.semantic import Case, SemanticTask
 
@@ -29,6 +28,7 @@ class Segmentation(SemanticTask):
     """
 
     takes = ("reference", "prompt")
+    fetched_as = "lraspp"
     prompts_prior = True
     prompt_optional = True
     judged_as = ("labels",)
@@ -44,9 +44,6 @@ class Segmentation(SemanticTask):
     ):
         super().__init__(name, guide, reference, prompt, cpu_batch)
         self.classes = list(classes)
-
-    def check(self, shape: Sequence[int]) -> None:
-        require(self.checkpoint, "avatars64" if "avatars64" in str(self.checkpoint) else "lraspp")
 
     def read_reference(self, path: Path, name: str, size: int) -> Picture:
         labels, original = read_labels(path, size)
@@ -92,8 +89,13 @@ def read_labels(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a label map: {error}") from None
     if image.mode not in ("L", "P", "1", "I;16", "I"):
-        raise ValueError(f"{path} is no label map: one channel with the class of every pixel, and this has {image.mode}")
-    labels = Image.fromarray(np.asarray(image).astype(np.uint8))
+        raise ValueError(
+            f"{path} is no label map: one channel with the class of every pixel, and this has {image.mode}"
+        )
+    values = np.asarray(image)
+    if not 0 <= values.min() <= values.max() <= IGNORED:  # 16 bits
+        raise ValueError(f"{path} holds classes from {values.min()} to {values.max()}: 0 to 254, and 255 for whatever")
+    labels = Image.fromarray(values.astype(np.uint8))
     if min(labels.size) < min(size, 32):
         raise ValueError(f"{path} is too small: {labels.width}x{labels.height}")
     return np.asarray(images.square(labels, size, Image.Resampling.NEAREST)), image.size

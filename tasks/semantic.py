@@ -1,7 +1,7 @@
 """Tasks conditioned on a reference picture, a prompt, both, or nothing but a loss of one's own.
 
 A subclass gives `loss`, says what it `takes`, and turns one case into tensors in `encode`. Its guide, a frozen network, is loaded
-when it is first needed, once per process, and on a CPU sees `cpu_batch` images at a time, so that an image comes out
+when it is first needed, or by `to`, once per process, and on a CPU sees `cpu_batch` images at a time, so that an image comes out
 the same in any batch.
 """
 
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dsg import images
-from dsg.checkpoints import file_hash, resolve
+from dsg.checkpoints import file_hash, how_to_get, resolve
 from dsg.images import Picture
 from dsg.priors.batching import in_fixed_batches
 
@@ -52,6 +52,7 @@ class SemanticTask:
     """
 
     takes: tuple[str, ...] = ()  # of "reference", "prompt"
+    fetched_as = ""  # the guide's name for scripts/fetch_checkpoints.py
     prompts_prior = False  # whether the prompt is the prior's (Stable Diffusion) rather than the loss's
     prompt_optional = False
     judged_as: tuple[str, ...] = ()  # by an evaluator: "identity", "words", "style", "labels"
@@ -127,6 +128,10 @@ class SemanticTask:
 
     def check(self, shape: Sequence[int]) -> None:
         """Raise a ValueError if images of `shape` (C, H, W) do not suit, or a FileNotFoundError if the guide's weights are missing."""
+        if self.checkpoint is not None and not self.checkpoint.exists():
+            embedded = "checkpoints/avatars64" in self.checkpoint.as_posix()
+            command = how_to_get("avatars64" if embedded else self.fetched_as)
+            raise FileNotFoundError(f"no checkpoint at {self.checkpoint}; get it with: {command}")
 
     def check_prompt(self, prompt: str) -> None:
         """Raise a ValueError if the guide cannot know the prompt."""
@@ -151,7 +156,10 @@ class SemanticTask:
         return sha256("".join(file_hash(f) for f in files).encode()).hexdigest()
 
     def to(self, device: torch.device) -> "SemanticTask":
+        """Encode there; the guide is loaded now, so that weights that cannot be used are found before work starts."""
         self.device = torch.device(device)
+        if self.guide is not None:
+            self.network(self.device)
         return self
 
     def network(self, device: torch.device) -> nn.Module:

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,36 @@ def recording(name: str) -> dict:
 def compose_config(*overrides: str):
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return compose("config", list(overrides))
+
+
+TOKENS = ["<|startoftext|>", "<|endoftext|>", "a</w>", "c</w>", "cat</w>", "a", "c", "t", "t</w>", "ca"]
+
+
+def save_tokenizer(folder: Path, length: int, ids: Sequence[int]) -> None:
+    """A tokenizer of CLIP's kind that knows TOKENS, under these ids."""
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(dict(zip(TOKENS, ids))))
+    (folder / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def save_clip(folder: Path, size: dict | None = None, image_size: int = 224):
+    """A random CLIP in the hub's format, ViT-B/16 or of another `size`; returns the model."""
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(0)
+    text = {"hidden_size": 512, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # ids as released
+    vision = {"patch_size": 16, "image_size": image_size}
+    config = CLIPConfig(text_config=text | (size or {}), vision_config=vision | (size or {}), projection_dim=512)
+    model = CLIPModel(config).eval().requires_grad_(False)
+    model.save_pretrained(folder)
+    last = config.text_config.vocab_size - 1
+    save_tokenizer(folder, 77, [last - 1, last, *range(320, 318 + len(TOKENS))])
+    settings = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+    settings |= {"image_processor_type": "CLIPImageProcessor", "size": image_size, "crop_size": image_size}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return model
 
 
 def tiny_network() -> tuple[dict, dict]:

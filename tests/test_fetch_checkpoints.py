@@ -8,7 +8,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, compose_config
+from fetch_checkpoints import SOURCES
+from hydra.utils import instantiate
 
 BODY = b"PK" + bytes(range(256)) * 5000
 
@@ -86,6 +88,15 @@ def test_unknown_names_list_the_choices(tmp_path):
     assert done.returncode == 2 and "ffhq256, imagenet256" in done.stderr
 
 
+@pytest.mark.parametrize("name, task", [("arcface", "faceid"), ("lraspp", "segmentation"), ("clip", "clip_text")])
+def test_a_guide_lands_where_its_task_looks_for_it(tmp_path, name, task):
+    config = compose_config("model=celebahq256", f"task={task}").task
+    assert config.guide.checkpoint == f"checkpoints/{SOURCES[name][0]}"
+    config.guide.checkpoint = str(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match=f"nothing; get it with: python scripts/fetch_checkpoints.py {name}$"):
+        instantiate(config).check((3, 256, 256))
+
+
 HUB = {
     "config.json": b'{"_class_name": "UNet2DModel"}',
     "scheduler_config.json": b"{}",
@@ -100,15 +111,16 @@ class Hub(BaseHTTPRequestHandler):
     """What the Hugging Face hub answers about one repository, as far as its client asks."""
 
     def answer(self, with_body):
-        commit = "0" * 40
+        commit, files, name = "0" * 40, self.server.files, self.path.removeprefix(f"/owner/name/resolve/{'0' * 40}/")
         if self.path.startswith("/api/models/owner/name/tree"):
-            tree = [{"type": "file", "path": f, "size": len(b), "oid": str(hash(b))} for f, b in HUB.items()]
+            tree = [{"type": "file", "path": f, "size": len(b), "oid": str(hash(b))} for f, b in files.items()]
             body = json.dumps(tree).encode()
         elif self.path.startswith("/api/models/owner/name"):
-            body = json.dumps({"id": "owner/name", "sha": commit, "siblings": [{"rfilename": f} for f in HUB]}).encode()
-        elif self.path.startswith("/owner/name/resolve/") and self.path.split("/")[-1] in HUB:
-            body = HUB[self.path.split("/")[-1]]
-            self.server.sent.append(self.path.split("/")[-1])
+            siblings = [{"rfilename": f} for f in files]
+            body = json.dumps({"id": "owner/name", "sha": commit, "siblings": siblings}).encode()
+        elif name in files:
+            body = files[name]
+            self.server.sent.append(name)
         else:
             return self.send_error(404)
         self.send_response(200)
@@ -131,15 +143,15 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.sent = []
+    server.sent, server.files = [], HUB
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     yield server
     server.shutdown()
 
 
-def fetch_from_hub(folder, source="hub:owner/name"):
-    command = [sys.executable, str(ROOT / "scripts/fetch_checkpoints.py"), "celebahq256", f"--folder={folder}"]
+def fetch_from_hub(folder, source="hub:owner/name", name="celebahq256"):
+    command = [sys.executable, str(ROOT / "scripts/fetch_checkpoints.py"), name, f"--folder={folder}"]
     return subprocess.run([*command, f"--source={source}"], capture_output=True, text=True)
 
 
@@ -162,3 +174,29 @@ def test_a_hub_that_does_not_answer_is_named(hub, tmp_path):
     done = fetch_from_hub(tmp_path, "hub:owner/other")
     assert done.returncode == 1 and "Traceback" not in done.stderr and "celebahq256: " in done.stderr
     assert not (tmp_path / "celebahq256").exists()
+
+
+CLIP = {  # the files of openai/clip-vit-base-patch16, and of a repository that keeps its weights in all formats
+    **{f: b"{}" for f in ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")},
+    **{f: b"{}" for f in ("special_tokens_map.json", "vocab.json")},
+    "merges.txt": b"#version: 0.2",
+    "pytorch_model.bin": BODY,
+}
+OTHERS = {
+    "README.md": b"#",
+    "flax_model.msgpack": BODY,
+    "tf_model.h5": BODY,
+    "onnx/model.onnx": BODY,
+    "onnx/config.json": b"{}",
+}
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_clip_comes_with_its_tokenizer_and_one_kind_of_weights(hub, tmp_path, safe):
+    hub.files = CLIP | OTHERS | ({"model.safetensors": BODY[:-1]} if safe else {})
+    done = fetch_from_hub(tmp_path, name="clip")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "clip-vit-base-patch16"
+    files = {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    weights = {"model.safetensors": BODY[:-1]} if safe else {"pytorch_model.bin": BODY}
+    assert files == {name: body for name, body in CLIP.items() if name != "pytorch_model.bin"} | weights

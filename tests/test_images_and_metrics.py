@@ -121,3 +121,26 @@ def test_missing_lpips_weights_are_one_line_and_an_empty_column(monkeypatch, tmp
     assert np.isnan(metrics.measure(x, x)["lpips"][0]) and np.isnan(metrics.measure(x, x)["lpips"][0])
     metrics.lpips_network.cache_clear()
     assert capsys.readouterr().err.count("cannot be had") == 1
+
+
+def test_frechet_distance_against_closed_forms():
+    rng = np.random.default_rng(2)
+    m1, m2 = rng.standard_normal((2, 6))
+    c1, c2 = (a @ a.T for a in rng.standard_normal((2, 6, 6)))
+    assert metrics.frechet_distance(m1, c1, m1, c1) == pytest.approx(0, abs=1e-9)
+    low = c1[:, :2] @ c1[:, :2].T  # rank 2 of 6
+    assert metrics.frechet_distance(m1, low, m1, low) == pytest.approx(0, abs=1e-4)
+    a, b = rng.random((2, 6))
+    diagonal = np.square(m1 - m2).sum() + np.square(np.sqrt(a) - np.sqrt(b)).sum()
+    assert metrics.frechet_distance(m1, np.diag(a), m2, np.diag(b)) == pytest.approx(diagonal)
+    sqrtm = pytest.importorskip("scipy.linalg").sqrtm
+    expected = np.square(m1 - m2).sum() + np.trace(c1 + c2 - 2 * sqrtm(c1 @ c2).real)
+    assert metrics.frechet_distance(m1, c1, m2, c2) == pytest.approx(expected)
+    assert metrics.frechet_distance(m2, c2, m1, c1) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("wrong", [-np.eye(3), np.triu(np.ones((3, 3))), np.full((3, 3), np.nan)])
+def test_frechet_distance_refuses_what_is_no_covariance(wrong):
+    for first, second in ((wrong, np.eye(3)), (np.eye(3), wrong)):
+        with pytest.raises(ValueError, match="covariance"):
+            metrics.frechet_distance(np.zeros(3), first, np.zeros(3), second)

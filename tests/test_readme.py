@@ -27,6 +27,7 @@ def mine(tmp_path_factory):
     "cell",
     [
         ["task=colourise", "sampler=clipped", "sampler.steps=4"],
+        ["task=colour", "sampler=freedom_dsg", "sampler.steps=4", "samples=2"],
         ["model=white_noise", "data=avatars64", "sampler.steps=4", "sampler.clip_denoised=false"],
     ],
 )

@@ -1,19 +1,21 @@
 """The latent prior: a small random pipeline, saved as the hub's are, and the released one's size."""
 
-import json
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, compose_config
+from conftest import ROOT, TOKENS, compose_config, save_clip, save_tokenizer
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from hydra.utils import instantiate
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from dsg.prepare import prepare
+from dsg.runner import run_cell
 from dsg.samplers import sample
-
-TOKENS = ["<|startoftext|>", "<|endoftext|>", "a</w>", "c</w>", "cat</w>", "a", "c", "t", "t</w>", "ca"]
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +36,7 @@ def folder(tmp_path_factory):
         max_position_embeddings=12, bos_token_id=0, eos_token_id=1, pad_token_id=1,
     )  # fmt: skip
     CLIPTextModel(text).save_pretrained(folder / "text_encoder")
-    (folder / "tokenizer").mkdir()
-    (folder / "tokenizer/vocab.json").write_text(json.dumps({t: i for i, t in enumerate(TOKENS)}))
-    (folder / "tokenizer/merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
-    tokenizer = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 12, "pad_token": "<|endoftext|>"}
-    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps(tokenizer))
+    save_tokenizer(folder / "tokenizer", 12, range(len(TOKENS)))
     PNDMScheduler(  # as released with SD 1.4
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1, set_alpha_to_one=False,
         skip_prk_steps=True,
@@ -65,6 +63,28 @@ def test_classifier_free_guidance_by_hand(folder, x):
     torch.testing.assert_close(plain.predict(x, 400)[0], eps[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(prior.predict(x, 400)[0], eps[0] + 3 * (eps[1] - eps[0]), rtol=1e-4, atol=1e-5)
     assert not any(p.requires_grad for p in prior.parameters())
+
+
+def test_a_prompt_for_each_picture(folder, x):
+    prior, prompts = load(folder, "model.cfg=3", "model.prompt=t"), ["a cat", "c"]
+    prior.set_prompts(prompts)
+    together, text_rms = prior.predict(x, 400)[0], prior.text_rms
+    for i, prompt in enumerate(prompts):
+        alone = load(folder, "model.cfg=3", f"model.prompt={prompt}")
+        assert torch.equal(alone.predict(x[i : i + 1], 400)[0], together[i : i + 1])
+        with torch.no_grad():
+            eps = [prior.net(x[i : i + 1], 400, encoder_hidden_states=prior.embed(p)).sample for p in ("", prompt)]
+        by_hand = (3 * (eps[1] - eps[0])).square().mean().sqrt()
+        assert by_hand > 1e-3 and text_rms.shape == (2,)
+        torch.testing.assert_close(text_rms[i], by_hand, rtol=1e-4, atol=1e-6)
+    prior.set_prompts([None, "c"])  # one without
+    assert torch.equal(prior.predict(x, 400)[0], torch.cat([load(folder).predict(x[:1], 400)[0], together[1:]]))
+    assert torch.equal(prior.text_rms, text_rms * torch.tensor([0, 1]))
+    prior.set_prompts(["a cat"])
+    with pytest.raises(ValueError, match="1 prompts for a batch of 2"):
+        prior.predict(x, 400)
+    prior.set_prompts(None)
+    assert torch.equal(prior.predict(x, 400)[0], load(folder, "model.cfg=3", "model.prompt=t").predict(x, 400)[0])
 
 
 def test_its_schedule_ends_above_zero_noise(folder):
@@ -122,11 +142,58 @@ def test_a_cell_on_the_command_line(folder, tmp_path):
     options = [f"model.checkpoint={folder}", "model.image_size=16", "data.root=data/avatars64/test", "sampler.steps=3"]
     done = call(*options, "model.prompt=a cat", "task.mask=null", f"out={tmp_path / 'o'}")
     assert done.returncode == 0, done.stderr
-    from PIL import Image
-
     assert Image.open(tmp_path / "o/images/00000.png").size == (16, 16)
     other = call(*options, "model.prompt=a", f"out={tmp_path / 'o'}")  # another prompt is another cell
     assert other.returncode == 2 and "model.prompt was a cat" in other.stderr
+
+
+@pytest.fixture(scope="module")
+def styled(folder, tmp_path_factory):
+    """Options of text_style: one reference, two prompts, a tiny CLIP."""
+    inputs = tmp_path_factory.mktemp("inputs")
+    size = dict(hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=4)
+    save_clip(inputs / "clip", size, 32)
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(inputs / "portrait.png")
+    (inputs / "prompts.txt").write_text("# two of them\na cat\nc\n")
+    options = [f"reference={inputs / 'portrait.png'}", f"prompt={inputs / 'prompts.txt'}", "image_size=32"]
+    options = [f"task.{option}" for option in (*options, f"guide.checkpoint={inputs / 'clip'}")]
+    return ["task=text_style", f"model.checkpoint={folder}", "model.image_size=16", "device=cpu", *options]
+
+
+NAMES = {"portrait__a-cat": "a cat", "portrait__c": "c"}
+
+
+def test_a_style_and_prompts_on_the_command_line(styled, tmp_path):
+    done = call(*styled, "sampler=freedom", "sampler.steps=5", f"out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert {f.name for f in (tmp_path / "images").iterdir()} == {f"{name}.png" for name in NAMES}
+    texts = {f.stem: f.read_text() for f in (tmp_path / "condition").glob("*.txt")}
+    assert texts == {name: prompt + "\n" for name, prompt in NAMES.items()}
+    assert all(Image.open(tmp_path / f"condition/{name}.png").size == (32, 32) for name in NAMES)
+    table = pd.read_csv(tmp_path / "per_image.csv").set_index("id")
+    assert dict(table["prompt"]) == NAMES and (table["style_distance"] > 0).all()
+
+
+def run(out, *options):
+    """The table and the pictures of a cell."""
+    cell, results = prepare(compose_config("model=sd14", "sampler.steps=5", f"out={out}", *options))
+    assert run_cell(cell, results) == []
+    return results.table, [np.asarray(Image.open(results.images / f"{name}.png")).astype(int) for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def unguided(styled, tmp_path_factory):
+    return run(tmp_path_factory.mktemp("unguided") / "o", *styled, "sampler=unconditional")[0]
+
+
+@pytest.mark.parametrize("sampler", ["freedom", "mpgd", "freedom_dsg"])
+def test_styles_of_a_batch_are_those_one_by_one_and_nearer(styled, unguided, tmp_path, sampler):
+    table, together = run(tmp_path / "a", *styled, f"sampler={sampler}")
+    _, alone = run(tmp_path / "b", *styled, f"sampler={sampler}", "batch_size=1")
+    assert all((a == b).all() for a, b in zip(together, alone))
+    assert abs(together[0] - together[1]).max() > 2  # the prompts
+    assert (table["style_distance"] < unguided["style_distance"]).all()
 
 
 @pytest.mark.parametrize(
@@ -134,8 +201,8 @@ def test_a_cell_on_the_command_line(folder, tmp_path):
     [
         ([], "python scripts/fetch_checkpoints.py sd14"),
         (["model.checkpoint={folder}", "model.image_size=15"], "image_size=15: a multiple of 2"),
-        (["model.checkpoint={folder}", "model.cfg=-1"], "cfg=-1"),
-        (["model.checkpoint={folder}/unet"], "cannot be read as a UNet2DConditionModel"),
+        (["model.checkpoint={folder}", "model.image_size=16", "model.cfg=-1"], "cfg=-1"),
+        (["model.checkpoint={folder}/unet", "model.image_size=16"], "cannot be read as a UNet2DConditionModel"),
         (["model.checkpoint={folder}", "model.use_checkpoint=perhaps"], "use_checkpoint=perhaps"),
     ],
 )

@@ -41,6 +41,7 @@ class StableDiffusion(nn.Module):
 
     latent = True
     learns_variance = False
+    text_rms: Tensor | None = None  # left by `predict`; having it says that `sampler.scaling=text` is possible
 
     def __init__(
         self,

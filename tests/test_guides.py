@@ -1,0 +1,460 @@
+"""The full-size guides with random weights, and the released rules of the hosts, written out."""
+
+import json
+import math
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import PARITY, compose_config, save_clip
+from hydra.utils import instantiate
+from PIL import Image
+from safetensors.torch import save_file
+from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights, lraspp_mobilenet_v3_large
+
+from dsg.images import to_tensor
+from dsg.prepare import prepare
+from dsg.samplers import reverse_step
+from dsg.schedule import NoiseSchedule, linear_betas, scaled_linear_betas
+from tasks import semantic
+from tasks.clip import load_clip
+from tasks.irse import IRSE, load_irse
+from tasks.parts import load_lraspp
+
+KEYS = json.loads((PARITY / "checkpoint_keys.json").read_text())["model_ir_se50"]
+SIZE = 64
+SMALL = dict(input_size=32, channels=[8, 8, 16], units=[1, 1], features=8)
+
+
+def randomised(network):
+    """Statistics of the norms too, or their weights could be mixed up."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            for tensor in (module.running_var, module.weight.data):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            for tensor in (module.running_mean, module.bias.data):
+                tensor.uniform_(-0.1, 0.1, generator=generator)
+    return network.eval().requires_grad_(False)
+
+
+def pictures(batch=2, size=SIZE, seed=0):
+    """Blurred noise in [-1, 1]."""
+    x = torch.rand(batch, 3, size // 8, size // 8, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(x, size=(size, size), mode="bilinear") * 1.8 - 0.9
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """References, label maps and prompts, and the guides' weights under the names of their downloads."""
+    folder = tmp_path_factory.mktemp("guides")
+    for name in ("references", "maps"):
+        (folder / name).mkdir()
+    for i, picture in enumerate(((pictures(2, 80, seed=1) + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(picture[:, 4:76] if i else picture).save(folder / f"references/{i}.png")
+    labels = np.kron(np.array([[0, 8, 15], [20, 255, 7], [3, 0, 1]]), np.ones((24, 24))).astype(np.uint8)
+    Image.fromarray(labels).save(folder / "maps/0.png")
+    Image.fromarray(labels.T.copy()).save(folder / "maps/1.png")
+    (folder / "prompts.txt").write_text("# two\na cat\n\ncat\n")
+    torch.save(face_network().state_dict(), folder / "model_ir_se50.pth", _use_new_zipfile_serialization=False)
+    torch.save(labelling_network().state_dict(), folder / "lraspp.pth")
+    yield folder
+    semantic._loaded.clear()  # a gigabyte here, and another in pytest's folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def clip(folder):
+    return save_clip(folder / "clip")
+
+
+def face_network():
+    torch.manual_seed(0)
+    return randomised(IRSE())
+
+
+def labelling_network():
+    torch.manual_seed(0)
+    return randomised(lraspp_mobilenet_v3_large(weights=None, weights_backbone=None))
+
+
+# the networks
+
+
+def test_the_face_network_has_the_released_keys_and_shapes():
+    with torch.device("meta"):
+        assert {k: list(v.shape) for k, v in IRSE().state_dict().items()} == KEYS
+
+
+def test_the_face_network_loads_the_file_as_released(folder):
+    network, expected = load_irse(str(folder / "model_ir_se50.pth")), face_network().state_dict()
+    assert not network.training and not any(p.requires_grad for p in network.parameters())
+    assert all(torch.equal(v, expected[k]) for k, v in network.state_dict().items())
+
+
+SAVERS = {
+    "w.pth": torch.save,
+    "legacy.pth": partial(torch.save, _use_new_zipfile_serialization=False),
+    "w.safetensors": save_file,
+}
+
+
+@pytest.mark.parametrize("name, save", SAVERS.items())
+def test_whole_truncated_and_foreign_files(tmp_path, name, save):
+    network, path = randomised(IRSE(**SMALL)), tmp_path / name
+    save(network.state_dict(), path)
+    loaded = load_irse(str(path), **SMALL).state_dict()
+    assert all(torch.equal(v, loaded[k]) for k, v in network.state_dict().items())
+    whole = path.read_bytes()
+    refused(path, "of another network", **(SMALL | {"units": [2, 1]}))
+    refused(path, "of another network", **(SMALL | {"features": 9}))
+    for end in (1, 100, len(whole) // 2, len(whole) - 9):
+        path.write_bytes(whole[:end])
+        refused(path, "scripts/fetch_checkpoints.py arcface", **SMALL)
+
+
+def refused(path, words, **layout):
+    with pytest.raises(ValueError, match=words) as error:
+        load_irse(str(path), **layout)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@torch.no_grad()
+def test_clip_s_features_are_those_of_transformers(folder, clip):
+    guide, x = load_clip(str(folder / "clip")), pictures(1, 224)
+    assert sum(p.numel() for p in guide.parameters()) == 149_620_737  # of openai/clip-vit-base-patch16
+    assert not any(p.requires_grad for p in guide.parameters()) and not guide.clip.training
+    pixels = guide.pixels(x)
+    expected = clip.get_image_features(pixel_values=pixels)
+    torch.testing.assert_close(guide.image_features(x), features(expected), rtol=1e-4, atol=1e-5)
+    for prompt in ("a cat", "cat"):
+        tokens = guide.tokenizer([prompt], return_tensors="pt", padding="max_length", max_length=77)
+        expected = clip.get_text_features(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        torch.testing.assert_close(guide.text_features(prompt), features(expected), rtol=1e-4, atol=1e-5)
+
+
+def features(out):
+    """Newer versions of transformers put the features into an object."""
+    return out if isinstance(out, torch.Tensor) else out.pooler_output
+
+
+def test_clip_s_pixels_are_those_of_its_processor(folder, clip):
+    from transformers import CLIPImageProcessor
+
+    processor = CLIPImageProcessor.from_pretrained(folder / "clip")
+    guide, pixels = load_clip(str(folder / "clip"), 1), (pictures(1, 224)[0] + 1).mul(127.5).byte()
+    expected = processor(Image.fromarray(pixels.permute(1, 2, 0).numpy()), return_tensors="pt")["pixel_values"]
+    x = pixels[None] / 127.5 - 1
+    torch.testing.assert_close(guide.pixels(x), expected, rtol=0, atol=1e-5)
+    bicubic = F.interpolate(pictures(), size=(224, 224), mode="bicubic")  # of another size: FreeDoM's interpolation
+    torch.testing.assert_close(guide.pixels(pictures()), guide.pixels(bicubic))
+
+
+@torch.no_grad()
+def test_style_keeps_three_blocks(folder, clip):
+    guide, x = task_of("style", folder).network(torch.device("cpu")), pictures(1)
+    assert len(guide.clip.vision_model.encoder.layers) == 3
+    hidden = clip.vision_model(pixel_values=guide.pixels(x), output_hidden_states=True).hidden_states
+    assert len(hidden) == 13
+    torch.testing.assert_close(guide.patch_tokens(x), hidden[3][:, 1:], rtol=1e-4, atol=1e-5)
+
+
+def test_clip_s_folder_as_released_and_broken_ones(tmp_path):
+    """Weights as a pickle, with the position ids that old versions saved; without its tokenizer; with other weights."""
+    size = dict(
+        hidden_size=32, intermediate_size=64, num_attention_heads=2, num_hidden_layers=2, max_position_embeddings=77
+    )
+    model = save_clip(tmp_path, size, 32)
+    state = model.state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    positions = {
+        f"{part}_model.embeddings.position_ids": torch.arange(n)[None] for part, n in (("text", 77), ("vision", 5))
+    }
+    torch.save(state | positions, tmp_path / "pytorch_model.bin")
+    loaded = load_clip(str(tmp_path)).clip.state_dict()
+    assert all(torch.equal(v, loaded[k]) for k, v in state.items())
+    torch.save({k: v for k, v in state.items() if "projection" not in k}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="projection") as error:
+        load_clip(str(tmp_path))
+    assert "\n" not in str(error.value)
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match="cannot be read as a CLIP model: .*preprocessor_config.json") as error:
+        load_clip(str(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+@torch.no_grad()
+def test_the_labelling_network_is_torchvision_s(folder):
+    guide, original = load_lraspp(str(folder / "lraspp.pth")), labelling_network()
+    transforms = LRASPP_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1.transforms()
+    x = pictures()
+    normalised = ((x + 1) / 2 - torch.tensor(transforms.mean)[:, None, None]) / torch.tensor(transforms.std)[
+        :, None, None
+    ]
+    torch.testing.assert_close((x - guide.mean) / guide.std, normalised, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(guide(x), original(normalised)["out"], rtol=1e-4, atol=1e-4)
+    assert guide(x).shape == (2, guide.classes, SIZE, SIZE) and guide.classes == 21
+    assert not any(p.requires_grad for p in guide.parameters())
+
+
+def test_the_classes_are_torchvision_s(folder):
+    released = LRASPP_MobileNet_V3_Large_Weights.COCO_WITH_VOC_LABELS_V1.meta["categories"]
+    ours = [name.replace(" ", "") for name in task_of("segmentation", folder).classes]
+    assert len(ours) == 21 and all(r.strip("_").startswith(o) for o, r in zip(ours, released))
+
+
+# the tasks
+
+FACE, CLIP = "guide.checkpoint={folder}/model_ir_se50.pth", "guide.checkpoint={folder}/clip"
+REFERENCE, PROMPT = "task.reference={folder}/references", "task.prompt={folder}/prompts.txt"
+OPTIONS = {
+    "faceid": [REFERENCE, f"task.{FACE}"],
+    "clip_text": [PROMPT, f"task.{CLIP}"],
+    "style": [REFERENCE, f"task.{CLIP}"],
+    "segmentation": ["task.reference={folder}/maps", "task.guide.checkpoint={folder}/lraspp.pth"],
+    "composite": [REFERENCE, PROMPT, f"task.parts.faceid.{FACE}", f"task.parts.clip_text.{CLIP}"],
+}
+
+
+def task_of(name, folder):
+    """At full size: celebahq256 overrides nothing. A guide sees the batch as it is, as on a GPU."""
+    parts = ("task.parts.faceid", "task.parts.clip_text") if name == "composite" else ("task",)
+    options = [f"{part}.cpu_batch=0" for part in parts] + [option.format(folder=folder) for option in OPTIONS[name]]
+    return instantiate(compose_config("model=celebahq256", f"task={name}", *options).task)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_small_step_against_the_gradient_lowers_the_loss(folder, clip, name):
+    task = task_of(name, folder)
+    task.check((3, SIZE, SIZE))
+    found = task.cases(SIZE, None, None)
+    assert len(found) == (4 if name == "composite" else 2)
+    condition, x = task.condition([found[0], found[-1]]), pictures().requires_grad_()
+    assert all(len(value) == 2 for value in condition.values())
+    loss = task.loss(x, condition)
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    assert loss.shape == (2,) and torch.isfinite(loss).all() and torch.isfinite(gradient).all()
+    lengths = gradient.flatten(1).norm(dim=1)
+    assert (lengths > 0).all()
+    with torch.no_grad():
+        step = 0.1 * gradient / lengths[:, None, None, None]
+        assert (task.loss(x - step, condition) < loss).all()
+        alone = task.loss(x[1:], {k: v[1:] for k, v in condition.items()})
+    torch.testing.assert_close(alone, loss[1:], rtol=1e-5, atol=1e-6)
+    for part in getattr(task, "parts", {"": task}).values():
+        assert not any(p.requires_grad for p in part.network(x.device).parameters())
+
+
+def test_a_face_is_cropped_as_in_the_released_code(folder):
+    """From 256 px, the reference resized by Pillow, to 112."""
+    task, square = task_of("faceid", folder), Image.open(folder / "references/0.png")
+    (case, _) = task.cases(SIZE, None, None)
+    reference = np.array(square.resize((256, 256), Image.Resampling.BILINEAR))
+    assert (case.reference.pixels == reference).all()
+    x = torch.from_numpy(reference).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        face = F.adaptive_avg_pool2d(x[:, :, 35:223, 32:220], 112)
+        expected = face_network()(face)
+        torch.testing.assert_close(task.condition([case])["feature"], expected, rtol=1e-4, atol=1e-5)
+        assert task.loss(x, task.condition([case])) < 1e-4
+    assert expected.shape == (1, 512) and expected.norm().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_style_is_the_distance_of_gram_matrices(folder, clip):
+    task = task_of("style", folder)
+    _, case = task.cases(SIZE, None, None)
+    assert case.reference.pixels.shape == (224, 224, 3)
+    grams = []
+    with torch.no_grad():
+        for x in (to_tensor([case.reference]), pictures(1)):
+            pixels = task.network(x.device).pixels(x)
+            tokens = clip.vision_model(pixel_values=pixels, output_hidden_states=True).hidden_states[3][0, 1:]
+            grams.append(tokens.T @ tokens)
+        loss = task.loss(pictures(1), task.condition([case]))
+    assert grams[0].shape == (768, 768)
+    assert loss.item() == pytest.approx((grams[1] - grams[0]).square().sum().sqrt().item(), rel=1e-4)
+
+
+def test_labels_of_255_do_not_count(folder):
+    task = task_of("segmentation", folder)
+    case, _ = task.cases(SIZE, None, None)
+    condition, x = task.condition([case]), pictures(1)
+    with torch.no_grad():
+        log = task.logits(x, SIZE).log_softmax(1)[0]
+        labels = condition["labels"][0]
+        counted = [-log[labels[i, j], i, j] for i in range(SIZE) for j in range(SIZE) if labels[i, j] != 255]
+        assert len(counted) < SIZE**2
+        assert task.loss(x, condition).item() == pytest.approx(torch.stack(counted).mean().item(), rel=1e-4)
+
+
+def test_a_sum_of_tasks_is_the_weighted_sum(folder, clip):
+    task, x = task_of("composite", folder), pictures(1)
+    case = task.cases(SIZE, None, None)[3]
+    with torch.no_grad():
+        face, words = (part.loss(x, part.condition([case])) for part in task.parts.values())
+        torch.testing.assert_close(task.loss(x, task.condition([case])), face + 0.1 * words)
+
+
+def test_a_broken_guide_is_found_before_anything_is_written(tmp_path, folder):
+    (tmp_path / "w.pth").write_bytes((folder / "model_ir_se50.pth").read_bytes()[:1000])
+    guide = f"guide.checkpoint={tmp_path / 'w.pth'}"
+    for options in (
+        ["task=faceid", f"task.{guide}"],
+        [*OPTIONS["composite"], "task=composite", f"task.parts.faceid.{guide}"],
+    ):
+        options = [option.format(folder=folder) for option in options]
+        config = compose_config(
+            "model=gaussian_mixture", "data.limit=1", f"out={tmp_path / 'o'}", "device=cpu", *options
+        )
+        with pytest.raises(ValueError, match="w.pth cannot be read as a checkpoint"):
+            prepare(config)
+    assert not (tmp_path / "o").exists()
+
+
+def test_label_maps_of_sixteen_bits(tmp_path, folder):
+    task = task_of("segmentation", folder)
+    for value, words in ((20, None), (21, "holds class 21"), (256, "from 0 to 256"), (65535, "from 0 to 65535")):
+        labels = np.zeros((SIZE, SIZE), np.uint16)
+        labels[:9] = value
+        Image.fromarray(labels).save(tmp_path / "a.png")
+        task.reference = str(tmp_path / "a.png")
+        if words is None:
+            assert (task.cases(SIZE, None, None)[0].reference.pixels == labels).all()
+        else:
+            with pytest.raises(ValueError, match=words):
+                task.cases(SIZE, None, None)
+
+
+# the released rules
+
+
+class ToyPrior:
+    """eps is no linear function of x, so that a gradient at x_t is not one at x0; with a prompt where `cfg` is given."""
+
+    latent = False
+
+    def __init__(self, schedule, cfg=None):
+        self.schedule, self.cfg = schedule, cfg
+
+    def parts(self, x, t):
+        """eps without a prompt, and what a prompt adds."""
+        plain = 0.7 * x + 0.2 * torch.tanh(x.flip(3)) + t / 2000
+        return plain, 0.3 * torch.sin(3 * x) - 0.1
+
+    def predict(self, x, t):
+        plain, added = self.parts(x, t)
+        if self.cfg is None:
+            return plain, None
+        self.text_rms = (self.cfg * added).detach().square().mean((1, 2, 3)).sqrt()
+        return plain + self.cfg * added, None
+
+    def decode(self, x0):
+        return x0
+
+
+class ToyTask:
+    """|x0 + tanh x0 - c| per image."""
+
+    def loss(self, x0, condition):
+        return (x0 + torch.tanh(x0) - condition).flatten(1).norm(dim=1)
+
+
+CFG = 5.0
+BETAS = {"celebahq256": NoiseSchedule(linear_betas()), "sd14": NoiseSchedule(scaled_linear_betas(), 1, 1 - 0.00085)}
+
+
+def rms(x):
+    return x.square().mean((1, 2, 3), keepdim=True).sqrt()
+
+
+def by_hand(prior, target, x, z, ab, ab_prev, t, rule):
+    """x_prev of one step of the released code."""
+    x = x.clone().requires_grad_()
+    eps, _ = prior.predict(x, t)
+    x0 = (x - math.sqrt(1 - ab) * eps) / math.sqrt(ab)
+    (at_x,) = torch.autograd.grad(ToyTask().loss(x0, target).sum(), x, retain_graph=True)
+    (at_x0,) = torch.autograd.grad(ToyTask().loss(x0, target).sum(), x0)
+    x, eps, x0 = x.detach(), eps.detach(), x0.detach()
+    c1 = math.sqrt(ab_prev) * (1 - ab / ab_prev) / (1 - ab)
+    c2 = math.sqrt(ab / ab_prev) * (1 - ab_prev) / (1 - ab)
+    c3 = math.sqrt((1 - ab_prev) * (1 - ab / ab_prev) / (1 - ab))
+    text = rms(CFG * prior.parts(x, t)[1])
+
+    def ddpm(x0):
+        return c1 * x0 + c2 * x + c3 * z
+
+    def freedom(x0):
+        return math.sqrt(ab_prev) * x0 + math.sqrt(0.75 * (1 - ab_prev)) * eps + 0.5 * math.sqrt(1 - ab_prev) * z
+
+    if rule == "faceid freedom":
+        return freedom(x0) - 100 * math.sqrt(ab) * at_x
+    if rule == "faceid mpgd":
+        return freedom(x0 - 0.015 / rms(at_x0) / math.sqrt(ab_prev) * at_x0)
+    if rule == "clip_text freedom":
+        return ddpm(x0) - 0.02 * c1 * rms(eps) * math.sqrt(1 - ab) / math.sqrt(ab) / rms(at_x) * at_x
+    if rule == "clip_text mpgd":
+        scale = (1.5 if 200 <= t <= 500 else 1) * c1 * rms(eps) * math.sqrt((1 - ab) / ab) / rms(at_x0)
+        return ddpm(x0 - scale / math.sqrt(ab_prev) * at_x0)
+    if rule == "text_style freedom":
+        return ddpm(x0) - 0.2 * text / rms(at_x) * at_x
+    if rule == "text_style mpgd":
+        return ddpm(x0 - 15 * text / rms(at_x0) * at_x0)
+    raise AssertionError(rule)
+
+
+@pytest.mark.parametrize(
+    "task, host, steps, guided_at",
+    [
+        ("faceid", "freedom", 100, lambda t: t > 100),
+        ("faceid", "mpgd", 50, lambda t: t > 100),
+        ("clip_text", "freedom", 100, lambda t: True),
+        ("clip_text", "mpgd", 50, lambda t: t > 100),
+        ("text_style", "freedom", 100, lambda t: 30 <= t // 10 < 70),
+        ("text_style", "mpgd", 100, lambda t: 30 <= t // 10 < 70),
+    ],
+)
+def test_the_released_rules_by_hand(task, host, steps, guided_at):
+    model = "sd14" if task == "text_style" else "celebahq256"
+    schedule, sampler = BETAS[model], sampler_of(model, task, host, steps)
+    prior = ToyPrior(schedule, CFG if task == "text_style" else None)
+    x, z, target = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(s)) for s in range(3))
+    x[1] *= 2  # scales are per image
+    for step in schedule.steps(steps, sampler.spacing):
+        assert step.t == step.index * (1000 // steps) + (model == "sd14")
+        guided = guided_at(step.t)
+        assert sampler.guides(step) == guided
+        if step.index % 7 or step.index == 0:
+            continue
+        state = reverse_step(prior, ToyTask(), target, sampler, x, step, 0, lambda index, **_: z)
+        if guided:
+            at = schedule.alpha_bar[step.t].item(), schedule.alpha_bar[step.t - 1000 // steps].item()
+            expected = by_hand(prior, target, x, z, *at, step.t, f"{task} {host}")
+            torch.testing.assert_close(state.x_prev, expected, rtol=1e-5, atol=1e-5)
+            assert (state.x_prev - state.plain).abs().max() > 1e-4
+        else:
+            assert torch.equal(state.x_prev, state.plain)
+
+
+def sampler_of(model, task, host, steps):
+    return instantiate(
+        compose_config(f"model={model}", f"task={task}", f"sampler={host}", f"sampler.steps={steps}").sampler
+    )
+
+
+def test_style_is_repeated_where_the_released_code_does():
+    steps = BETAS["sd14"].steps(100, "leading")
+    for host, repeats in (("freedom", 3), ("freedom_dsg", 3), ("dps_dsg", 3), ("mpgd", 1)):
+        sampler = sampler_of("sd14", "text_style", host, 100)
+        assert [sampler.repeats(s) for s in steps] == [repeats if 40 <= s.index < 70 else 1 for s in steps]
+
+
+@pytest.mark.parametrize("task, rate", [("faceid", 0.05), ("text_style", 0.1)])
+@pytest.mark.parametrize("host", ["dps_dsg", "freedom_dsg", "mpgd_dsg"])
+def test_the_paper_s_rates_of_dsg(task, rate, host):
+    sampler = sampler_of("sd14" if task == "text_style" else "celebahq256", task, host, 100)
+    assert (sampler.spherical, sampler.guidance_rate, sampler.kernel, sampler.eta) == (True, rate, "ddim", 1.0)
+    assert not sampler.clip_denoised and sampler.spacing == "leading"

@@ -1,0 +1,265 @@
+"""Semantic tasks on the embedded prior: conditions, measures, the command line, the suite."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, compose_config
+from hydra.utils import instantiate
+from PIL import Image
+
+from dsg.images import Picture
+from tasks.captions import WORDS, asked_for, caption
+from tasks.segmentation import mean_iou
+from tasks.semantic import Case, SemanticTask, read_prompts, slug
+
+TEST = ROOT / "data/avatars64"
+
+
+def call(*overrides, **options):
+    command = [sys.executable, str(ROOT / "run.py"), "wandb.mode=disabled", *map(str, overrides)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)).astype(int)
+
+
+# ---- words
+
+
+def test_a_prompt_says_what_it_says():
+    asked = asked_for("A smiling person with long dark brown hair and pale skin, wearing a red shirt")
+    assert asked["hair_color"] == {"BROWN_DARK"} and "BOB" in asked["hair"] and asked["skin"] == {"PALE"}
+    assert asked["clothing_color"] == {"RED"} and "SMILE" in asked["mouth"] and "accessory" not in asked
+    assert asked_for("a face") == {}
+
+
+def test_captions_are_true_and_in_the_vocabulary():
+    rows = pd.read_csv(TEST / "val_attributes.csv", keep_default_na=False).to_dict("records")
+    rng = np.random.default_rng(0)
+    said = set()
+    for row in rows:
+        text = caption(row, rng, keep=1.0)
+        asked = asked_for(text)
+        assert asked and all(row[name] in values for name, values in asked.items()), text
+        assert set(text.split()) <= set(WORDS)
+        said |= set(asked)
+    assert said == {"hair", "hair_color", "skin", "facial_hair", "mouth", "accessory", "clothing", "clothing_color"}
+
+
+@pytest.mark.parametrize("name", ["prompts", "prompts_val"])
+def test_the_suite_s_prompts_ask_for_something_that_exists(name):
+    rows = pd.read_csv(TEST / "test_attributes.csv", keep_default_na=False).to_dict("records")
+    prompts = read_prompts(str(TEST / f"{name}.txt"), "clip_text")
+    for prompt in prompts:
+        asked = asked_for(prompt)
+        assert set(prompt.split()) <= set(WORDS)
+        assert asked and any(all(r[n] in values for n, values in asked.items()) for r in rows), prompt
+    assert len(prompts) >= (32 if name == "prompts" else 10)
+
+
+# ---- cases
+
+
+class Toy(SemanticTask):
+    takes = ("reference", "prompt")
+
+
+def test_every_reference_with_every_prompt(tmp_path):
+    for name in ("a", "b"):
+        Image.new("RGB", (80, 64), name == "a" and "red" or "blue").save(tmp_path / f"{name}.png")
+    (tmp_path / "p.txt").write_text("# comment\na cat\n\na dog\n")
+    both = Toy("toy", reference=str(tmp_path), prompt=str(tmp_path / "p.txt")).cases(64, None, None)
+    assert [c.id for c in both] == ["a__a-cat", "a__a-dog", "b__a-cat", "b__a-dog"]
+    assert len({c.digest for c in both}) == 4 and both[0].prompt == "a cat"
+    one = Toy("toy", reference=str(tmp_path), prompt="a cat").cases(64, None, 1)
+    assert [c.id for c in one] == ["a"]
+
+
+def test_names_of_prompts_are_file_names():
+    assert slug("A person, with 'red' hair!") == "a-person-with-red-hair"
+    long = "a person " * 20
+    assert len(slug(long)) < 80 and slug(long) != slug(long + "x")
+    assert slug("猫") != slug("犬") and "/" not in slug("猫/犬")
+
+
+def test_a_loss_of_one_s_own_needs_neither():
+    (case,) = Toy.__mro__[1]("mine").cases(64, None, None)
+    assert case == Case("mine")
+
+
+def test_mean_iou_by_hand():
+    labels = torch.tensor([[[0, 0], [1, 255]]])
+    found = torch.tensor([[[0, 1], [1, 0]]])
+    assert mean_iou(found, labels, 3).item() == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert mean_iou(labels.clamp(max=1), labels, 3).item() == 1
+
+
+# ---- the judge
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return instantiate(compose_config().evaluator)
+
+
+def cases_of(names, folder="test"):
+    return [Case(n, Picture(n, TEST, pixels(TEST / folder / f"{n}.png").astype(np.uint8), (64, 64))) for n in names]
+
+
+def test_the_judge_knows_real_people_words_and_parts(judge):
+    names = [f"{i:05d}" for i in range(48)]
+    again = np.stack([pixels(TEST / "test_again" / f"{n}.png") for n in names]).astype(np.uint8)
+    faces = np.stack([pixels(TEST / "test" / f"{n}.png") for n in names]).astype(np.uint8)
+    task = instantiate(compose_config("task=faceid").task)
+    same = judge.measure(again, cases_of(names), task)
+    other = judge.measure(np.roll(again, 1, axis=0), cases_of(names), task)
+    assert np.mean(same["identity_attributes"]) > 0.93 and np.mean(other["identity_attributes"]) < 0.5
+    assert np.mean(same["same_identity"]) > 0.75 and np.mean(other["same_identity"]) < 0.05
+    table = pd.read_csv(TEST / "test_attributes.csv", keep_default_na=False, dtype={"id": str}).set_index("id")
+    rng = np.random.default_rng(0)
+    prompts = [Case(n, prompt=caption(table.loc[n], rng, keep=1.0)) for n in names]
+    task = instantiate(compose_config("task=clip_text").task)
+    assert np.mean(judge.measure(faces, prompts, task)["attribute_accuracy"]) > 0.9
+    assert np.mean(judge.measure(np.roll(faces, 1, axis=0), prompts, task)["attribute_accuracy"]) < 0.5
+    task = instantiate(compose_config("task=segmentation").task)
+    assert np.mean(judge.measure(faces, cases_of(names, "test_parts"), task)["miou"]) > 0.93
+
+
+@pytest.mark.parametrize("name", ["faceid", "clip_text", "style", "segmentation"])
+def test_the_guides_tell_what_was_asked_for_from_something_else(name):
+    task = instantiate(compose_config(f"task={name}").task)
+    cases = task.cases(64, str(TEST / "test"), 12)
+    condition = task.condition(cases)
+    if name == "clip_text":
+        rows = pd.read_csv(TEST / "test_attributes.csv", keep_default_na=False, dtype={"id": str}).to_dict("records")
+        ids = [next(r["id"] for r in rows if all(r[n] in v for n, v in asked_for(c.prompt).items())) for c in cases]
+        folder = "test"
+    else:
+        ids, folder = [c.id for c in cases], {"faceid": "test_again"}.get(name, "test")
+    x = torch.from_numpy(np.stack([pixels(TEST / folder / f"{i}.png") for i in ids])).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        right, wrong = task.loss(x.float(), condition), task.loss(x.float().roll(1, 0), condition)
+    assert (right < wrong).float().mean() > 0.8 and right.mean() < 0.9 * wrong.mean()
+
+
+# ---- the command line
+
+FAST = ["sampler.steps=3", "batch_size=3"]
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory):
+    out = tmp_path_factory.mktemp("semantic") / "out"
+    done = call("task=faceid", "task.reference=data/avatars64/val", "data.limit=2", "samples=2", *FAST, f"out={out}")
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_cell_leaves_samples_references_and_measures(cell):
+    assert sorted(p.name for p in (cell / "images").iterdir()) == [f"0000{i}_{k}.png" for i in (0, 1) for k in (0, 1)]
+    assert sorted(p.name for p in (cell / "condition").iterdir()) == ["00000.png", "00001.png"]
+    assert (pixels(cell / "condition/00000.png") == pixels(TEST / "val/00000.png")).all()
+    assert not any((cell / "truth").iterdir())
+    table = pd.read_csv(cell / "per_image.csv", dtype={"id": str, "image": str})
+    assert table[["id_distance", "identity_attributes", "same_identity"]].notna().all().all() and "psnr" not in table
+    summary = json.loads((cell / "metrics.json").read_text())
+    assert summary["measures"]["diversity"]["mean"] > 0.05
+    weights = [line for line in (cell / "config.yaml").read_text().splitlines() if line.strip().startswith("weights:")]
+    assert len(weights) == 2  # the prior's and the guide's are in the cell's identity
+    x, y = pixels(cell / "images/00000_0.png"), pixels(cell / "images/00000_1.png")
+    assert summary["measures"]["diversity"]["high"] >= np.sqrt(np.square((x - y) / 127.5).mean()) * 0.99
+
+
+def test_more_references_extend_it_and_the_batch_does_not_matter(cell, tmp_path):
+    before = {p: p.stat().st_mtime_ns for p in (cell / "images").iterdir()}
+    options = ["task=faceid", "task.reference=data/avatars64/val", "sampler.steps=3"]
+    assert "finished already" in call(*options, "data.limit=2", "samples=2", f"out={cell}").stdout
+    assert call(*options, "data.limit=1", "samples=2", "batch_size=1", f"out={tmp_path / 'o'}").returncode == 0
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
+    for k in (0, 1):
+        assert (pixels(cell / f"images/00000_{k}.png") == pixels(tmp_path / f"o/images/00000_{k}.png")).all()
+
+
+def test_prompts_from_a_text_and_from_a_file(tmp_path):
+    (tmp_path / "p.txt").write_text("a smiling person with red hair\na sad person\n")
+    done = call("task=clip_text", f"task.prompt={tmp_path / 'p.txt'}", *FAST, f"out={tmp_path / 'o'}")
+    assert done.returncode == 0, done.stderr
+    names = ["a-sad-person", "a-smiling-person-with-red-hair"]
+    assert sorted(p.stem for p in (tmp_path / "o/images").iterdir()) == names
+    assert (tmp_path / "o/condition/a-sad-person.txt").read_text() == "a sad person\n"
+    table = pd.read_csv(tmp_path / "o/per_image.csv")
+    assert sorted(table["prompt"]) == ["a sad person", "a smiling person with red hair"]
+    assert {"clip_score", "attribute_accuracy"} <= set(table)
+
+
+def test_a_person_and_a_prompt_together(tmp_path):
+    options = ["task=composite", "task.reference=data/avatars64/val/00003.png", "task.prompt=a sad person"]
+    done = call(*options, "samples=2", *FAST, f"out={tmp_path / 'o'}")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "o/per_image.csv")
+    assert list(table["id"]) == ["00003_0", "00003_1"]
+    sums = table["id_distance"] + 0.1 * table["clip_distance"]
+    np.testing.assert_allclose(table["composite_loss"], sums, rtol=1e-4)
+    assert table["identity_attributes"].notna().all() and table["attribute_accuracy"].notna().all()
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["task=faceid", "task.reference=nowhere"], "nowhere: no such picture or folder"),
+        (["task=faceid", "task.reference={tmp}/broken.png"], "broken.png cannot be read"),
+        (["task=faceid", "task.reference={tmp}/tiny.png"], "tiny.png is too small: 16x16, at least 32x32"),
+        (["task=faceid", "data.degraded=true"], "task=faceid restores nothing"),
+        (["task=faceid", "task.guide.checkpoint=none.pt"], "no checkpoint at"),
+        (["task=faceid", "task.crop=[0,70,0,64]"], "task.crop=[0, 70, 0, 64]"),
+        (["task=faceid", "model=celebahq256", "task.reference={tmp}/tiny.png"], "fetch_checkpoints.py"),
+        (["task=clip_text", "task.prompt=a purple person"], "does not know 'purple'; its words are a, an, and"),
+        (["task=clip_text", "task.prompt={tmp}/none.txt"], "none.txt cannot be read"),
+        (["task=clip_text", "task.prompt={tmp}/empty.txt"], "no prompt in it"),
+        (["task=clip_text", "task.prompt={tmp}/twice.txt"], "'a face' is there twice"),
+        (["task=clip_text", "task.prompt=''"], "needs task.prompt="),
+        (["task=text_style", "task.prompt='a face'"], "model=avatars64 takes none"),
+        (["task=style", "sampler=freedom", "sampler.scaling=text"], "needs a prior with a prompt"),
+        (["task=segmentation", "task.reference=data/avatars64/val/00000.png"], "is no label map"),
+        (["task=segmentation", "task.reference={tmp}/seven.png"], "holds class 7: the guide knows 0 background"),
+        (["task=composite", "+task.weights.sound=1"], "task.weights.sound: no such part"),
+        (["task=composite", "task.weights.style=-1"], "task.weights.style=-1"),
+        (["task=faceid", "sampler.scaling=loud"], "sampler.scaling=loud is unknown: one of gradient, noise, text"),
+    ],
+)
+def test_bad_input_is_one_clear_line_before_any_work(tmp_path, overrides, words):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (16, 16)).save(tmp_path / "tiny.png")
+    Image.fromarray(np.full((64, 64), 7, np.uint8)).save(tmp_path / "seven.png")
+    (tmp_path / "empty.txt").write_text("# nothing\n")
+    (tmp_path / "twice.txt").write_text("a face\na face\n")
+    done = call(*(o.format(tmp=tmp_path) for o in overrides), f"out={tmp_path / 'o'}")
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "o").exists()
+
+
+# ---- the suite
+
+
+def test_the_suite_tables_pictures_and_a_second_call(tmp_path):
+    command = [sys.executable, "scripts/semantic.py", "--conditions", "2", "--samples", "2", "--steps", "3"]
+    command += ["--tasks", "faceid", "clip_text", "--wandb", "disabled", "--out", str(tmp_path)]
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    table = pd.read_csv(tmp_path / "table.csv")
+    methods = ["unconditional", "freedom", "freedom_dsg", "mpgd", "mpgd_dsg", "real"]
+    assert list(table["method"]) == 2 * methods and (table.loc[table["method"] != "real", "samples"] == 4).all()
+    faceid = table[table["task"] == "faceid"].set_index("method")
+    assert faceid.loc["real", "id_distance"] < faceid.loc["unconditional", "id_distance"]
+    assert faceid["diversity"].drop("real").gt(0).all()
+    assert "DSG minus its host" in (tmp_path / "table.md").read_text()
+    assert Image.open(tmp_path / "faceid.png").width > 500 and (tmp_path / "clip_text.png").exists()
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("images/*.png")}
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 0
+    assert times == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("images/*.png")}
