@@ -35,7 +35,7 @@ def prepare(config: DictConfig, out: Path | None = None) -> tuple[Cell, Results]
     task.check((3, size, size))
     pictures = load_cases(config, task, size) if hasattr(task, "cases") else load_pictures(config, task, size)
     prior = load_once(model)
-    check_sampler(sampler, prior)
+    check_sampler(sampler, prior, task)
     cell = Cell(
         prior.to(device),
         task,
@@ -106,12 +106,15 @@ def picture_size(config: DictConfig, model: str) -> int:
     return shape[-1]
 
 
-def check_sampler(sampler, prior) -> None:
+def check_sampler(sampler, prior, task) -> None:
     prior.schedule.timesteps(sampler.steps, sampler.spacing)
     learned = getattr(prior, "learns_variance", True)  # a prior that does not say is asked at the first step
     if sampler.kernel == "ddpm" and sampler.variance == "learned_range" and not learned:
         raise ValueError("sampler.variance=learned_range, but this prior learned no variance: use fixed_small")
-    if sampler.scaling == "text" and sampler.gradient_at and not sampler.spherical and not hasattr(prior, "text_rms"):
+    own = getattr(task, "prompt", None) if getattr(task, "prompts_prior", False) else None
+    prompt = own or getattr(prior, "prompt", None)
+    scaled = sampler.scaling == "text" and sampler.gradient_at and not sampler.spherical
+    if scaled and not (hasattr(prior, "text_rms") and prompt):
         raise ValueError("sampler.scaling=text needs a prior with a prompt (model=sd14): use gradient or noise")
 
 

@@ -132,7 +132,8 @@ def run_batch(cell: Cell, results: Results, batch: list, on_step: Callable, call
     names, pictures, numbers = (list(column) for column in zip(*batch))
     _, condition = make_condition(cell, pictures)
     if hasattr(cell.prior, "set_prompts"):
-        cell.prior.set_prompts([p.prompt for p in pictures] if getattr(cell.task, "prompts_prior", False) else None)
+        prompts = [p.prompt for p in pictures] if getattr(cell.task, "prompts_prior", False) else []
+        cell.prior.set_prompts(prompts if any(prompts) else None)
     condition = {k: v.to(cell.device) for k, v in condition.items()}
     order = draws(cell.sampler, cell.prior.schedule)
     noise = ImageNoise(cell.seed, [p.id for p in pictures], numbers, cell.prior.shape, cell.device, order)

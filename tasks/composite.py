@@ -38,22 +38,24 @@ class Composite(SemanticTask):
         if not self.weights:
             raise ValueError("task.weights: at least one must be above 0")
         self.parts = {n: parts[n] for n in self.weights}
-        semantic = [p for p in self.parts.values() if isinstance(p, SemanticTask)]
+        # others can be summed as well, where the caller makes their conditions
+        self.semantic = {n: p for n, p in self.parts.items() if isinstance(p, SemanticTask)}
+        semantic = self.semantic.values()
         self.takes = tuple(t for t in ("reference", "prompt") if any(t in p.takes for p in semantic))
         self.prompts_prior = any(p.prompts_prior for p in semantic)
         self.judged_as = tuple(j for p in semantic for j in p.judged_as)
         self.prompt_optional = all(p.prompt_optional for p in semantic if "prompt" in p.takes)
 
     def check(self, shape: Sequence[int]) -> None:
-        for part in self.parts.values():
+        for part in self.semantic.values():
             part.check(shape)
 
     def check_prompt(self, prompt: str) -> None:
-        for part in self.parts.values():
+        for part in self.semantic.values():
             part.check_prompt(prompt)
 
     def read_references(self, size: int, root: str | None, limit: int | None) -> list:
-        readers = [p for p in self.parts.values() if "reference" in p.takes]
+        readers = [p for p in self.semantic.values() if "reference" in p.takes]
         if len({type(p).read_reference for p in readers}) > 1:
             raise ValueError("task=composite: label maps and pictures cannot both be task.reference; give one weight 0")
         self._reader = max(readers, key=lambda p: p.reference_size(size))  # the others reduce what it reads
@@ -66,17 +68,17 @@ class Composite(SemanticTask):
         return None if case.reference is None else self._reader.show(case)
 
     def to(self, device: torch.device) -> "Composite":
-        for part in self.parts.values():
+        for part in self.semantic.values():
             part.to(device)
         return super().to(device)
 
     @property
     def weights_hash(self) -> str | None:
-        hashes = [p.weights_hash for p in self.parts.values()]
+        hashes = [p.weights_hash for p in self.semantic.values()]
         return "+".join(str(h) for h in hashes)
 
     def encode(self, case: Case) -> dict[str, Tensor]:
-        return {f"{n}/{key}": value for n, p in self.parts.items() for key, value in p.encode(case).items()}
+        return {f"{n}/{key}": value for n, p in self.semantic.items() for key, value in p.encode(case).items()}
 
     def of_part(self, name: str, condition: Mapping) -> dict:
         """The condition of one part; nested dicts do as well."""
