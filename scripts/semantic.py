@@ -2,6 +2,7 @@
 
     python scripts/reproduce.py --suite semantic
     python scripts/semantic.py --conditions 32 --samples 4 --out results/semantic512    # with Frechet distances
+    ... --options model.bf16=true model.channels_last=false model.cpu_batch=16          # of every cell: here, for speed
 
 Rows: samples without guidance (the floor), the hosts with and without DSG, and real pictures of what was asked for (the ceiling).
 Cells are ordinary ones, in `<out>/cells/<task>/<sampler>-<steps>`; a stopped run goes on, a finished one only draws.
@@ -9,6 +10,7 @@ Cells are ordinary ones, in `<out>/cells/<task>/<sampler>-<steps>`; a stopped ru
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -68,6 +70,14 @@ def prepare_cells(
             if len(cells[task, sampler][0].pictures) < conditions:
                 raise ValueError(f"--conditions {conditions}: {task} has {len(cells[task, sampler][0].pictures)}")
     return cells
+
+
+def floor_cell(suite, out: Path, conditions: int, samples: int, common: list[str]) -> dict[tuple, tuple[Cell, Results]]:
+    """FaceID's unguided cell, extended until its samples are enough for a Frechet distance; empty where the run is too small."""
+    if conditions * samples * len(suite.tasks) < ENOUGH or "faceid" not in suite.tasks:
+        return {}
+    extended = OmegaConf.merge(suite, {"tasks": ["faceid"], "samplers": ["unconditional"]})
+    return prepare_cells(extended, out, math.ceil(ENOUGH / samples), samples, common)
 
 
 def run(cells: dict, name: str) -> None:
@@ -155,20 +165,23 @@ def paired(tables: dict[tuple, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def frechet_rows(cells: dict, tables: dict[tuple, pd.DataFrame]) -> pd.DataFrame:
+def frechet_rows(cells: dict, tables: dict[tuple, pd.DataFrame], floor: tuple[Cell, Results] | None) -> pd.DataFrame:
     """Frechet distance in the judge's features to real test faces, per method over all tasks, where there are enough samples."""
     statistics = load_file(resolve("checkpoints/avatars64/evaluator/statistics.safetensors"))
     mean, cov = statistics["mean"].double().numpy(), statistics["covariance"].double().numpy()
     evaluator = next(iter(cells.values()))[0].evaluator
+    files = {
+        method: [cells[key][1].images / f"{n}.png" for key in cells if key[1] == method for n in tables[key]["id"]]
+        for method in dict.fromkeys(method for _, method in cells)
+    }
+    if floor is not None:  # the tasks' unguided samples are partly the same ones
+        files["unconditional"] = [floor[1].images / f"{name}.png" for name in floor[1].table["id"]]
     rows = []
-    for method in dict.fromkeys(method for _, method in cells):
-        files = [
-            cells[key][1].images / f"{name}.png" for key in cells if key[1] == method for name in tables[key]["id"]
-        ]
-        if len(files) >= ENOUGH:
-            features = evaluator.features(np.stack([_pixels(f) for f in files])).double().numpy()
+    for method, found in files.items():
+        if len(found) >= ENOUGH and (method != "unconditional" or floor is not None):
+            features = evaluator.features(np.stack([_pixels(f) for f in found])).double().numpy()
             distance = frechet_distance(features.mean(0), np.cov(features.T), mean, cov)
-            rows.append({"method": label(method), "samples": len(files), "Frechet distance (judge)": f"{distance:.2f}"})
+            rows.append({"": label(method), "samples": len(found), "Frechet distance (judge)": f"{distance:.2f}"})
     return pd.DataFrame(rows)
 
 
@@ -208,17 +221,19 @@ def _pixels(path: Path) -> np.ndarray:
     return images.read(path, 64).pixels
 
 
-def write_outputs(cells: dict, suite, out: Path, conditions: int, samples: int) -> None:
-    tables = {}
+def write_outputs(cells: dict, floor: dict, suite, args: argparse.Namespace) -> None:
+    out, tables = args.out, {}
     for task in suite.tasks:
         for method in suite.samplers:
             tables[task, method] = table_of(*cells[task, method])
         tables[task, "real"] = real_row(cells[task, suite.samplers[0]][0], task)
-    summary, distances = summarise(tables), frechet_rows(cells, {k: t for k, t in tables.items() if k[1] != "real"})
+    summary = summarise(tables)
+    distances = frechet_rows(cells, tables, next(iter(floor.values()), None))
     summary.to_csv(out / "table.csv", index=False, float_format="%.5g")
     head = (
-        f"# Suite {suite.name}: {conditions} conditions per task, {samples} samples each, {suite.steps} steps, {suite.model}\n\n"
-        "Means over conditions with 95 % bootstrap intervals; the best method of a column in bold. guide: as the network sees it that guided; judge: "
+        f"# Suite {suite.name}: {args.conditions} conditions per task, {args.samples} samples each, {suite.steps} steps, {suite.model}\n\n"
+        + (f"With {', '.join(args.options)}. " if args.options else "")
+        + "Means over conditions with 95 % bootstrap intervals; the best method of a column in bold. guide: as the network sees it that guided; judge: "
         "networks that guided nothing (`tasks/evaluator.py`). diversity: RMS distance between the samples of a condition. real pictures: another "
         "picture of the person, test faces that the prompt fits, the reference mirrored, the face that the label map is of.\n\n"
     )
@@ -243,6 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=suite.samples)
     parser.add_argument("--steps", type=int, default=suite.steps)
     parser.add_argument("--tasks", nargs="+", default=list(suite.tasks), choices=list(MEASURES))
+    parser.add_argument("--options", nargs="+", default=[], help="overrides for every cell")
     parser.add_argument("--wandb", default="offline", choices=MODES)
     parser.add_argument("--out", type=Path, default=resolve(suite.out))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -253,12 +269,14 @@ def main(arguments: list[str] | None = None) -> None:
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
         try:
             check_wandb(args.wandb)
-            common = [f"device={args.device}", f"wandb.mode={args.wandb}", f"wandb.group={suite.name}"]
+            common = [f"device={args.device}", f"wandb.mode={args.wandb}", f"wandb.group={suite.name}", *args.options]
             cells = prepare_cells(suite, args.out, args.conditions, args.samples, common)
         except (ValueError, OSError) as error:
             sys.exit(f"error: {error}")
         run(cells, f"suite {suite.name}")
-        write_outputs(cells, suite, args.out, args.conditions, args.samples)
+        floor = floor_cell(suite, args.out, args.conditions, args.samples, common)
+        run(floor, "unguided, for the Frechet distance")
+        write_outputs(cells, floor, suite, args)
 
 
 if __name__ == "__main__":

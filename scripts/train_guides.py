@@ -1,10 +1,10 @@
 """Train what guides and what judges the semantic tasks on avatars64, each on a budget of time.
 
     python scripts/make_avatars.py train=40960 identities=2048
-    python scripts/train_guides.py identity --minutes 23      # IR-SE with ArcFace's loss: the guide of task=faceid
+    python scripts/train_guides.py identity --minutes 40      # IR-SE with ArcFace's loss: the guide of task=faceid
     python scripts/train_guides.py clip --minutes 33          # the guide of clip_text and style
     python scripts/train_guides.py parts --minutes 8          # the guide of segmentation
-    python scripts/train_guides.py attributes --minutes 36    # the evaluator of all but segmentation
+    python scripts/train_guides.py attributes --minutes 37    # the evaluator of all but segmentation
     python scripts/train_guides.py labels --minutes 8         # the evaluator of segmentation
 
 The weights (fp16) go to checkpoints/avatars64/; `scripts/guides_card.py` measures them on faces that were not trained on. A stopped
@@ -52,15 +52,21 @@ def read_shards(folder: Path, *names: str) -> tuple[pd.DataFrame, list[Tensor]]:
     return table, arrays
 
 
-def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """uint8 -> [-1, 1], half of them blurred or noisy, as the estimates of a sampler are."""
+def augment(images: Tensor, rng: np.random.Generator, noise: float = 0.2, coarsest: int = 2) -> Tensor:
+    """uint8 -> [-1, 1], half of them blurred or noisy, as the estimates of a sampler are.
+
+    Args:
+        noise: largest standard deviation.
+        coarsest: blurred faces keep a resolution of 64 px / a power of two up to this.
+    """
     x = images.float() / 127.5 - 1
     kind = torch.from_numpy(rng.random(len(x)))[:, None, None, None]
-    noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
+    z = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
     strength = torch.from_numpy(rng.random(len(x), dtype=np.float32))[:, None, None, None]
-    blurred = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2.0, mode="bilinear")
+    factor = 2 ** int(rng.integers(1, int(math.log2(coarsest)) + 1))
+    blurred = F.interpolate(F.avg_pool2d(x, factor), scale_factor=float(factor), mode="bilinear")
     x = torch.where(kind < 0.25, x + (blurred - x) * strength, x)
-    return torch.where((kind > 0.2) & (kind < 0.5), x + 0.2 * strength * noise, x)
+    return torch.where((kind > 0.2) & (kind < 0.5), x + noise * strength * z, x)
 
 
 class Identity(nn.Module):
@@ -78,7 +84,8 @@ class Identity(nn.Module):
 
     def loss(self, rng: np.random.Generator) -> Tensor:
         index = torch.from_numpy(rng.integers(0, len(self.images), self.batch))
-        features = self.network(augment(self.images[index], rng)).float()
+        # more noise and blur than for the others: without, its gradient changed pixels rather than people
+        features = self.network(augment(self.images[index], rng, noise=0.7, coarsest=8)).float()
         cosine = features @ F.normalize(self.centres).T
         own = F.one_hot(self.labels[index], len(self.centres)).bool()
         angle = cosine.clamp(-1 + 1e-6, 1 - 1e-6).acos()

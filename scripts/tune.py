@@ -66,11 +66,21 @@ class Tuner:
         self.judge = None if config.evaluator is None else instantiate(config.evaluator)
         self.pictures = images.load(REPOSITORY / args.data, self.prior.shape[-1], args.faces)
         self.file = args.out / f"{args.model}.csv"
-        self.weights = self.prior.weights_hash[:10]  # trials of other weights are left aside
+        self.known_weights: dict[str, str] = {}
         self.trials = pd.DataFrame(columns=[*KEY, "value", "haarpsi", "psnr", "judged", "weights"])
         if self.file.exists():
             trials = pd.read_csv(self.file, dtype={"weights": str})
-            self.trials = trials[trials["weights"] == self.weights].reset_index(drop=True)
+            current = [self.weights(task) for task in trials["task"]]
+            self.trials = trials[trials["weights"] == current].reset_index(drop=True)
+
+    def weights(self, task: str) -> str:
+        """Of the prior, and of what guides the task: trials of others are left aside."""
+        if task not in self.known_weights:
+            guide = getattr(
+                instantiate(compose("config", [f"model={self.args.model}", f"task={task}"]).task), "weights_hash", None
+            )
+            self.known_weights[task] = self.prior.weights_hash[:10] + (f"+{guide[:10]}" if guide else "")
+        return self.known_weights[task]
 
     def tried(self, key: tuple) -> pd.DataFrame:
         t = self.trials.assign(score=self.trials["haarpsi"])
@@ -100,7 +110,7 @@ class Tuner:
         config = compose("config", [*overrides, f"sampler.{option_of(sampler_name)}={value:.8g}", "sampler.interval=1"])
         task, sampler = instantiate(config.task), instantiate(config.sampler)
         scores = (self.judged if task_name in SEMANTIC else self.restored)(task, sampler, config.seed)
-        row = pd.DataFrame([dict(zip(KEY, key), value=value, **scores, weights=self.weights)])
+        row = pd.DataFrame([dict(zip(KEY, key), value=value, **scores, weights=self.weights(task_name))])
         self.trials = row if self.trials.empty else pd.concat([self.trials, row], ignore_index=True)
         write_text(self.file, self.trials.to_csv(index=False, float_format="%.6g"))
 

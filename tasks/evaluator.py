@@ -16,7 +16,7 @@ from tasks.evaluator_networks import AttributeNet, DilatedNet
 from tasks.segmentation import mean_iou
 from tasks.semantic import Case
 
-IDENTITY = ("skin", "hair", "hair_color", "facial_hair", "nose")
+IDENTITY = ("skin", "hair", "hair_color", "facial_hair")  # the nose, the fifth, this judge cannot tell at 64 px (its card)
 NAMES = {  # what is judged: the measures
     "identity": ("identity_attributes", "same_identity"),
     "words": ("attribute_accuracy", "all_attributes"),
@@ -28,8 +28,8 @@ NAMES = {  # what is judged: the measures
 class AvatarEvaluator:
     """Measures of samples, each a number per image.
 
-    identity_attributes: share of the five attributes that make a person on which the judge finds sample and reference alike.
-    same_identity: 1 if all five are.
+    identity_attributes: share of skin, hair, hair colour and facial hair in which the judge finds sample and reference alike.
+    same_identity: 1 if all four are.
     attribute_accuracy: share of the prompt's attributes that the judge finds in the sample.
     all_attributes: 1 if it finds all of them.
     judged_style: |G - G_ref|/|G_ref|, G the Gram matrix of the judge's own maps after its first block.

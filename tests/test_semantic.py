@@ -263,3 +263,18 @@ def test_the_suite_tables_pictures_and_a_second_call(tmp_path):
     times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("images/*.png")}
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 0
     assert times == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("images/*.png")}
+
+
+# ---- the data
+
+
+def test_label_maps_and_second_pictures_are_what_the_script_draws():
+    import make_avatars
+
+    table = pd.read_csv(TEST / "test_attributes.csv", keep_default_na=False, dtype={"id": str})
+    for row in table.to_dict("records")[:3]:
+        name = row.pop("id")
+        assert (make_avatars.render_parts(row) == pixels(TEST / f"test_parts/{name}.png")).all()
+        again = make_avatars.variation(row, 0, int(name), 0)
+        assert (make_avatars.render(again) == pixels(TEST / f"test_again/{name}.png")).all()
+        assert all(again[k] == row[k] for k in make_avatars.IDENTITY) and again["background"] != row["background"]
