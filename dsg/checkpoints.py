@@ -109,6 +109,21 @@ def load_into(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     net.load_state_dict(state, strict=True)
 
 
+def load_pretrained(kind: type, folder: Path, **options) -> nn.Module:
+    """A network of diffusers or transformers with all its weights: `kind.from_pretrained(folder)`.
+
+    Raises:
+        ValueError: it cannot be read, or weights are missing (the libraries would only warn, and leave them random).
+    """
+    try:
+        net, found = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+        if missing := sorted(found["missing_keys"]):
+            raise ValueError(f"{len(missing)} weights missing (first: {missing[0]})")
+    except Exception as error:  # they raise whatever their parts raise
+        raise ValueError(f"{folder} cannot be read as a {kind.__name__}: {first_line(error)}") from None
+    return net
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of the file, in hexadecimal."""
     with open(path, "rb") as f:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsg.checkpoints import first_line, resolve
+from dsg.checkpoints import first_line, load_pretrained, resolve
 from dsg.images import to_tensor
 from tasks.semantic import Case, SemanticTask
 
@@ -22,10 +22,8 @@ class CLIPGuide(nn.Module):
 
         logging.disable_progress_bar()  # of the moment it takes to read the weights
         folder = resolve(checkpoint)
+        clip = load_pretrained(CLIPModel, folder)
         try:
-            clip, found = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-            if found["missing_keys"]:  # it would only warn, and leave them random
-                raise ValueError(f"it has no {sorted(found['missing_keys'])[0]}")
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             settings = json.loads((folder / "preprocessor_config.json").read_text())
         except Exception as error:  # transformers raises whatever its parts raise

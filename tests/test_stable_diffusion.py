@@ -1,5 +1,6 @@
 """The latent prior: a small random pipeline, saved as the hub's are, and the released one's size."""
 
+import shutil
 import subprocess
 import sys
 
@@ -8,9 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, TOKENS, compose_config, save_clip, save_tokenizer
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel, UNet2DModel
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dsg.prepare import prepare
@@ -210,6 +213,46 @@ def test_bad_options_are_one_clear_line(folder, tmp_path, overrides, words):
     done = call(*(o.format(folder=folder) for o in overrides), "data.root=data/avatars64/test", f"out={tmp_path / 'o'}")
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not (tmp_path / "o").exists()
+
+
+def rewritten(folder, copy, part, change):
+    """A copy of the pipeline with the weights of a part changed."""
+    shutil.copytree(folder, copy)
+    (file,) = (copy / part).glob("*.safetensors")
+    save_file(change(load_file(file)), file, metadata={"format": "pt"})
+    return copy
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_missing_weights_are_refused(folder, tmp_path, part):
+    def change(state):
+        del state[sorted(state)[5]]
+        return state
+
+    with pytest.raises(InstantiationException, match=f"{part} cannot be read as a .*: 1 weights missing"):
+        load(rewritten(folder, tmp_path / "m", part, change))
+
+
+def test_attention_under_its_released_names(folder, tmp_path):
+    """The files of SD 1.4's autoencoder and of celebahq256 name it as diffusers did in 2022."""
+    names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+
+    def change(state):
+        for new, old in names.items():
+            state = {k.replace(new, old): v for k, v in state.items()}
+        assert any(".proj_attn." in k for k in state)
+        return state
+
+    old, new = load(rewritten(folder, tmp_path / "m", "vae", change)).vae.state_dict(), load(folder).vae.state_dict()
+    assert old.keys() == new.keys() and all(torch.equal(v, old[k]) for k, v in new.items())
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    net = UNet2DModel(sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1, **blocks)
+    net.save_pretrained(tmp_path / "u/unet")
+    DDPMScheduler().save_pretrained(tmp_path / "u/scheduler")
+    renamed = rewritten(tmp_path / "u", tmp_path / "v", "unet", change)
+    found = instantiate(compose_config("model=diffusers", f"model.checkpoint={renamed}").model).net.state_dict()
+    assert all(torch.equal(v, found[k]) for k, v in net.state_dict().items())
 
 
 def test_the_released_networks_at_their_full_size():

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dsg.checkpoints import file_hash, first_line, require_folder
+from dsg.checkpoints import file_hash, load_pretrained, require_folder
 from dsg.priors.batching import in_fixed_batches
 from dsg.schedule import NoiseSchedule, linear_betas, scaled_linear_betas
 
@@ -111,10 +111,7 @@ def _load(folder: Path) -> nn.Module:
     from diffusers import UNet2DModel
 
     part = _part(folder, "unet")
-    try:
-        net = UNet2DModel.from_pretrained(part, torch_dtype=torch.float32, low_cpu_mem_usage=False)
-    except Exception as error:  # diffusers raises whatever its parts raise
-        raise ValueError(f"{part} cannot be read as a UNet2DModel: {first_line(error)}") from None
+    net = load_pretrained(UNet2DModel, part, torch_dtype=torch.float32, low_cpu_mem_usage=False)
     if net.config.class_embed_type is not None or net.config.num_class_embeds:
         raise ValueError(f"{part} is a class-conditional model; an unconditional one is needed")
     return net

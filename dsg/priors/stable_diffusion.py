@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from dsg.checkpoints import file_hash, first_line, require_folder
+from dsg.checkpoints import file_hash, first_line, load_pretrained, require_folder
 from dsg.priors.batching import in_fixed_batches
 from dsg.priors.diffusers_prior import read_schedule, to_eps
 
@@ -56,15 +56,15 @@ class StableDiffusion(nn.Module):
     ):
         super().__init__()
         from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers import CLIPTextModel
 
         if isinstance(cfg, bool) or not isinstance(cfg, (int, float)) or cfg < 0:
             raise ValueError(f"model.cfg={cfg}: a number, 0 or more")
         self.folder = require_folder(checkpoint, name)
         self.bf16, self.cfg, self.cpu_batch, self.use_checkpoint = bf16, float(cfg), cpu_batch, use_checkpoint
         self.schedule, self.prediction_type = read_schedule(self.folder)
-        self.net = _part(self.folder, "unet", UNet2DConditionModel)
-        self.vae = _part(self.folder, "vae", AutoencoderKL)
+        self.net = _part(self.folder, "unet", UNet2DConditionModel, low_cpu_mem_usage=False)
+        self.vae = _part(self.folder, "vae", AutoencoderKL, low_cpu_mem_usage=False)
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         if (
             isinstance(image_size, bool)
@@ -78,9 +78,8 @@ class StableDiffusion(nn.Module):
         if use_checkpoint:
             self.net.enable_gradient_checkpointing()
             self.net.train()  # diffusers recomputes in training mode only; there is no dropout in it to wake
-        self.embed = TextEmbedder(
-            _part(self.folder, "text_encoder", CLIPTextModel), _part(self.folder, "tokenizer", CLIPTokenizer)
-        )
+        encoder = _part(self.folder, "text_encoder", CLIPTextModel)
+        self.embed = TextEmbedder(encoder, _tokenizer(self.folder / "tokenizer"))
         self.prompt = prompt
         self.set_prompts(None)
 
@@ -160,10 +159,15 @@ class TextEmbedder:
         return self.known[text]
 
 
-def _part(folder: Path, name: str, kind: type):
-    """One part of a pipeline; a network in evaluation mode, float32, without parameter gradients. Errors are one line."""
+def _part(folder: Path, name: str, kind: type, **options) -> nn.Module:
+    """One network of a pipeline, in evaluation mode, float32, without parameter gradients. Errors are one line."""
+    return load_pretrained(kind, folder / name, **options).float().eval().requires_grad_(False)
+
+
+def _tokenizer(folder: Path):
+    from transformers import CLIPTokenizer
+
     try:
-        part = kind.from_pretrained(folder / name)
-    except Exception as error:  # diffusers and transformers raise whatever their parts raise
-        raise ValueError(f"{folder / name} cannot be read as a {kind.__name__}: {first_line(error)}") from None
-    return part.float().eval().requires_grad_(False) if isinstance(part, nn.Module) else part
+        return CLIPTokenizer.from_pretrained(folder)
+    except Exception as error:  # transformers raises whatever its parts raise
+        raise ValueError(f"{folder} cannot be read as a CLIPTokenizer: {first_line(error)}") from None
