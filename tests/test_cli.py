@@ -6,16 +6,17 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, compose_config
 from hydra.utils import instantiate
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from dsg import images
+from dsg.prepare import prepare
 from dsg.results import Results
 from dsg.runner import Cell, pending, run_cell
 from tasks.linear import Inpainting
@@ -138,9 +139,6 @@ def write(path, size=(64, 64), mode="RGB"):
 
 
 BAD_INPUT = [
-    (["sampler=nope"], ["dps_dsg", "mpgd"]),
-    (["task=nope"], ["inpaint", "super_resolution"]),
-    (["model=nope"], ["avatars64", "ffhq256"]),
     (["sampler.steps=1"], ["sampler.steps=1", "2"]),
     (["sampler.steps=2000"], ["2000", "1000"]),
     (["sampler.guidance_rate=1.2"], ["guidance_rate=1.2"]),
@@ -174,21 +172,28 @@ BAD_INPUT = [
 ]
 
 
-@pytest.fixture(scope="module")
-def refusals(tmp_path_factory):
-    """All calls with bad input, two at a time: each is a process that takes seconds to import torch."""
-    folder = tmp_path_factory.mktemp("bad")
-    with ThreadPoolExecutor(2) as pool:
-        calls = [pool.submit(call, f"out={folder / str(k)}", *FAST, *o) for k, (o, _) in enumerate(BAD_INPUT)]
-    return folder, [c.result() for c in calls]
+@pytest.mark.parametrize("overrides, words", BAD_INPUT, ids=[" ".join(overrides) for overrides, _ in BAD_INPUT])
+def test_bad_input_is_one_clear_line_before_any_work(tmp_path, overrides, words):
+    with pytest.raises((ValueError, OSError, OmegaConfBaseException)) as error:
+        prepare(compose_config(*FAST, *overrides), tmp_path / "o")
+    assert all(word in str(error.value) for word in words) and not (tmp_path / "o").exists()
+    assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("k", range(len(BAD_INPUT)), ids=[" ".join(overrides) for overrides, _ in BAD_INPUT])
-def test_bad_input_is_one_clear_line(refusals, k):
-    folder, done = refusals[0], refusals[1][k]
-    assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert all(word in done.stderr for word in BAD_INPUT[k][1]), done.stderr
-    assert not (folder / str(k)).exists()
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["sampler=nope"], ["dps_dsg", "mpgd"]),
+        (["task=nope"], ["inpaint", "super_resolution"]),
+        (["model=nope"], ["avatars64", "ffhq256"]),
+        (["sampler.steps=1"], ["error: sampler.steps=1", "2"]),
+        (["model=ffhq256"], ["python scripts/fetch_checkpoints.py ffhq256"]),
+    ],
+)
+def test_bad_input_on_the_command_line(tmp_path, overrides, words):
+    done = call(f"out={tmp_path / 'o'}", *FAST, *overrides)
+    assert done.returncode != 0 and "Traceback" not in done.stderr and not (tmp_path / "o").exists()
+    assert all(word in done.stderr for word in words), done.stderr
 
 
 def test_one_bad_cell_does_not_stop_a_sweep(tmp_path):

@@ -11,6 +11,7 @@ from conftest import ROOT, compose_config
 from diffusers import DDPMScheduler, UNet2DModel
 from hydra.utils import instantiate
 
+from dsg.prepare import prepare
 from dsg.priors.diffusers_prior import to_eps
 from dsg.samplers import sample
 
@@ -130,9 +131,9 @@ def test_what_is_no_such_model_is_one_clear_line(tmp_path, make, overrides, word
     if make is not None:
         make(tmp_path / "m")
         overrides = ["model=diffusers", f"model.checkpoint={tmp_path / 'm'}"]
-    done = call(*overrides, "data=avatars64", f"out={tmp_path / 'o'}")
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert all(w in done.stderr for w in words), done.stderr
+    with pytest.raises((ValueError, OSError)) as error:
+        prepare(compose_config(*overrides, "data=avatars64"), tmp_path / "o")
+    assert all(w in str(error.value) for w in words) and "\n" not in str(error.value)
     assert not (tmp_path / "o").exists()
 
 

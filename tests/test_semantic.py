@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from PIL import Image
 
 from dsg.images import Picture
+from dsg.prepare import prepare
 from tasks.captions import WORDS, asked_for, caption
 from tasks.segmentation import mean_iou
 from tasks.semantic import Case, SemanticTask, read_prompts, slug
@@ -239,9 +240,17 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, overrides, words)
     Image.fromarray(np.full((64, 64), 7, np.uint8)).save(tmp_path / "seven.png")
     (tmp_path / "empty.txt").write_text("# nothing\n")
     (tmp_path / "twice.txt").write_text("a face\na face\n")
-    done = call(*(o.format(tmp=tmp_path) for o in overrides), f"out={tmp_path / 'o'}")
-    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and not (tmp_path / "o").exists()
+    config = compose_config(*(o.format(tmp=tmp_path) for o in overrides))
+    with pytest.raises((ValueError, OSError)) as error:
+        prepare(config, tmp_path / "o")
+    message = str(error.value)
+    assert words in message and "\n" not in message and not (tmp_path / "o").exists()
+
+
+def test_bad_input_on_the_command_line(tmp_path):
+    done = call("task=clip_text", "task.prompt=a purple person", f"out={tmp_path / 'o'}")
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("error: ") and "'purple'" in done.stderr and not (tmp_path / "o").exists()
 
 
 # ---- the suite
