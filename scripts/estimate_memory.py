@@ -1,15 +1,18 @@
 """Peak memory of a guided step of a full-size prior, without a GPU and without the checkpoint.
 
-    python scripts/estimate_memory.py                          # ffhq256, imagenet256
+    python scripts/estimate_memory.py                          # ffhq256, imagenet256, sd14
     python scripts/estimate_memory.py --models ffhq256 --batch 16
 
-Runs the network forward and backward to its input on fake tensors (shapes without data) and adds up what is alive: weights,
+Runs the network (sd14: both passes of classifier-free guidance, and the decoder) forward and backward to its input on fake tensors (shapes without data) and adds up what is alive: weights,
 activations, intermediate results. A GPU needs somewhat more: CUDA's context, workspaces, fragmentation.
 """
 
 import argparse
 import weakref
+from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import torch
 from hydra import compose, initialize_config_dir
@@ -21,6 +24,16 @@ from tqdm import tqdm
 
 from dsg.checkpoints import REPOSITORY
 from dsg.priors.adm import ADMUNet
+from dsg.priors.stable_diffusion import StableDiffusion
+
+# Stable Diffusion 1.4: its U-Net's and its autoencoder's config.json
+SD14_UNET = {
+    "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8, "block_out_channels": (320, 640, 1280, 1280),
+}  # fmt: skip
+SD14_VAE = {
+    "block_out_channels": (128, 256, 512, 512), "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4, "layers_per_block": 2, "latent_channels": 4, "sample_size": 512,
+}  # fmt: skip
 
 
 class LiveBytes(TorchDispatchMode):
@@ -52,21 +65,41 @@ class LiveBytes(TorchDispatchMode):
 
 def guided_step_gib(model: str, batch: int, bf16: bool = False, use_checkpoint: bool = False) -> float:
     """Peak GiB of one forward and backward pass of `model` for a batch of `batch` images."""
+    step = latent_step if model == "sd14" else partial(pixel_step, model)
+    with FakeTensorMode(), LiveBytes() as memory:
+        step(memory, batch, bf16, use_checkpoint)
+    return memory.peak / 2**30
+
+
+def pixel_step(model: str, memory: LiveBytes, batch: int, bf16: bool, use_checkpoint: bool) -> None:
     with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
         unet = {**compose("config", [f"model={model}"]).model.unet, "use_checkpoint": use_checkpoint}
-    with FakeTensorMode(), LiveBytes() as memory:
-        net = ADMUNet(**unet).requires_grad_(False)
-        memory.peak = memory.live
-        x = torch.randn(batch, net.in_channels, net.image_size, net.image_size, requires_grad=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            out = net(x, torch.full((1,), 500))
-        torch.autograd.grad(out[:, : net.in_channels].square().sum(), x)
-    return memory.peak / 2**30
+    net = ADMUNet(**unet).requires_grad_(False)
+    memory.peak = memory.live
+    x = torch.randn(batch, net.in_channels, net.image_size, net.image_size, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        out = net(x, torch.full((1,), 500))
+    torch.autograd.grad(out[:, : net.in_channels].square().sum(), x)
+
+
+def latent_step(memory: LiveBytes, batch: int, bf16: bool, use_checkpoint: bool, size: int = 512) -> None:
+    """A prompt, and a loss of the decoded x0."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    schedule = SimpleNamespace(alpha_bar=np.full(1000, 0.5))  # numbers: fake tensors have none
+    prior = StableDiffusion.of_parts(
+        UNet2DConditionModel(**SD14_UNET), AutoencoderKL(**SD14_VAE), lambda text: torch.zeros(1, 77, 768), schedule,
+        "epsilon", prompt="a cat", image_size=size, bf16=bf16, use_checkpoint=use_checkpoint,
+    )  # fmt: skip
+    memory.peak = memory.live
+    x = torch.randn(batch, *prior.shape, requires_grad=True)
+    eps, _ = prior.predict(x, 500)
+    torch.autograd.grad(prior.decode(x - eps).square().sum(), x)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["ffhq256", "imagenet256"])
+    parser.add_argument("--models", nargs="+", default=["ffhq256", "imagenet256", "sd14"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
     args = parser.parse_args()
     settings = {"fp32": {}, "bf16": {"bf16": True}, "bf16, recomputing": {"bf16": True, "use_checkpoint": True}}

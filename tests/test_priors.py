@@ -86,6 +86,12 @@ def test_a_guided_step_of_four_images_fits_a_card_of_24_gb(name, bf16):
     assert weights < recomputing < 0.7 * plain and plain < 20
 
 
+def test_a_step_of_stable_diffusion_decoded_in_the_loss_fits_a_card_of_24_gb():
+    from estimate_memory import guided_step_gib
+
+    assert 3.5 < guided_step_gib("sd14", 1, use_checkpoint=True) < 12  # as configs/model/sd14.yaml has it; weights: 3.5
+
+
 def meta_network(name):
     with torch.device("meta"):
         return ADMUNet(**compose_config(f"model={name}").model.unet)

@@ -4,7 +4,7 @@ The samplers do not know: they diffuse latents, and a task's loss sees `decode(x
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from dsg.checkpoints import file_hash, first_line, load_pretrained, require_folder
 from dsg.priors.batching import in_fixed_batches
 from dsg.priors.diffusers_prior import read_schedule, to_eps
+from dsg.schedule import NoiseSchedule
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -61,11 +62,33 @@ class StableDiffusion(nn.Module):
         if isinstance(cfg, bool) or not isinstance(cfg, (int, float)) or cfg < 0:
             raise ValueError(f"model.cfg={cfg}: a number, 0 or more")
         self.folder = require_folder(checkpoint, name)
-        self.bf16, self.cfg, self.cpu_batch, self.use_checkpoint = bf16, float(cfg), cpu_batch, use_checkpoint
-        self.schedule, self.prediction_type = read_schedule(self.folder)
-        self.net = _part(self.folder, "unet", UNet2DConditionModel, low_cpu_mem_usage=False)
-        self.vae = _part(self.folder, "vae", AutoencoderKL, low_cpu_mem_usage=False)
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        schedule, prediction_type = read_schedule(self.folder)
+        net = _part(self.folder, "unet", UNet2DConditionModel, low_cpu_mem_usage=False)
+        vae = _part(self.folder, "vae", AutoencoderKL, low_cpu_mem_usage=False)
+        encoder = _part(self.folder, "text_encoder", CLIPTextModel)
+        embed = TextEmbedder(encoder, _tokenizer(self.folder / "tokenizer"))
+        self._assemble(
+            net, vae, embed, schedule, prediction_type, prompt=prompt, cfg=cfg, image_size=image_size, bf16=bf16,
+            use_checkpoint=use_checkpoint, cpu_batch=cpu_batch,
+        )  # fmt: skip
+
+    @classmethod
+    def of_parts(
+        cls, net, vae, embed: Callable[[str], Tensor], schedule: NoiseSchedule, prediction_type: str, **options
+    ):
+        """The prior of networks that are in memory already; `embed`: text -> [1, tokens, channels]; `options` as above."""
+        prior = cls.__new__(cls)
+        nn.Module.__init__(prior)
+        prior._assemble(
+            net.requires_grad_(False), vae.requires_grad_(False), embed, schedule, prediction_type, **options
+        )
+        return prior
+
+    def _assemble(
+        self, net, vae, embed, schedule, prediction_type, prompt=None, cfg=5.0, image_size=512, bf16=False,
+        use_checkpoint=True, cpu_batch=0,
+    ):  # fmt: skip
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
         if (
             isinstance(image_size, bool)
             or not isinstance(image_size, int)
@@ -73,13 +96,13 @@ class StableDiffusion(nn.Module):
             or image_size % factor
         ):
             raise ValueError(f"model.image_size={image_size}: a multiple of {factor}")
-        self.shape = (self.net.config.in_channels, image_size // factor, image_size // factor)
+        self.net, self.vae, self.embed, self.schedule, self.prediction_type = net, vae, embed, schedule, prediction_type
+        self.bf16, self.cfg, self.cpu_batch, self.use_checkpoint = bf16, float(cfg), cpu_batch, use_checkpoint
+        self.shape = (net.config.in_channels, image_size // factor, image_size // factor)
         self.image_shape = (3, image_size, image_size)
         if use_checkpoint:
-            self.net.enable_gradient_checkpointing()
-            self.net.train()  # diffusers recomputes in training mode only; there is no dropout in it to wake
-        encoder = _part(self.folder, "text_encoder", CLIPTextModel)
-        self.embed = TextEmbedder(encoder, _tokenizer(self.folder / "tokenizer"))
+            net.enable_gradient_checkpointing()
+            net.train()  # diffusers recomputes in training mode only; there is no dropout in it to wake
         self.prompt = prompt
         self.set_prompts(None)
 
