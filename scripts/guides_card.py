@@ -62,7 +62,7 @@ from tasks.parts import load_parts
 
 FIRST = 1000  # of the people measured on
 OTHERS = range(6096, 6608)  # faces whose Frechet distance is the floor
-TRAINED = "identity=23:1740 clip=33:1811 parts=8:950 attributes=37:3137 labels=8:2729"
+TRAINED = "identity=86:6519 clip=33:1811 parts=8:950 attributes=37:3137 labels=8:2729"
 FILES = {  # of each network: its file, what it is, what it was trained on
     "identity": ("identity.safetensors", "guide of `faceid`: IR-SE, ArcFace's loss", "identities"),
     "clip": ("clip/model.safetensors", "guide of `clip_text`, `style`: CLIP, ViT and text transformer", "train"),

@@ -2,7 +2,8 @@
 
     python scripts/tune.py --steps 20 100                     # writes configs/tuned/avatars64.yaml and the trials
     python scripts/tune.py --steps 10 50 --tasks super_resolution
-    python scripts/tune.py --steps 50 --tasks faceid clip_text style segmentation
+    python scripts/tune.py --steps 50 --tasks clip_text style segmentation
+    python scripts/tune.py --steps 50 --tasks faceid --faces 24      # the verdict on 8 people is mostly noise
 
 Criterion: mean HaarPSI over the same validation faces; for semantic tasks the judge's score of samples for validation references and
 prompts (`AvatarEvaluator.score`; the judge guides nothing). Every method gets the same number of trials for each task and step
@@ -67,11 +68,14 @@ class Tuner:
         self.pictures = images.load(REPOSITORY / args.data, self.prior.shape[-1], args.faces)
         self.file = args.out / f"{args.model}.csv"
         self.known_weights: dict[str, str] = {}
-        self.trials = pd.DataFrame(columns=[*KEY, "value", "haarpsi", "psnr", "judged", "weights"])
+        self.trials = pd.DataFrame(columns=[*KEY, "faces", "value", "haarpsi", "psnr", "judged", "weights"])
         if self.file.exists():
             trials = pd.read_csv(self.file, dtype={"weights": str})
-            current = [self.weights(task) for task in trials["task"]]
-            self.trials = trials[trials["weights"] == current].reset_index(drop=True)
+            current = trials["weights"] == [self.weights(task) for task in trials["task"]]
+            mixed = trials["task"].isin(args.tasks) & (
+                trials["faces"] != len(self.pictures)
+            )  # scores that do not compare
+            self.trials = trials[current & ~mixed].reset_index(drop=True)
 
     def weights(self, task: str) -> str:
         """Of the prior, and of what guides the task: trials of others are left aside."""
@@ -110,7 +114,8 @@ class Tuner:
         config = compose("config", [*overrides, f"sampler.{option_of(sampler_name)}={value:.8g}", "sampler.interval=1"])
         task, sampler = instantiate(config.task), instantiate(config.sampler)
         scores = (self.judged if task_name in SEMANTIC else self.restored)(task, sampler, config.seed)
-        row = pd.DataFrame([dict(zip(KEY, key), value=value, **scores, weights=self.weights(task_name))])
+        about = {**dict(zip(KEY, key)), "faces": len(self.pictures), "value": value, **scores}
+        row = pd.DataFrame([{**about, "weights": self.weights(task_name)}])
         self.trials = row if self.trials.empty else pd.concat([self.trials, row], ignore_index=True)
         write_text(self.file, self.trials.to_csv(index=False, float_format="%.6g"))
 
@@ -153,8 +158,8 @@ class Tuner:
     def write(self) -> None:
         """The table of the best values, and the curves."""
         lines = [
-            "# Written by scripts/tune.py: the value with the best mean HaarPSI on 8 validation faces, or for semantic tasks",
-            f"# the best score of the judge; every trial is in results/tuning/{self.args.model}.csv. any: their median,",
+            "# Written by scripts/tune.py: the value with the best mean HaarPSI on validation faces, or for semantic tasks the",
+            f"# best score of the judge; every trial is in results/tuning/{self.args.model}.csv. any: their median,",
             "# for other numbers of steps.",
         ]
         for task, of_task in self.trials.groupby("task", sort=False):
@@ -175,7 +180,7 @@ class Tuner:
         trials = self.tried(key)
         row = best_of(trials)
         name = "judged" if key[0] in SEMANTIC else "HaarPSI"
-        note = f"{name} {row['score']:.3f}, {len(trials)} trials"
+        note = f"{name} {row['score']:.3f} on {trials['faces'].iloc[0]}, {len(trials)} trials"
         return {**row, "note": note + ("" if is_inside(trials, key[1]) else ", at the edge of what was tried")}
 
     def draw(self) -> None:
