@@ -55,6 +55,8 @@ def main(config: DictConfig) -> None:
         print(f"error: {error}", file=sys.stderr)
         exit_codes.append(2)
     else:
+        if config.data.limit == len(cell.pictures):
+            print(f"data.limit={config.data.limit}: the first {config.data.limit} (null: all)")
         exit_codes.append(run(cell, results))
 
 

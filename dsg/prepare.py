@@ -33,9 +33,10 @@ def prepare(config: DictConfig, out: Path | None = None) -> tuple[Cell, Results]
     model = json.dumps(OmegaConf.to_container(config.model, resolve=True))
     size = picture_size(config, model)
     task.check((3, size, size))
+    check_scaling(sampler, task, config.model)
     pictures = load_cases(config, task, size) if hasattr(task, "cases") else load_pictures(config, task, size)
     prior = load_once(model)
-    check_sampler(sampler, prior, task)
+    check_sampler(sampler, prior)
     cell = Cell(
         prior.to(device),
         task,
@@ -106,16 +107,18 @@ def picture_size(config: DictConfig, model: str) -> int:
     return shape[-1]
 
 
-def check_sampler(sampler, prior, task) -> None:
+def check_scaling(sampler, task, model: DictConfig) -> None:
+    scaled = sampler.scaling == "text" and sampler.gradient_at and not sampler.spherical
+    own = getattr(task, "prompt", None) if getattr(task, "prompts_prior", False) else None
+    if scaled and not ("prompt" in model and (own or model.prompt)):
+        raise ValueError("sampler.scaling=text needs a prior with a prompt (model=sd14): use gradient or noise")
+
+
+def check_sampler(sampler, prior) -> None:
     prior.schedule.timesteps(sampler.steps, sampler.spacing)
     learned = getattr(prior, "learns_variance", True)  # a prior that does not say is asked at the first step
     if sampler.kernel == "ddpm" and sampler.variance == "learned_range" and not learned:
         raise ValueError("sampler.variance=learned_range, but this prior learned no variance: use fixed_small")
-    own = getattr(task, "prompt", None) if getattr(task, "prompts_prior", False) else None
-    prompt = own or getattr(prior, "prompt", None)
-    scaled = sampler.scaling == "text" and sampler.gradient_at and not sampler.spherical
-    if scaled and not (hasattr(prior, "text_rms") and prompt):
-        raise ValueError("sampler.scaling=text needs a prior with a prompt (model=sd14): use gradient or noise")
 
 
 def build(config: DictConfig):
@@ -154,12 +157,22 @@ def load_cases(config: DictConfig, task, size: int) -> list:
     """What a semantic task is conditioned on: references and prompts, all checked."""
     if config.data.degraded:
         raise ValueError(f"data.degraded=true: task={task.name} restores nothing")
-    if task.prompts_prior and task.prompt is not None and "prompt" not in config.model:
+    usual = OmegaConf.select(config, "task_overrides.clip_text.prompt")  # there whether or not a part takes it
+    if task.prompt not in (None, usual) and "prompt" not in task.takes:
+        raise ValueError(
+            f"task.prompt={task.prompt}: no part of task={task.name} takes one"
+            + " (model.prompt is the prior's)" * ("prompt" in config.model)
+        )
+    if task.prompts_prior and task.prompt is not None and config.model.get("prompt"):
+        raise ValueError("task.prompt and model.prompt are both the prior's prompt: give one")
+    if task.prompts_prior and not task.prompt_in_loss and task.prompt is not None and "prompt" not in config.model:
         raise ValueError(
             f"task={task.name} gives its prompt to the prior, and model={config.model.name} takes none: "
             "use model=sd14, or task=composite, which puts CLIP's distance into the loss"
         )
-    return task.to(pick_device(config.device)).cases(size, config.data.root, config.data.limit)
+    found = task.cases(size, config.data.root, config.data.limit)
+    task.to(pick_device(config.device))  # loads the guide, now that all input is known to be good
+    return found
 
 
 def load_evaluator(config: DictConfig, task):

@@ -261,8 +261,8 @@ def diversity(results: Results, table: pd.DataFrame) -> pd.Series:
     for _, names in table.groupby("image").groups.items():
         if len(names) > 1:
             x = np.stack([_read(results.images, name) for name in names]).reshape(len(names), -1) / 127.5
-            between = np.sqrt(np.square(x[:, None] - x).mean(-1))
-            distances[names] = between.sum(1) / (len(names) - 1)
+            between = [np.sqrt(np.square(x - one).mean(1)).sum() for one in x]  # row by row: pictures may be large
+            distances[names] = np.array(between) / (len(names) - 1)
     return distances
 
 

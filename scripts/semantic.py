@@ -10,7 +10,6 @@ Cells are ordinary ones, in `<out>/cells/<task>/<sampler>-<steps>`; a stopped ru
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -73,11 +72,11 @@ def prepare_cells(
 
 
 def floor_cell(suite, out: Path, conditions: int, samples: int, common: list[str]) -> dict[tuple, tuple[Cell, Results]]:
-    """FaceID's unguided cell, extended until its samples are enough for a Frechet distance; empty where the run is too small."""
+    """FaceID's unguided cell, extended to as many samples as a method has in all; empty where that is too few for a Frechet distance."""
     if conditions * samples * len(suite.tasks) < ENOUGH or "faceid" not in suite.tasks:
         return {}
     extended = OmegaConf.merge(suite, {"tasks": ["faceid"], "samplers": ["unconditional"]})
-    return prepare_cells(extended, out, math.ceil(ENOUGH / samples), samples, common)
+    return prepare_cells(extended, out, conditions * len(suite.tasks), samples, common)
 
 
 def run(cells: dict, name: str) -> None:

@@ -1,6 +1,7 @@
 """CLIP as a guide: a prompt in its joint space, or the style of a reference in the Gram matrix of its patch tokens."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 
 import torch
@@ -29,8 +30,9 @@ class CLIPGuide(nn.Module):
         except Exception as error:  # transformers raises whatever its parts raise
             raise ValueError(f"{folder} cannot be read as a CLIP model: {first_line(error)}") from None
         self.size = clip.config.vision_config.image_size
-        if blocks is not None:  # the rest of the image's network is not needed
+        if blocks is not None:  # the rest is not needed
             clip.vision_model.encoder.layers = clip.vision_model.encoder.layers[:blocks]
+            clip.text_model = clip.text_projection = None
         self.clip = clip.float().eval().requires_grad_(False)
         mean, std = (torch.tensor(settings[key])[:, None, None] for key in ("image_mean", "image_std"))
         self.register_buffer("mean", 2 * mean - 1)
@@ -66,6 +68,7 @@ class CLIPText(SemanticTask):
     """|text feature - image feature|, both unnormalised: FreeDoM's CLIP code."""
 
     takes = ("prompt",)
+    prompt_in_loss = True
     fetched_as = "clip"
     judged_as = ("words",)
 
@@ -79,7 +82,7 @@ class CLIPText(SemanticTask):
         if vocabulary.get("type") != "WordLevel":  # byte pairs know everything
             return
         words = sorted(w for w in vocabulary["vocab"] if not w.startswith("<"))
-        unknown = [w for w in prompt.lower().replace(",", " ").replace(".", " ").split() if w not in words]
+        unknown = [w for w in re.findall(r"\w+", prompt.lower()) if w not in words]  # as the tokenizer splits
         if unknown:
             raise ValueError(f"task.prompt: this CLIP does not know {unknown[0]!r}; its words are {', '.join(words)}")
 

@@ -14,7 +14,7 @@ class Composite(SemanticTask):
     Args:
         parts: name -> task.
         weights: name -> w_i; a part whose weight is 0, or that has none, is left out.
-        reference, prompt: given to every part that takes one.
+        reference, prompt: one of each, given to every part that takes one.
 
     The parts' conditions are one dict with keys `<part>/<key>`.
     """
@@ -43,8 +43,10 @@ class Composite(SemanticTask):
         semantic = self.semantic.values()
         self.takes = tuple(t for t in ("reference", "prompt") if any(t in p.takes for p in semantic))
         self.prompts_prior = any(p.prompts_prior for p in semantic)
+        self.prompt_in_loss = any(p.prompt_in_loss for p in semantic)
         self.judged_as = tuple(j for p in semantic for j in p.judged_as)
         self.prompt_optional = all(p.prompt_optional for p in semantic if "prompt" in p.takes)
+        self.readers = [p for p in semantic if "reference" in p.takes]
 
     def check(self, shape: Sequence[int]) -> None:
         for part in self.semantic.values():
@@ -54,18 +56,22 @@ class Composite(SemanticTask):
         for part in self.semantic.values():
             part.check_prompt(prompt)
 
-    def read_references(self, size: int, root: str | None, limit: int | None) -> list:
-        readers = [p for p in self.semantic.values() if "reference" in p.takes]
-        if len({type(p).read_reference for p in readers}) > 1:
+    def cases(self, size: int, root: str | None, limit: int | None) -> list[Case]:
+        others = [n for n in self.parts if n not in self.semantic]
+        if others:
+            raise ValueError(
+                f"task.weights.{others[0]}: a measurement; run.py sums references, prompts and losses only"
+            )
+        if len({type(p).read_reference for p in self.readers}) > 1:
             raise ValueError("task=composite: label maps and pictures cannot both be task.reference; give one weight 0")
-        self._reader = max(readers, key=lambda p: p.reference_size(size))  # the others reduce what it reads
-        return super().read_references(size, root, limit)
+        return super().cases(size, root, limit)
 
     def read_reference(self, path, name, size):
-        return self._reader.read_reference(path, name, size)
+        """As the part that wants it largest; the others reduce that."""
+        return max(self.readers, key=lambda p: p.reference_size(size)).read_reference(path, name, size)
 
     def show(self, case: Case):
-        return None if case.reference is None else self._reader.show(case)
+        return None if case.reference is None else self.readers[0].show(case)
 
     def to(self, device: torch.device) -> "Composite":
         for part in self.semantic.values():

@@ -46,11 +46,7 @@ class Segmentation(SemanticTask):
         self.classes = list(classes)
 
     def read_reference(self, path: Path, name: str, size: int) -> Picture:
-        labels, original = read_labels(path, size)
-        highest = labels[labels != IGNORED].max(initial=0)
-        if highest >= len(self.classes):
-            known = ", ".join(f"{i} {c}" for i, c in enumerate(self.classes))
-            raise ValueError(f"{path} holds class {highest}: the guide knows {known}, and 255 for whatever")
+        labels, original = read_labels(path, size, self.classes)
         if (labels == IGNORED).all():
             raise ValueError(f"{path} asks for nothing: all of it is 255")
         return Picture(name, path, labels, original)
@@ -81,12 +77,12 @@ class Segmentation(SemanticTask):
         }
 
 
-def read_labels(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+def read_labels(path: Path, size: int, classes: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
     """uint8 [size, size] classes, and the file's size. Raises ValueError if it is no label map."""
     try:
         with Image.open(path) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a label map: {error}") from None
     if image.mode not in ("L", "P", "1", "I;16", "I"):
         raise ValueError(
@@ -95,6 +91,10 @@ def read_labels(path: Path, size: int) -> tuple[np.ndarray, tuple[int, int]]:
     values = np.asarray(image)
     if not 0 <= values.min() <= values.max() <= IGNORED:  # 16 bits
         raise ValueError(f"{path} holds classes from {values.min()} to {values.max()}: 0 to 254, and 255 for whatever")
+    highest = values[values != IGNORED].max(initial=0)
+    if highest >= len(classes):
+        known = ", ".join(f"{i} {c}" for i, c in enumerate(classes))
+        raise ValueError(f"{path} holds class {highest}: the guide knows {known}, and 255 for whatever")
     labels = Image.fromarray(values.astype(np.uint8))
     if min(labels.size) < min(size, 32):
         raise ValueError(f"{path} is too small: {labels.width}x{labels.height}")

@@ -54,6 +54,7 @@ class SemanticTask:
     takes: tuple[str, ...] = ()  # of "reference", "prompt"
     fetched_as = ""  # the guide's name for scripts/fetch_checkpoints.py
     prompts_prior = False  # whether the prompt is the prior's (Stable Diffusion) rather than the loss's
+    prompt_in_loss = False  # whether the loss uses it, whatever the prior does
     prompt_optional = False
     judged_as: tuple[str, ...] = ()  # by an evaluator: "identity", "words", "style", "labels"
     device = torch.device("cpu")  # where cases are encoded
@@ -82,11 +83,12 @@ class SemanticTask:
         return {f"{self.name}_loss": self.loss(images, condition)}
 
     def condition(self, cases: Sequence[Case]) -> dict[str, Tensor]:
-        """The condition of a batch; every case is encoded on its own, and once."""
+        """The condition of a batch; every case is encoded on its own, and kept for the next batch, which often has it again."""
+        known, self._encoded = self._encoded, {}
         for case in cases:
             if case.digest not in self._encoded:
                 with torch.no_grad():
-                    self._encoded[case.digest] = self.encode(case)
+                    self._encoded[case.digest] = known.get(case.digest) or self.encode(case)
         encoded = [self._encoded[case.digest] for case in cases]
         return {key: torch.cat([e[key] for e in encoded]) for key in encoded[0]} if encoded else {}
 
@@ -100,6 +102,8 @@ class SemanticTask:
         Raises:
             ValueError: nothing given, or an input that cannot be used, with its path.
         """
+        if self.reference is not None and "reference" not in self.takes:
+            raise ValueError(f"task.reference={self.reference}: task={self.name} takes none")
         pictures = self.read_references(size, root, limit) if "reference" in self.takes else [None]
         prompts = read_prompts(self.prompt, self.name, self.prompt_optional) if "prompt" in self.takes else [None]
         for prompt in prompts:
@@ -196,7 +200,7 @@ def read_prompts(source: str | None, task: str, optional: bool = False) -> list[
         return [str(source).strip()]
     path = resolve(source)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"task.prompt={source} cannot be read: {error}") from None
     prompts = [line for line in lines if line and not line.startswith("#")]

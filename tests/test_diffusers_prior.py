@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, compose_config
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, ScoreSdeVeScheduler, UNet2DModel
 from hydra.utils import instantiate
 
 from dsg.prepare import prepare
@@ -122,10 +122,12 @@ def test_a_cell_on_the_command_line(tmp_path):
         (lambda f: f.mkdir(), [], ["no config.json"]),
         (lambda f: (save(f), (f / "scheduler/scheduler_config.json").unlink()), [], ["scheduler_config.json"]),
         (lambda f: save(f, num_class_embeds=10), [], ["class-conditional"]),
+        (lambda f: (save(f), ScoreSdeVeScheduler().save_pretrained(f / "scheduler")), [], ["ScoreSdeVeScheduler is no schedule"]),
+        (lambda f: save(f, scheduler={"rescale_betas_zero_snr": True}), [], ["rescale_betas_zero_snr"]),
         (lambda f: (save(f), (f / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99)), [], ["cannot be read"]),
         (lambda f: (save(f), (f / "unet/config.json").write_text(json.dumps({"_class_name": "VQModel"}))), [], ["cannot be read"]),
     ],
-    ids=["not fetched", "none named", "empty folder", "no scheduler", "class-conditional", "truncated", "another model"],
+    ids=["not fetched", "none named", "empty folder", "no scheduler", "class-conditional", "no DDPM", "zero SNR", "truncated", "another model"],
 )  # fmt: skip
 def test_what_is_no_such_model_is_one_clear_line(tmp_path, make, overrides, words):
     if make is not None:
@@ -158,7 +160,8 @@ def test_celebahq_at_its_full_size(tmp_path):
     DDPMScheduler().save_pretrained(tmp_path)
     prior = instantiate(compose_config("model=celebahq256", f"model.checkpoint={tmp_path}").model)
     assert prior.shape == (3, 256, 256) and next(prior.parameters()).dtype == torch.float32
-    x = torch.randn(1, 3, 64, 64, requires_grad=True)
-    eps, _ = prior.predict(x, 500)
-    (gradient,) = torch.autograd.grad(eps.square().sum(), x)
-    assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
+    config = compose_config("model=celebahq256", "task=inpaint", "sampler=freedom_dsg", "sampler.steps=2")
+    task, sampler = instantiate(config.task), instantiate(config.sampler)
+    y, seen = torch.rand(1, 3, 64, 64) * 2 - 1, []
+    out = sample(prior, task, task.measure(y, ["a"], 0), sampler, torch.randn(y.shape), callback=seen.append)
+    assert torch.isfinite(out).all() and seen[0].gradient.norm() > 0

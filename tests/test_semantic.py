@@ -14,6 +14,7 @@ from PIL import Image
 
 from dsg.images import Picture
 from dsg.prepare import prepare
+from tasks import semantic
 from tasks.captions import WORDS, asked_for, caption
 from tasks.segmentation import mean_iou
 from tasks.semantic import Case, SemanticTask, read_prompts, slug
@@ -188,14 +189,14 @@ def test_more_references_extend_it_and_the_batch_does_not_matter(cell, tmp_path)
 
 
 def test_prompts_from_a_text_and_from_a_file(tmp_path):
-    (tmp_path / "p.txt").write_text("a smiling person with red hair\na sad person\n")
+    (tmp_path / "p.txt").write_text("a smiling person with red hair!\na sad person\n", encoding="utf-8-sig")
     done = call("task=clip_text", f"task.prompt={tmp_path / 'p.txt'}", *FAST, f"out={tmp_path / 'o'}")
     assert done.returncode == 0, done.stderr
     names = ["a-sad-person", "a-smiling-person-with-red-hair"]
     assert sorted(p.stem for p in (tmp_path / "o/images").iterdir()) == names
     assert (tmp_path / "o/condition/a-sad-person.txt").read_text() == "a sad person\n"
     table = pd.read_csv(tmp_path / "o/per_image.csv")
-    assert sorted(table["prompt"]) == ["a sad person", "a smiling person with red hair"]
+    assert sorted(table["prompt"]) == ["a sad person", "a smiling person with red hair!"]
     assert {"clip_score", "attribute_accuracy"} <= set(table)
 
 
@@ -208,6 +209,12 @@ def test_a_person_and_a_prompt_together(tmp_path):
     sums = table["id_distance"] + 0.1 * table["clip_distance"]
     np.testing.assert_allclose(table["composite_loss"], sums, rtol=1e-4)
     assert table["identity_attributes"].notna().all() and table["attribute_accuracy"].notna().all()
+
+
+def test_a_prompt_beside_a_label_map_goes_into_the_loss(tmp_path):
+    parts = ["task=composite", "task.weights={faceid: 0, clip_text: 0.1, segmentation: 1}", "task.prompt=a sad person"]
+    cell, _ = prepare(compose_config(*parts, "task.reference=data/avatars64/test_parts/00003.png"), tmp_path / "o")
+    assert set(cell.task.condition(cell.pictures)) == {"clip_text/text", "segmentation/labels"}
 
 
 @pytest.mark.parametrize(
@@ -231,10 +238,20 @@ def test_a_person_and_a_prompt_together(tmp_path):
         (["task=segmentation", "task.reference={tmp}/seven.png"], "holds class 7: the guide knows 0 background"),
         (["task=composite", "+task.weights.sound=1"], "task.weights.sound: no such part"),
         (["task=composite", "task.weights.style=-1"], "task.weights.style=-1"),
+        (["task=composite", "task.weights.faceid=0", "task.reference={tmp}/tiny.png"], "takes none"),
+        (
+            ["task=composite", "task.weights.clip_text=0", "task.prompt=a sad person"],
+            "no part of task=composite takes one",
+        ),
+        (
+            ["task=composite", "+task@task.parts.small=super_resolution", "+task.weights.small=1"],
+            "task.weights.small: a measurement",
+        ),
         (["task=faceid", "sampler.scaling=loud"], "sampler.scaling=loud is unknown: one of gradient, noise, text"),
     ],
 )
-def test_bad_input_is_one_clear_line_before_any_work(tmp_path, overrides, words):
+def test_bad_input_is_one_clear_line_before_any_work(tmp_path, monkeypatch, overrides, words):
+    monkeypatch.setattr(semantic, "_loaded", {})
     (tmp_path / "broken.png").write_bytes(b"no picture")
     Image.new("RGB", (16, 16)).save(tmp_path / "tiny.png")
     Image.fromarray(np.full((64, 64), 7, np.uint8)).save(tmp_path / "seven.png")
@@ -245,6 +262,7 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, overrides, words)
         prepare(config, tmp_path / "o")
     message = str(error.value)
     assert words in message and "\n" not in message and not (tmp_path / "o").exists()
+    assert semantic._loaded == {}  # before weights load
 
 
 def test_bad_input_on_the_command_line(tmp_path):

@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dsg.prepare import prepare
+from dsg.priors.stable_diffusion import StableDiffusion
 from dsg.runner import run_cell
 from dsg.samplers import sample
+from dsg.schedule import NoiseSchedule, scaled_linear_betas
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +207,18 @@ def test_styles_of_a_batch_are_those_one_by_one_and_nearer(styled, unguided, tmp
         ([], "python scripts/fetch_checkpoints.py sd14"),
         (["model.checkpoint={folder}", "model.image_size=15"], "image_size=15: a multiple of 2"),
         (["model.checkpoint={folder}", "model.image_size=16", "model.cfg=-1"], "cfg=-1"),
-        (["model.checkpoint={folder}/unet", "model.image_size=16"], "cannot be read as a UNet2DConditionModel"),
+        (["model.checkpoint={folder}/unet", "model.image_size=16"], "cannot be read as an AutoencoderKL"),
         (["model.checkpoint={folder}", "model.use_checkpoint=perhaps"], "use_checkpoint=perhaps"),
+        (
+            [
+                "model.checkpoint={folder}",
+                "model.prompt=a",
+                "task=text_style",
+                "task.prompt=a cat",
+                "task.guide.checkpoint=docs",
+            ],
+            "both the prior's prompt: give one",
+        ),
     ],
 )
 def test_bad_options_are_one_clear_line(folder, tmp_path, overrides, words):
@@ -256,15 +268,34 @@ def test_attention_under_its_released_names(folder, tmp_path):
     assert all(torch.equal(v, found[k]) for k, v in net.state_dict().items())
 
 
-def test_the_released_networks_at_their_full_size():
-    """Parameter counts of SD 1.4's U-Net and autoencoder, from their configs as this code reads them (on no device)."""
-    unet = dict(
-        sample_size=64, cross_attention_dim=768, attention_head_dim=8, block_out_channels=(320, 640, 1280, 1280)
-    )
-    vae = dict(
-        block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, layers_per_block=2, latent_channels=4, sample_size=512,
-    )  # fmt: skip
+def test_a_guided_step_of_the_released_networks_at_their_full_size():
+    """SD 1.4's U-Net and autoencoder, 943 M parameters, with random weights, on a small picture: a prompt, the loss behind the decoder."""
+    from estimate_memory import SD14_UNET, SD14_VAE
+
     with torch.device("meta"):
-        nets = UNet2DConditionModel(**unet), AutoencoderKL(**vae)
+        nets = UNet2DConditionModel(**SD14_UNET), AutoencoderKL(**SD14_VAE)
     assert [sum(p.numel() for p in net.parameters()) for net in nets] == [859_520_964, 83_653_863]
+    texture, random = torch.randn(2**20) * 0.02, torch.Generator().manual_seed(0)
+    for net in nets:
+        net.to_empty(device="cpu")
+        for p in net.parameters():  # not drawn one by one: that takes longer than the test
+            p.data = texture.repeat(p.numel() // 2**20 + 1)[: p.numel()].view(p.shape) + (p.ndim == 1)
+    schedule = NoiseSchedule(scaled_linear_betas(), 1, 1.0)
+    options = {"prompt": "a cat", "image_size": 64, "cpu_batch": 1}
+    prior = StableDiffusion.of_parts(
+        *nets, lambda text: torch.full((1, 77, 768), len(text) / 10), schedule, "epsilon", **options
+    )
+    x = torch.randn(1, *prior.shape, generator=random)
+
+    def loss(x):
+        eps, _ = prior.predict(x, 501)
+        ab = schedule.alpha_bar[501].item()
+        return (prior.decode((x - (1 - ab) ** 0.5 * eps) / ab**0.5) - 0.5).flatten(1).norm(dim=1).sum()
+
+    x.requires_grad_()
+    before = loss(x)
+    (gradient,) = torch.autograd.grad(before, x)
+    assert prior.image_shape == (3, 64, 64) and prior.text_rms > 0
+    assert torch.isfinite(gradient).all() and gradient.norm() > 0
+    with torch.no_grad():
+        assert min(loss(x - step * gradient / gradient.norm()) for step in (0.003, 0.03, 0.3)) < before

@@ -14,6 +14,8 @@ from dsg.priors.batching import in_fixed_batches
 from dsg.schedule import NoiseSchedule, linear_betas, scaled_linear_betas
 
 CONFIG, SCHEDULER = "config.json", "scheduler_config.json"
+# schedulers of models that were trained on DDPM's forward process
+DISCRETE = ("DDPM", "DDIM", "PNDM", "LMSDiscrete", "Euler", "Heun", "DPMSolver", "KDPM2", "DEIS", "UniPC")
 
 
 class DiffusersPrior(nn.Module):
@@ -93,9 +95,15 @@ def read_schedule(folder: Path) -> tuple[NoiseSchedule, str]:
     """
     from diffusers import DDPMScheduler
 
-    scheduler = DDPMScheduler.from_pretrained(_scheduler_file(folder).parent)
+    file = _scheduler_file(folder)
+    kind = json.loads(file.read_text()).get("_class_name", "DDPMScheduler")
+    if not kind.startswith(DISCRETE):
+        raise ValueError(f"{file}: {kind} is no schedule of alpha_bar in discrete steps, as DDPM's and DDIM's are")
+    scheduler = DDPMScheduler.from_pretrained(file.parent)
     c = scheduler.config
     known = {"linear": linear_betas, "scaled_linear": scaled_linear_betas}
+    if c.get("rescale_betas_zero_snr"):
+        raise ValueError(f"{file}: rescale_betas_zero_snr ends at alpha_bar = 0, where eps says nothing of x0")
     if c.trained_betas is None and c.beta_schedule in known:
         betas = known[c.beta_schedule](c.beta_start, c.beta_end, c.num_train_timesteps)
     else:

@@ -4,6 +4,7 @@ The samplers do not know: they diffuse latents, and a task's loss sees `decode(x
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +63,7 @@ class StableDiffusion(nn.Module):
         if isinstance(cfg, bool) or not isinstance(cfg, (int, float)) or cfg < 0:
             raise ValueError(f"model.cfg={cfg}: a number, 0 or more")
         self.folder = require_folder(checkpoint, name)
+        _check_size(image_size, _vae_factor(self.folder / "vae"))  # before gigabytes are read
         schedule, prediction_type = read_schedule(self.folder)
         net = _part(self.folder, "unet", UNet2DConditionModel, low_cpu_mem_usage=False)
         vae = _part(self.folder, "vae", AutoencoderKL, low_cpu_mem_usage=False)
@@ -89,13 +91,7 @@ class StableDiffusion(nn.Module):
         use_checkpoint=True, cpu_batch=0,
     ):  # fmt: skip
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        if (
-            isinstance(image_size, bool)
-            or not isinstance(image_size, int)
-            or image_size < factor
-            or image_size % factor
-        ):
-            raise ValueError(f"model.image_size={image_size}: a multiple of {factor}")
+        _check_size(image_size, factor)
         self.net, self.vae, self.embed, self.schedule, self.prediction_type = net, vae, embed, schedule, prediction_type
         self.bf16, self.cfg, self.cpu_batch, self.use_checkpoint = bf16, float(cfg), cpu_batch, use_checkpoint
         self.shape = (net.config.in_channels, image_size // factor, image_size // factor)
@@ -135,12 +131,15 @@ class StableDiffusion(nn.Module):
         plain_text = self._embedded([""] * len(x_t), x_t.device)
         if any(prompts):
             text = torch.cat([plain_text, self._embedded(prompts, x_t.device)])
-            plain, conditional = self._run(torch.cat([x_t, x_t]), text, t).chunk(2)
+            plain, conditional = self._eps(torch.cat([x_t, x_t]), text, t).chunk(2)
             shift = self.cfg * (conditional - plain)
-            out, self.text_rms = plain + shift, shift.detach().square().mean((1, 2, 3)).sqrt()
-        else:
-            out, self.text_rms = self._run(x_t, plain_text, t), torch.zeros(len(x_t), device=x_t.device)
-        return to_eps(out, x_t, self.schedule.alpha_bar[t].item(), self.prediction_type), None
+            self.text_rms = shift.detach().square().mean((1, 2, 3)).sqrt()
+            return plain + shift, None
+        self.text_rms = torch.zeros(len(x_t), device=x_t.device)
+        return self._eps(x_t, plain_text, t), None
+
+    def _eps(self, x: Tensor, text: Tensor, t: int) -> Tensor:
+        return to_eps(self._run(x, text, t), x, self.schedule.alpha_bar[t].item(), self.prediction_type)
 
     def _embedded(self, prompts: Sequence[str | None], device: torch.device) -> Tensor:
         return torch.cat([self.embed(prompt or "") for prompt in prompts]).to(device)
@@ -180,6 +179,20 @@ class TextEmbedder:
             )
             self.known[text] = self.encoder(tokens.input_ids)[0]
         return self.known[text]
+
+
+def _vae_factor(folder: Path) -> int:
+    """How many times smaller than the pictures its latents are."""
+    try:
+        return 2 ** (len(json.loads((folder / "config.json").read_text())["block_out_channels"]) - 1)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} cannot be read as an AutoencoderKL: {first_line(error)}") from None
+
+
+def _check_size(image_size: int, factor: int) -> None:
+    whole = isinstance(image_size, int) and not isinstance(image_size, bool)
+    if not whole or image_size < factor or image_size % factor:
+        raise ValueError(f"model.image_size={image_size}: a multiple of {factor}")
 
 
 def _part(folder: Path, name: str, kind: type, **options) -> nn.Module:
