@@ -22,7 +22,7 @@ clean:
 	rm -rf .venv results/avatars64 results/gaussian_mixture *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# The suites embedded and semantic. IMAGES=64 STEPS="20 50 100" change the first; SUITE=theory runs another one alone
+# The suites embedded and semantic. IMAGES=64 STEPS="20 50 100" change the first; SUITE=theory runs another one alone, OUT= the first alone
 reproduce: setup
 	$(BIN)/python scripts/reproduce.py $(if $(SUITE),--suite $(SUITE)) $(if $(IMAGES),--images $(IMAGES)) $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT))
 	$(if $(SUITE)$(OUT),,$(BIN)/python scripts/reproduce.py --suite semantic)

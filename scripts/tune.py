@@ -2,8 +2,8 @@
 
     python scripts/tune.py --steps 20 100                     # writes configs/tuned/avatars64.yaml and the trials
     python scripts/tune.py --steps 10 50 --tasks super_resolution
-    python scripts/tune.py --steps 50 --tasks clip_text style segmentation
-    python scripts/tune.py --steps 50 --tasks faceid --faces 24      # the verdict on 8 people is mostly noise
+    python scripts/tune.py --steps 50 --tasks clip_text style segmentation --trials 6
+    python scripts/tune.py --steps 50 --tasks faceid --trials 6 --faces 24    # the verdict on 8 people is mostly noise
 
 Criterion: mean HaarPSI over the same validation faces; for semantic tasks the judge's score of samples for validation references and
 prompts (`AvatarEvaluator.score`; the judge guides nothing). Every method gets the same number of trials for each task and step
