@@ -3,8 +3,9 @@
     python scripts/estimate_memory.py                          # ffhq256, imagenet256, sd14
     python scripts/estimate_memory.py --models ffhq256 --batch 16
 
-Runs the network (sd14: both passes of classifier-free guidance, and the decoder) forward and backward to its input on fake tensors (shapes without data) and adds up what is alive: weights,
-activations, intermediate results. A GPU needs somewhat more: CUDA's context, workspaces, fragmentation.
+Runs the network (sd14: both passes of classifier-free guidance, and the decoder) forward and backward to its input on fake
+tensors (shapes without data) and adds up what is alive: weights, activations, intermediate results. A GPU needs somewhat more:
+CUDA's context, workspaces, fragmentation.
 """
 
 import argparse

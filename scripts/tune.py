@@ -72,10 +72,16 @@ class Tuner:
         if self.file.exists():
             trials = pd.read_csv(self.file, dtype={"weights": str})
             current = trials["weights"] == [self.weights(task) for task in trials["task"]]
-            mixed = trials["task"].isin(args.tasks) & (
-                trials["faces"] != len(self.pictures)
-            )  # scores that do not compare
-            self.trials = trials[current & ~mixed].reset_index(drop=True)
+            self.check_faces(trials[current & trials["task"].isin(args.tasks)])
+            self.trials = trials[current].reset_index(drop=True)
+
+    def check_faces(self, trials: pd.DataFrame) -> None:
+        """Scores on other faces do not compare, and are not thrown away."""
+        for task, faces in trials[["task", "faces"]].drop_duplicates().itertuples(index=False):
+            if faces != len(self.pictures):
+                raise SystemExit(
+                    f"{self.file}: {task} was tuned on {faces} faces: --faces {faces}, or remove its lines"
+                )
 
     def weights(self, task: str) -> str:
         """Of the prior, and of what guides the task: trials of others are left aside."""

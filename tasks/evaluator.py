@@ -16,12 +16,8 @@ from tasks.evaluator_networks import AttributeNet, DilatedNet
 from tasks.segmentation import mean_iou
 from tasks.semantic import Case
 
-IDENTITY = (
-    "skin",
-    "hair",
-    "hair_color",
-    "facial_hair",
-)  # the nose, the fifth, this judge cannot tell at 64 px (its card)
+# the nose, the fifth, this judge cannot tell at 64 px (its card)
+IDENTITY = ("skin", "hair", "hair_color", "facial_hair")
 NAMES = {  # what is judged: the measures
     "identity": ("identity_attributes", "same_identity"),
     "words": ("attribute_accuracy", "all_attributes"),

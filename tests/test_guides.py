@@ -1,7 +1,6 @@
-"""The full-size guides with random weights, and the released rules of the hosts, written out."""
+"""The full-size guides with random weights, and the tasks that they guide."""
 
 import json
-import math
 import shutil
 from functools import partial
 
@@ -17,8 +16,6 @@ from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights, l
 
 from dsg.images import to_tensor
 from dsg.prepare import prepare
-from dsg.samplers import reverse_step
-from dsg.schedule import NoiseSchedule, linear_betas, scaled_linear_betas
 from tasks import semantic
 from tasks.clip import load_clip
 from tasks.irse import IRSE, load_irse
@@ -327,134 +324,3 @@ def test_label_maps_of_sixteen_bits(tmp_path, folder):
         else:
             with pytest.raises(ValueError, match=words):
                 task.cases(SIZE, None, None)
-
-
-# the released rules
-
-
-class ToyPrior:
-    """eps is no linear function of x, so that a gradient at x_t is not one at x0; with a prompt where `cfg` is given."""
-
-    latent = False
-
-    def __init__(self, schedule, cfg=None):
-        self.schedule, self.cfg = schedule, cfg
-
-    def parts(self, x, t):
-        """eps without a prompt, and what a prompt adds."""
-        plain = 0.7 * x + 0.2 * torch.tanh(x.flip(3)) + t / 2000
-        return plain, 0.3 * torch.sin(3 * x) - 0.1
-
-    def predict(self, x, t):
-        plain, added = self.parts(x, t)
-        if self.cfg is None:
-            return plain, None
-        self.text_rms = (self.cfg * added).detach().square().mean((1, 2, 3)).sqrt()
-        return plain + self.cfg * added, None
-
-    def decode(self, x0):
-        return x0
-
-
-class ToyTask:
-    """|x0 + tanh x0 - c| per image."""
-
-    def loss(self, x0, condition):
-        return (x0 + torch.tanh(x0) - condition).flatten(1).norm(dim=1)
-
-
-CFG = 5.0
-BETAS = {"celebahq256": NoiseSchedule(linear_betas()), "sd14": NoiseSchedule(scaled_linear_betas(), 1, 1 - 0.00085)}
-
-
-def rms(x):
-    return x.square().mean((1, 2, 3), keepdim=True).sqrt()
-
-
-def by_hand(prior, target, x, z, ab, ab_prev, t, rule):
-    """x_prev of one step of the released code."""
-    x = x.clone().requires_grad_()
-    eps, _ = prior.predict(x, t)
-    x0 = (x - math.sqrt(1 - ab) * eps) / math.sqrt(ab)
-    (at_x,) = torch.autograd.grad(ToyTask().loss(x0, target).sum(), x, retain_graph=True)
-    (at_x0,) = torch.autograd.grad(ToyTask().loss(x0, target).sum(), x0)
-    x, eps, x0 = x.detach(), eps.detach(), x0.detach()
-    c1 = math.sqrt(ab_prev) * (1 - ab / ab_prev) / (1 - ab)
-    c2 = math.sqrt(ab / ab_prev) * (1 - ab_prev) / (1 - ab)
-    c3 = math.sqrt((1 - ab_prev) * (1 - ab / ab_prev) / (1 - ab))
-    text = rms(CFG * prior.parts(x, t)[1])
-
-    def ddpm(x0):
-        return c1 * x0 + c2 * x + c3 * z
-
-    def freedom(x0):
-        return math.sqrt(ab_prev) * x0 + math.sqrt(0.75 * (1 - ab_prev)) * eps + 0.5 * math.sqrt(1 - ab_prev) * z
-
-    if rule == "faceid freedom":
-        return freedom(x0) - 100 * math.sqrt(ab) * at_x
-    if rule == "faceid mpgd":
-        return freedom(x0 - 0.015 / rms(at_x0) / math.sqrt(ab_prev) * at_x0)
-    if rule == "clip_text freedom":
-        return ddpm(x0) - 0.02 * c1 * rms(eps) * math.sqrt(1 - ab) / math.sqrt(ab) / rms(at_x) * at_x
-    if rule == "clip_text mpgd":
-        scale = (1.5 if 200 <= t <= 500 else 1) * c1 * rms(eps) * math.sqrt((1 - ab) / ab) / rms(at_x0)
-        return ddpm(x0 - scale / math.sqrt(ab_prev) * at_x0)
-    if rule == "text_style freedom":
-        return ddpm(x0) - 0.2 * text / rms(at_x) * at_x
-    if rule == "text_style mpgd":
-        return ddpm(x0 - 15 * text / rms(at_x0) * at_x0)
-    raise AssertionError(rule)
-
-
-@pytest.mark.parametrize(
-    "task, host, steps, guided_at",
-    [
-        ("faceid", "freedom", 100, lambda t: t > 100),
-        ("faceid", "mpgd", 50, lambda t: t > 100),
-        ("clip_text", "freedom", 100, lambda t: True),
-        ("clip_text", "mpgd", 50, lambda t: t > 100),
-        ("text_style", "freedom", 100, lambda t: 30 <= t // 10 < 70),
-        ("text_style", "mpgd", 100, lambda t: 30 <= t // 10 < 70),
-    ],
-)
-def test_the_released_rules_by_hand(task, host, steps, guided_at):
-    model = "sd14" if task == "text_style" else "celebahq256"
-    schedule, sampler = BETAS[model], sampler_of(model, task, host, steps)
-    prior = ToyPrior(schedule, CFG if task == "text_style" else None)
-    x, z, target = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(s)) for s in range(3))
-    x[1] *= 2  # scales are per image
-    for step in schedule.steps(steps, sampler.spacing):
-        assert step.t == step.index * (1000 // steps) + (model == "sd14")
-        guided = guided_at(step.t)
-        assert sampler.guides(step) == guided
-        if step.index % 7 or step.index == 0:
-            continue
-        state = reverse_step(prior, ToyTask(), target, sampler, x, step, 0, lambda index, **_: z)
-        if guided:
-            at = schedule.alpha_bar[step.t].item(), schedule.alpha_bar[step.t - 1000 // steps].item()
-            expected = by_hand(prior, target, x, z, *at, step.t, f"{task} {host}")
-            torch.testing.assert_close(state.x_prev, expected, rtol=1e-5, atol=1e-5)
-            assert (state.x_prev - state.plain).abs().max() > 1e-4
-        else:
-            assert torch.equal(state.x_prev, state.plain)
-
-
-def sampler_of(model, task, host, steps):
-    return instantiate(
-        compose_config(f"model={model}", f"task={task}", f"sampler={host}", f"sampler.steps={steps}").sampler
-    )
-
-
-def test_style_is_repeated_where_the_released_code_does():
-    steps = BETAS["sd14"].steps(100, "leading")
-    for host, repeats in (("freedom", 3), ("freedom_dsg", 3), ("dps_dsg", 3), ("mpgd", 1)):
-        sampler = sampler_of("sd14", "text_style", host, 100)
-        assert [sampler.repeats(s) for s in steps] == [repeats if 40 <= s.index < 70 else 1 for s in steps]
-
-
-@pytest.mark.parametrize("task, rate", [("faceid", 0.05), ("text_style", 0.1)])
-@pytest.mark.parametrize("host", ["dps_dsg", "freedom_dsg", "mpgd_dsg"])
-def test_the_paper_s_rates_of_dsg(task, rate, host):
-    sampler = sampler_of("sd14" if task == "text_style" else "celebahq256", task, host, 100)
-    assert (sampler.spherical, sampler.guidance_rate, sampler.kernel, sampler.eta) == (True, rate, "ddim", 1.0)
-    assert not sampler.clip_denoised and sampler.spacing == "leading"

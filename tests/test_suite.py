@@ -148,3 +148,11 @@ def test_the_theory_suite_redoes_only_what_is_missing(theory_suite):
     assert done.returncode == 0 and "plane mpgd 10" in done.stderr and "dps" not in done.stderr
     pd.testing.assert_frame_equal(before, pd.read_csv(out / "cells.csv"))  # the same numbers again
     assert len(pd.read_csv(out / "trials.csv")) == 6 * 9
+
+
+def test_tuning_does_not_mix_scores_on_other_faces():
+    before = (ROOT / "results/tuning/avatars64.csv").read_bytes()
+    command = [sys.executable, "scripts/tune.py", "--steps", "50", "--tasks", "faceid", "--faces", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "faceid was tuned on 24 faces: --faces 24" in done.stderr, done.stderr
+    assert (ROOT / "results/tuning/avatars64.csv").read_bytes() == before
