@@ -220,25 +220,34 @@ def _pixels(path: Path) -> np.ndarray:
     return images.read(path, 64).pixels
 
 
-def write_outputs(cells: dict, floor: dict, suite, args: argparse.Namespace) -> None:
-    out, tables = args.out, {}
+def head(suite, args: argparse.Namespace) -> str:
+    options = f"With {', '.join(args.options)}. " if args.options else ""
+    return (
+        f"# Suite {suite.name}: {args.conditions} conditions per task, {args.samples} samples each, {suite.steps} steps, {suite.model}\n\n{options}"
+        "Means over conditions with 95 % bootstrap intervals; the best method of a column in bold. guide: as the network sees it that guided; judge: "
+        "networks that guided nothing (`tasks/evaluator.py`). diversity: RMS distance between the samples of a condition. real pictures: another "
+        "picture of the person, test faces that the prompt fits, the reference mirrored, the face that the label map is of.\n\n"
+    )
+
+
+def measured(cells: dict, suite) -> dict[tuple, pd.DataFrame]:
+    """The measures of every cell's samples, and of real pictures, by (task, method)."""
+    tables = {}
     for task in suite.tasks:
         for method in suite.samplers:
             tables[task, method] = table_of(*cells[task, method])
         tables[task, "real"] = real_row(cells[task, suite.samplers[0]][0], task)
+    return tables
+
+
+def write_outputs(cells: dict, floor: dict, suite, args: argparse.Namespace) -> None:
+    out, tables = args.out, measured(cells, suite)
     summary = summarise(tables)
-    distances = frechet_rows(cells, tables, next(iter(floor.values()), None))
     summary.to_csv(out / "table.csv", index=False, float_format="%.5g")
-    head = (
-        f"# Suite {suite.name}: {args.conditions} conditions per task, {args.samples} samples each, {suite.steps} steps, {suite.model}\n\n"
-        + (f"With {', '.join(args.options)}. " if args.options else "")
-        + "Means over conditions with 95 % bootstrap intervals; the best method of a column in bold. guide: as the network sees it that guided; judge: "
-        "networks that guided nothing (`tasks/evaluator.py`). diversity: RMS distance between the samples of a condition. real pictures: another "
-        "picture of the person, test faces that the prompt fits, the reference mirrored, the face that the label map is of.\n\n"
-    )
-    text = head + markdown(summary)
+    text = head(suite, args) + markdown(summary)
     text += "\n## DSG minus its host, condition by condition\n\n"
     text += paired(tables).to_markdown(index=False, disable_numparse=True) + "\n"
+    distances = frechet_rows(cells, tables, next(iter(floor.values()), None))
     if len(distances):
         text += "\n## Frechet distance in the judge's features, all tasks together, to 4,096 real test faces\n\n"
         text += distances.to_markdown(index=False, disable_numparse=True) + "\n"
