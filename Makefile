@@ -1,8 +1,8 @@
-# make setup | test | reproduce | benchmark | lint | clean
+# make setup | test | lint | reproduce | benchmark | clean | distclean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 
-.PHONY: setup test reproduce benchmark lint clean
+.PHONY: setup test lint reproduce benchmark clean distclean
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -18,14 +18,21 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-clean:
-	rm -rf .venv results/avatars64 results/gaussian_mixture *.egg-info .pytest_cache .ruff_cache
-	find . -name __pycache__ -prune -exec rm -rf {} +
-
-# The suites embedded and semantic. IMAGES=64 STEPS="20 50 100" change the first; SUITE=theory runs another one alone, OUT= the first alone
+# The suites embedded and semantic. SUITE=theory runs another one alone; IMAGES=64 STEPS="20 50 100" OUT=results/mine DRY=1
 reproduce: setup
-	$(BIN)/python scripts/reproduce.py $(if $(SUITE),--suite $(SUITE)) $(if $(IMAGES),--images $(IMAGES)) $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT))
-	$(if $(SUITE)$(OUT),,$(BIN)/python scripts/reproduce.py --suite semantic)
+	$(BIN)/python scripts/reproduce.py --suite $(or $(SUITE),embedded) $(if $(IMAGES),--images $(IMAGES)) \
+	  $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT)) $(if $(DRY),--dry)
+	$(if $(SUITE)$(OUT),,$(BIN)/python scripts/reproduce.py --suite semantic $(if $(DRY),--dry))
 
 benchmark: setup
 	$(BIN)/python scripts/benchmark.py
+
+# Caches only: nothing that was computed or trained
+clean:
+	rm -rf *.egg-info .pytest_cache .ruff_cache
+	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+# Everything that git does not track, listed first. SURE=yes removes it
+distclean: clean
+	git clean -ndx
+	@if [ "$(SURE)" = yes ]; then git clean -fdxq; else echo "SURE=yes removes these"; fi

@@ -1,10 +1,11 @@
 """Finding, reading and identifying checkpoint files; the errors say what to do about it."""
 
 import hashlib
+import io
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -69,17 +70,24 @@ def how_to_get(name: str) -> str:
 
 
 def read_state_dict(path: Path, name: str) -> dict[str, Tensor]:
-    """Read a .safetensors file, or a pickle with `weights_only=True`; nothing in the file is executed.
+    """The state dict of `read_weights`."""
+    return read_weights(path, name)[0]
+
+
+def read_weights(path: Path, name: str) -> tuple[dict[str, Tensor], str]:
+    """The state dict in a .safetensors file, or in a pickle, and the file's SHA-256: both of the same bytes.
+
+    A pickle is read with `weights_only=True`; nothing in the file is executed.
 
     Raises:
         ValueError: truncated, or no state dict.
     """
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        data = path.read_bytes()
+        if path.suffix == ".safetensors":
+            state = load_safetensors(data)
+        else:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file leads their readers to whatever error comes next
         raise ValueError(
             f"{path} cannot be read as a checkpoint (truncated, or not one): {first_line(error)}. "
@@ -87,11 +95,14 @@ def read_state_dict(path: Path, name: str) -> dict[str, Tensor]:
         ) from None
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict (a mapping from names to tensors)")
-    return state
+    return state, hashlib.sha256(data).hexdigest()
 
 
-def load_into(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+def load_into(net: nn.Module, state: dict[str, Tensor], path: Path, assign: bool = False) -> None:
     """`load_state_dict(strict=True)` with an error of one line.
+
+    Args:
+        assign: take the tensors themselves, as a network on the "meta" device must.
 
     Raises:
         ValueError: saying which keys or shapes differ.
@@ -106,7 +117,7 @@ def load_into(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     ]
     if problems:
         raise ValueError(f"{path} is the checkpoint of another network than the config's: {', '.join(problems)}")
-    net.load_state_dict(state, strict=True)
+    net.load_state_dict(state, strict=True, assign=assign)
 
 
 def load_pretrained(kind: type, folder: Path, **options) -> nn.Module:
@@ -126,12 +137,8 @@ def load_pretrained(kind: type, folder: Path, **options) -> nn.Module:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of the file, in hexadecimal."""
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(f)
-
-
-def _digest(f) -> str:  # Python 3.10
     digest = hashlib.sha256()
-    while block := f.read(1 << 20):
-        digest.update(block)
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()

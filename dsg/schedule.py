@@ -9,6 +9,7 @@ and differ in sigma alone; so, but for its variance, does ddpm: its posterior me
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,10 +92,21 @@ class NoiseSchedule:
 
     def steps(self, steps: int, spacing: str) -> list[Step]:
         """The reverse steps in the order they are taken, index steps-1 down to 0."""
-        ts = self.timesteps(steps, spacing)
+        return self.steps_at(self.timesteps(steps, spacing))
+
+    def steps_at(self, ts: Sequence[int]) -> list[Step]:
+        """The reverse steps from the highest of `ts`, which ascend, over the others to the last alpha_bar."""
         ab = [self.alpha_bar[t].item() for t in ts]
         ab_prev = [self.final_alpha_bar, *ab[:-1]]
-        return [Step(k, ts[k], ab[k], ab_prev[k]) for k in reversed(range(steps))]
+        return [Step(k, ts[k], ab[k], ab_prev[k]) for k in reversed(range(len(ts)))]
+
+    def alpha_bar_at(self, t: float) -> float:
+        """alpha_bar at t in [0, T-1]: of the table, and between its entries log-linear."""
+        below = math.floor(t)
+        if below == t:
+            return self.alpha_bar[below].item()
+        low, high = self.alpha_bar[below].item(), self.alpha_bar[below + 1].item()
+        return low ** (below + 1 - t) * high ** (t - below)
 
 
 def reverse_kernel(
@@ -125,6 +137,11 @@ def kernel_sigma(kernel: str, eta: float, step: Step) -> np.float32:
     if kernel == "freedom":
         return eta * np.sqrt(1 - ab_prev)
     return eta * np.sqrt((1 - ab_prev) / (1 - ab)) * np.sqrt(1 - ab / ab_prev)
+
+
+def is_noiseless(kernel: str, eta: float, step: Step) -> bool:
+    """Whether the kernel's sigma is 0: the step to ab_prev = 1, and every ddim or freedom step with eta = 0."""
+    return step.alpha_bar_prev == 1 if kernel == "ddpm" else kernel_sigma(kernel, eta, step) == 0
 
 
 def _ddpm_mean(step: Step, x_t: Tensor, x0: Tensor) -> Tensor:

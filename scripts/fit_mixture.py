@@ -3,8 +3,8 @@
     python scripts/make_avatars.py train=40960
     python scripts/fit_mixture.py
 
-EM for a mixture of probabilistic PCA (Tipping & Bishop, Neural Computation 1999): each component a mean, `rank` factors and a
-floor. Writes checkpoints/gaussian_mixture/ (fp16 safetensors) and its card, with held-out likelihoods and samples.
+Each component has a mean, `rank` factors and a floor (`dsg/priors/mixture_fit.py`). Writes
+checkpoints/gaussian_mixture/ (fp16 safetensors) and its card, with held-out likelihoods and samples.
 """
 
 import argparse
@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 from safetensors.torch import save_file
@@ -22,29 +21,33 @@ from torch import Tensor
 from tqdm import tqdm
 from train_prior import load_faces
 
-from dsg import images
 from dsg.checkpoints import REPOSITORY
+from dsg.config import load
 from dsg.priors.gaussian_mixture import GaussianMixture
-from dsg.results import write_text
+from dsg.priors.mixture_fit import fit
+from dsg.runs import images
+from dsg.runs.inputs import to_tensor, to_uint8
+from dsg.runs.results import write_text
 
 FOLDER = REPOSITORY / "checkpoints/gaussian_mixture"
-LEAST_FLOOR = 1 / 127.5  # one level of an 8-bit picture
 CARD = """# gaussian_mixture: the closed-form prior
 
-Written by `python scripts/fit_mixture.py`; every number and picture here is measured by it.
+Written by `python scripts/fit_mixture.py`; every number and figure here is made by it.
 
-**What.** A mixture of {components} Gaussians in {d} dimensions: 16x16 RGB avatars in [-1, 1]. Each has {rank} factors and a floor (standard
-deviation {floor_low:.3f} to {floor_high:.3f} per number). {size:.0f} kB (fp16, safetensors). What a sampler makes under it can be compared with the exact posterior
-(`dsg/posterior.py`, `docs/theory.md`).
+**What.** A mixture of {components} Gaussians in {d} dimensions: 16x16 RGB avatars in [-1, 1]. Each has {rank} factors
+and a floor (standard deviation {floor_low:.3f} to {floor_high:.3f} per number). {size:.0f} kB (fp16, safetensors).
+What a sampler makes under it can be compared with the exact posterior (`dsg/theory/posterior.py`, `docs/theory.md`).
 
-**Data.** The {faces:,} training faces of avatars64 (`checkpoints/avatars64/README.md`: licence, split), reduced to 16 px with Lanczos as the runner reduces
-pictures.
+**Data.** The {faces:,} training faces of avatars64 (`checkpoints/avatars64/README.md`: licence, split),
+reduced to 16 px with Lanczos, as a run reduces its images.
 
-**Fit.** EM for a mixture of probabilistic PCA from seeded k-means, {iterations} iterations. Log density per dimension, in nats, of {table_words}:
+**Fit.** EM for a mixture of probabilistic PCA from seeded k-means, {iterations} iterations. Log density per dimension,
+in nats, of {table_words}:
 
 {table}
 
-Its samples are blurred where faces are not Gaussian: hair styles share a component, and a component's colours vary along straight lines.
+Its samples are blurred where faces are not Gaussian: hair styles share a component, and a component's colours vary
+along straight lines.
 
 ![Twelve test faces; their means given the component that explains them; twelve samples](samples.png)
 
@@ -61,42 +64,6 @@ def shrink(faces: Tensor, size: int) -> Tensor:
     return torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def k_means(x: Tensor, count: int, generator: torch.Generator, rounds: int = 20) -> Tensor:
-    """Responsibilities [N, K] of 0 and 1."""
-    centres = x[torch.randperm(len(x), generator=generator)[:count]]
-    for _ in range(rounds):
-        nearest = torch.cdist(x, centres).argmin(1)
-        hot = torch.nn.functional.one_hot(nearest, count).to(x)
-        centres = hot.T @ x / hot.sum(0).clamp_min(1)[:, None]
-    return hot
-
-
-def maximise(x: Tensor, r: Tensor, rank: int) -> dict[str, Tensor]:
-    """The M step: PCA of each component's weighted covariance."""
-    total = r.sum(0)
-    means = (r.T @ x) / total[:, None]
-    factors, floors = [], []
-    for k in range(r.shape[1]):
-        centred = (x - means[k]) * r[:, k, None].sqrt()
-        values, vectors = torch.linalg.eigh((centred.T @ centred / total[k]).double())
-        floor = values[:-rank].mean().clamp_min(LEAST_FLOOR**2)
-        factors.append(vectors[:, -rank:] * (values[-rank:] - floor).clamp_min(0).sqrt())
-        floors.append(floor.sqrt())
-    return {"weights": total / len(x), "means": means, "factors": torch.stack(factors), "floor": torch.stack(floors)}
-
-
-def fit(x: Tensor, components: int, rank: int, iterations: int, seed: int) -> dict[str, Tensor]:
-    r = k_means(x, components, torch.Generator().manual_seed(seed))
-    with tqdm(range(iterations), desc="EM", unit="iteration") as bar:
-        for _ in bar:
-            parameters = maximise(x, r, rank)
-            mixture = GaussianMixture(**parameters)
-            parts = [mixture.log_density(p) for p in x.split(4096)]
-            bar.set_postfix_str(f"{torch.cat(parts).mean().item() / x.shape[1]:.4f} nats per dimension")
-            r = torch.cat([mixture.responsibilities(p) for p in x.split(4096)]).float()
-    return parameters
-
-
 def project(mixture: GaussianMixture, x: Tensor) -> Tensor:
     """Each point on the affine subspace of the component that explains it best, [B, *shape]."""
     k = mixture.responsibilities(x).argmax(1)
@@ -106,7 +73,7 @@ def project(mixture: GaussianMixture, x: Tensor) -> Tensor:
 
 
 def sheet(rows: list[Tensor], path: Path, zoom: int = 5) -> None:
-    strips = [np.concatenate(list(images.to_uint8(row)), axis=1) for row in rows]
+    strips = [np.concatenate(list(to_uint8(row)), axis=1) for row in rows]
     picture = Image.fromarray(np.concatenate(strips))
     picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(path)
 
@@ -121,8 +88,10 @@ def write_card(mixture: GaussianMixture, sets: dict[str, Tensor], args: argparse
     sheet([test, project(mixture, test), samples], FOLDER / "samples.png")
     floor = mixture.outside.sqrt()
     card = CARD.format(
-        components=len(floor), d=mixture.dimension, rank=mixture.basis.shape[2], floor_low=floor.min(), floor_high=floor.max(),
-        size=size / 1000, faces=len(sets["training"]), iterations=args.iterations, table_words="faces whose identities were and were not seen",
+        components=len(floor), d=mixture.dimension, rank=mixture.basis.shape[2],
+        floor_low=floor.min(), floor_high=floor.max(),
+        size=size / 1000, faces=len(sets["training"]), iterations=args.iterations,
+        table_words="faces whose identities were and were not seen",
         table=pd.DataFrame(rows).to_markdown(index=False, floatfmt=".4f"),
     )  # fmt: skip
     write_text(FOLDER / "README.md", card)
@@ -142,16 +111,14 @@ def main() -> None:
     half = {"means": torch.float16, "factors": torch.float16}
     file = FOLDER / "avatars16.safetensors"
     save_file({k: v.to(half.get(k, torch.float32)).contiguous() for k, v in parameters.items()}, file)
-    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        mixture = instantiate(compose("config", ["model=gaussian_mixture"]).model)  # as it will be read
-    held_out = {s: images.to_tensor(images.load(data / s, size)) for s in ("val", "test")}
+    mixture = instantiate(load(["model=gaussian_mixture"]).model)  # as it will be read
+    held_out = {s: to_tensor(list(images.load(data / s, size).values())) for s in ("val", "test")}
     write_card(
         mixture, {"training": x, "validation": held_out["val"], "test": held_out["test"]}, args, file.stat().st_size
     )
     print((FOLDER / "README.md").read_text())
-    print(
-        f"differential entropy per dimension of a floor alone: {math.log(mixture.outside.sqrt().mean()) + 1.42:.3f} nats"
-    )
+    entropy = math.log(mixture.outside.sqrt().mean()) + 1.42
+    print(f"differential entropy per dimension of a floor alone: {entropy:.3f} nats")
 
 
 if __name__ == "__main__":

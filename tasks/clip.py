@@ -1,19 +1,21 @@
-"""CLIP as a guide: a prompt in its joint space, or the style of a reference in the Gram matrix of its patch tokens."""
+"""CLIP as a guidance network, and the task it gives: a prompt in its joint space of images and texts."""
 
 import json
 import re
-from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsg.checkpoints import first_line, load_pretrained, resolve
-from dsg.images import to_tensor
-from tasks.semantic import Case, SemanticTask
+from dsg.metrics.base import Column
+from dsg.runs.inputs import Input
+from tasks.base import Condition
+from tasks.networks.base import GuidanceNetwork
+from tasks.semantic import SemanticTask
 
 
-class CLIPGuide(nn.Module):
+class CLIPNetwork(nn.Module):
     """CLIP of `transformers`, from a folder in the hub's format (Radford et al., arXiv 2103.00020)."""
 
     def __init__(self, checkpoint: str, blocks: int | None = None):
@@ -39,7 +41,10 @@ class CLIPGuide(nn.Module):
         self.register_buffer("std", 2 * std)
 
     def pixels(self, x: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> CLIP's size, by plain bicubic interpolation as in FreeDoM's code, and normalisation."""
+        """[B, 3, H, W] in [-1, 1] -> CLIP's size and normalisation.
+
+        The interpolation is FreeDoM's: bicubic, without antialiasing.
+        """
         if x.shape[-1] != self.size:
             x = F.interpolate(x, size=(self.size, self.size), mode="bicubic")
         return (x - self.mean) / self.std
@@ -59,26 +64,39 @@ class CLIPGuide(nn.Module):
         return self.clip.vision_model(pixel_values=self.pixels(x)).last_hidden_state[:, 1:]
 
 
-def load_clip(checkpoint: str, blocks: int | None = None) -> CLIPGuide:
-    """The guide of `CLIPText` (all blocks) or `Style` (the first three)."""
-    return CLIPGuide(checkpoint, blocks)
+def load_clip(checkpoint: str, blocks: int | None = None) -> GuidanceNetwork:
+    """The guidance network of `CLIPText` (all blocks) or `tasks.style.Style` (the first three), read when it is needed.
+
+    Args:
+        checkpoint: folder in the Hugging Face hub's format.
+        blocks: number of blocks of the image encoder that are kept, without the text encoder; None: everything.
+    """
+    return GuidanceNetwork(CLIPNetwork, checkpoint, "clip", package="transformers", blocks=blocks)
 
 
 class CLIPText(SemanticTask):
-    """|text feature - image feature|, both unnormalised: FreeDoM's CLIP code."""
+    """|text feature - image feature|, both unnormalised, as in FreeDoM's CLIP code.
 
-    takes = ("prompt",)
-    prompt_in_loss = True
-    fetched_as = "clip"
-    judged_as = ("words",)
+    Args:
+        guidance: see `load_clip`.
+        prompt, cpu_batch: see `SemanticTask`.
+    """
 
-    def __init__(self, name: str, guide: Callable[[], nn.Module], prompt: str | None = None, cpu_batch: int = 4):
-        super().__init__(name, guide, prompt=prompt, cpu_batch=cpu_batch)
+    takes_prompt = True
+    columns = (
+        Column("clip_score", "CLIP score (guidance network)", 1, True),
+        Column("clip_distance", "CLIP distance (guidance network)", 3, False),
+    )
+    evaluated_by = ("attribute_accuracy", "all_attributes")
+
+    def __init__(self, name: str, guidance: GuidanceNetwork, prompt: str | None = None, cpu_batch: int = 4):
+        super().__init__(name, guidance, prompt=prompt, cpu_batch=cpu_batch)
 
     def check_prompt(self, prompt: str) -> None:
-        if not (self.checkpoint / "tokenizer.json").is_file():
+        tokenizer = self.guidance.path / "tokenizer.json"
+        if not tokenizer.is_file():
             return
-        vocabulary = json.loads((self.checkpoint / "tokenizer.json").read_text())["model"]
+        vocabulary = json.loads(tokenizer.read_text())["model"]
         if vocabulary.get("type") != "WordLevel":  # byte pairs know everything
             return
         words = sorted(w for w in vocabulary["vocab"] if not w.startswith("<"))
@@ -86,60 +104,18 @@ class CLIPText(SemanticTask):
         if unknown:
             raise ValueError(f"task.prompt: this CLIP does not know {unknown[0]!r}; its words are {', '.join(words)}")
 
-    def encode(self, case: Case) -> dict[str, Tensor]:
-        return {"text": self.network(self.device).text_features(case.prompt)}
+    def encode(self, input: Input) -> dict[str, Tensor]:
+        return {"text": self.network(self.device).text_features(input.prompt)}
 
-    def feature(self, x: Tensor) -> Tensor:
-        return self.guided(self.network(x.device).image_features, x)
+    def feature(self, image: Tensor) -> Tensor:
+        """[B, F] of images [B, 3, H, W]."""
+        return self.in_batches(self.network(image.device).image_features, image)
 
-    def loss(self, x0: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
-        return (condition["text"] - self.feature(x0)).norm(dim=1)
+    def loss(self, image: Tensor, condition: Condition) -> Tensor:
+        return (condition["text"] - self.feature(image)).norm(dim=1)
 
-    def measures(self, images: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def metrics(self, image: Tensor, condition: Condition) -> dict[str, Tensor]:
         """clip_score: 100 max(cos, 0) (Hessel et al., arXiv 2104.08718, without its factor 2.5)."""
-        feature = self.feature(images)
+        feature = self.feature(image)
         cosine = F.cosine_similarity(feature, condition["text"])
         return {"clip_score": 100 * cosine.clamp_min(0), "clip_distance": (condition["text"] - feature).norm(dim=1)}
-
-
-class Style(SemanticTask):
-    """|Gram(x0) - Gram(reference)| (Frobenius), Gram = F^T F over the patch tokens after the third block: FreeDoM's style code."""
-
-    takes = ("reference",)
-    fetched_as = "clip"
-    judged_as = ("style",)
-
-    def __init__(
-        self,
-        name: str,
-        guide: Callable[[], nn.Module],
-        reference: str | None = None,
-        prompt: str | None = None,
-        image_size: int = 224,
-        cpu_batch: int = 4,
-    ):
-        super().__init__(name, guide, reference, prompt, cpu_batch)
-        self.image_size = image_size
-
-    def reference_size(self, size: int) -> int:
-        return self.image_size
-
-    def gram(self, x: Tensor) -> Tensor:
-        tokens = self.guided(self.network(x.device).patch_tokens, x)
-        return tokens.transpose(1, 2) @ tokens
-
-    def encode(self, case: Case) -> dict[str, Tensor]:
-        return {"gram": self.gram(to_tensor([case.reference]).to(self.device))}
-
-    def loss(self, x0: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
-        return (self.gram(x0) - condition["gram"]).flatten(1).norm(dim=1)
-
-    def measures(self, images: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"style_distance": self.loss(images, condition)}
-
-
-class TextStyle(Style):
-    """Style, while the prior (Stable Diffusion) follows a prompt."""
-
-    takes = ("reference", "prompt")
-    prompts_prior = True

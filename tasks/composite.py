@@ -1,52 +1,59 @@
 """A weighted sum of tasks is a task."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.semantic import Case, SemanticTask
+from dsg.metrics.base import Column
+from dsg.runs.inputs import Data, Input
+from tasks.base import Condition, Task
+from tasks.semantic import SemanticTask
 
 
 class Composite(SemanticTask):
     """sum_i w_i loss_i, for instance a person and a prompt.
 
+    The parts' conditions are one dict with keys `<part>/<key>`. Runs sum semantic tasks; other tasks can be summed as
+    well, where the caller makes their conditions.
+
     Args:
         parts: name -> task.
         weights: name -> w_i; a part whose weight is 0, or that has none, is left out.
-        reference, prompt: one of each, given to every part that takes one.
-
-    The parts' conditions are one dict with keys `<part>/<key>`.
+        reference: given to every part that takes one; None: the images of `data.root`.
+        prompt: given to every part that takes one; None: that of the first part that has one.
     """
 
     def __init__(
         self,
         name: str,
-        parts: Mapping,
+        parts: Mapping[str, Task],
         weights: Mapping[str, float],
         reference: str | None = None,
         prompt: str | None = None,
     ):
-        super().__init__(name, None, reference, prompt)
-        unknown = [n for n in weights if n not in parts]
-        if unknown:
-            raise ValueError(f"task.weights.{unknown[0]}: no such part; one of {', '.join(parts)}")
-        wrong = [n for n, w in weights.items() if isinstance(w, bool) or not isinstance(w, (int, float)) or w < 0]
-        if wrong:
-            raise ValueError(f"task.weights.{wrong[0]}={weights[wrong[0]]}: a number, 0 or more")
-        self.weights = {n: float(w) for n, w in weights.items() if w > 0}
-        if not self.weights:
-            raise ValueError("task.weights: at least one must be above 0")
+        self.weights = _checked(weights, parts)
         self.parts = {n: parts[n] for n in self.weights}
-        # others can be summed as well, where the caller makes their conditions
         self.semantic = {n: p for n, p in self.parts.items() if isinstance(p, SemanticTask)}
-        semantic = self.semantic.values()
-        self.takes = tuple(t for t in ("reference", "prompt") if any(t in p.takes for p in semantic))
-        self.prompts_prior = any(p.prompts_prior for p in semantic)
-        self.prompt_in_loss = any(p.prompt_in_loss for p in semantic)
-        self.judged_as = tuple(j for p in semantic for j in p.judged_as)
-        self.prompt_optional = all(p.prompt_optional for p in semantic if "prompt" in p.takes)
-        self.readers = [p for p in semantic if "reference" in p.takes]
+        self.readers = [p for p in self.semantic.values() if p.reference_kind is not None]
+        prompted = [p for p in self.semantic.values() if p.takes_prompt]
+        own = [p.prompt for p in prompted if p.prompt is not None]
+        super().__init__(name, None, reference, own[0] if prompt is None and own else prompt)
+        self.reference_kind = self.readers[0].reference_kind if self.readers else None
+        self.takes_prompt = bool(prompted)
+        self.prompt_optional = all(p.prompt_optional for p in prompted)
+        self.prompts_prior = any(p.prompts_prior for p in prompted)
+        self.evaluated_by = tuple(dict.fromkeys(m for p in self.semantic.values() for m in p.evaluated_by))
+
+    @property
+    def prompt_in_loss(self) -> bool:
+        return any(p.prompt_in_loss for p in self.semantic.values())
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return tuple(c for p in self.parts.values() for c in p.columns) + super().columns
 
     def check(self, shape: Sequence[int]) -> None:
         for part in self.semantic.values():
@@ -56,22 +63,24 @@ class Composite(SemanticTask):
         for part in self.semantic.values():
             part.check_prompt(prompt)
 
-    def cases(self, size: int, root: str | None, limit: int | None) -> list[Case]:
+    def inputs(self, data: Data, shape: Sequence[int]) -> list[Input]:
         others = [n for n in self.parts if n not in self.semantic]
         if others:
             raise ValueError(
                 f"task.weights.{others[0]}: a measurement; run.py sums references, prompts and losses only"
             )
-        if len({type(p).read_reference for p in self.readers}) > 1:
-            raise ValueError("task=composite: label maps and pictures cannot both be task.reference; give one weight 0")
-        return super().cases(size, root, limit)
+        if len({p.reference_kind for p in self.readers}) > 1:
+            raise ValueError(
+                f"task={self.name}: label maps and images cannot both be task.reference; give one weight 0"
+            )
+        return super().inputs(data, shape)
 
-    def read_reference(self, path, name, size):
+    def read_reference(self, path: Path, name: str, size: int) -> Input:
         """As the part that wants it largest; the others reduce that."""
         return max(self.readers, key=lambda p: p.reference_size(size)).read_reference(path, name, size)
 
-    def show(self, case: Case):
-        return None if case.reference is None else self.readers[0].show(case)
+    def picture(self, input: Input, condition: Condition) -> np.ndarray | None:
+        return self.readers[0].picture(input, condition) if self.readers else None
 
     def to(self, device: torch.device) -> "Composite":
         for part in self.semantic.values():
@@ -80,11 +89,10 @@ class Composite(SemanticTask):
 
     @property
     def weights_hash(self) -> str | None:
-        hashes = [p.weights_hash for p in self.semantic.values()]
-        return "+".join(str(h) for h in hashes)
+        return "+".join(str(p.weights_hash) for p in self.semantic.values())
 
-    def encode(self, case: Case) -> dict[str, Tensor]:
-        return {f"{n}/{key}": value for n, p in self.semantic.items() for key, value in p.encode(case).items()}
+    def encode(self, input: Input) -> dict[str, Tensor]:
+        return {f"{n}/{key}": value for n, p in self.semantic.items() for key, value in p.encode(input).items()}
 
     def of_part(self, name: str, condition: Mapping) -> dict:
         """The condition of one part; nested dicts do as well."""
@@ -93,12 +101,25 @@ class Composite(SemanticTask):
         prefix = f"{name}/"
         return {key.removeprefix(prefix): value for key, value in condition.items() if key.startswith(prefix)}
 
-    def loss(self, x0: Tensor, condition: Mapping) -> Tensor:
-        losses = [w * self.parts[n].loss(x0, self.of_part(n, condition)) for n, w in self.weights.items()]
+    def loss(self, image: Tensor, condition: Condition) -> Tensor:
+        losses = [w * self.parts[n].loss(image, self.of_part(n, condition)) for n, w in self.weights.items()]
         return sum(losses[1:], start=losses[0])
 
-    def measures(self, images: Tensor, condition: Mapping) -> dict[str, Tensor]:
+    def metrics(self, image: Tensor, condition: Condition) -> dict[str, Tensor]:
         found = {}
         for name, part in self.parts.items():
-            found |= part.measures(images, self.of_part(name, condition))
-        return {**found, f"{self.name}_loss": self.loss(images, condition)}
+            found |= part.metrics(image, self.of_part(name, condition))
+        return {**found, f"{self.name}_loss": self.loss(image, condition)}
+
+
+def _checked(weights: Mapping[str, float], parts: Mapping[str, Task]) -> dict[str, float]:
+    """The weights above 0."""
+    for name, weight in weights.items():
+        if name not in parts:
+            raise ValueError(f"task.weights.{name}: no such part; one of {', '.join(parts)}")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0:
+            raise ValueError(f"task.weights.{name}={weight}: a number, 0 or more")
+    above = {name: float(weight) for name, weight in weights.items() if weight > 0}
+    if not above:
+        raise ValueError("task.weights: at least one must be above 0")
+    return above

@@ -1,38 +1,44 @@
-"""FaceID: the person of a reference picture, in the features of a face recognition network."""
+"""FaceID: the person of a reference image, in the features of a face recognition network."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from dsg.images import to_tensor
-from tasks.semantic import Case, SemanticTask
+from dsg.metrics.base import Column
+from dsg.runs.inputs import Input, to_tensor
+from tasks.base import Condition
+from tasks.networks.base import GuidanceNetwork
+from tasks.semantic import SemanticTask
 
 
 class FaceID(SemanticTask):
     """|f(x0) - f(reference)|, f of length 1: FreeDoM's and MPGD's face code, DSG's section 5.
 
-    An image is average-pooled to `image_size` if it has another, cropped to `crop`, and average-pooled to the network's size.
+    An image is average-pooled to `image_size` if it has another, cropped to `crop`, and average-pooled to the network's
+    size.
 
     Args:
-        image_size: side at which `crop` is meant; references are resized to it (bilinear, Pillow's).
+        guidance: see `tasks.networks.irse.load_irse`.
+        image_size: side at which `crop` is meant, in pixels; references are resized to it (bilinear, Pillow's).
         crop: [top, bottom, left, right] of the face in it.
+        reference, cpu_batch: see `SemanticTask`.
     """
 
-    takes = ("reference",)
-    fetched_as = "arcface"
-    judged_as = ("identity",)
+    reference_kind = "image"
+    columns = (Column("id_distance", "ID distance (guidance network)", 3, False),)
+    evaluated_by = ("identity_attributes", "same_identity")
 
     def __init__(
         self,
         name: str,
-        guide: Callable[[], nn.Module],
+        guidance: GuidanceNetwork,
         reference: str | None = None,
         image_size: int = 256,
         crop: Sequence[int] = (35, 223, 32, 220),
         cpu_batch: int = 4,
     ):
-        super().__init__(name, guide, reference, cpu_batch=cpu_batch)
+        super().__init__(name, guidance, reference, cpu_batch=cpu_batch)
         top, bottom, left, right = crop
         if not (0 <= top < bottom <= image_size and 0 <= left < right <= image_size):
             raise ValueError(f"task.crop={list(crop)}: [top, bottom, left, right] within task.image_size={image_size}")
@@ -41,19 +47,19 @@ class FaceID(SemanticTask):
     def reference_size(self, size: int) -> int:
         return self.image_size
 
-    def feature(self, x: Tensor) -> Tensor:
+    def feature(self, image: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1] -> [B, F] of length 1."""
-        network, (top, bottom, left, right) = self.network(x.device), self.crop
-        if x.shape[-1] != self.image_size:
-            x = F.adaptive_avg_pool2d(x, self.image_size)
-        face = F.adaptive_avg_pool2d(x[..., top:bottom, left:right], network.input_size)
-        return self.guided(network, face)
+        network, (top, bottom, left, right) = self.network(image.device), self.crop
+        if image.shape[-1] != self.image_size:
+            image = F.adaptive_avg_pool2d(image, self.image_size)
+        face = F.adaptive_avg_pool2d(image[..., top:bottom, left:right], network.input_size)
+        return self.in_batches(network, face)
 
-    def encode(self, case: Case) -> dict[str, Tensor]:
-        return {"feature": self.feature(to_tensor([case.reference]).to(self.device))}
+    def encode(self, input: Input) -> dict[str, Tensor]:
+        return {"feature": self.feature(to_tensor([input.reference]).to(self.device))}
 
-    def loss(self, x0: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
-        return (self.feature(x0) - condition["feature"]).norm(dim=1)
+    def loss(self, image: Tensor, condition: Condition) -> Tensor:
+        return (self.feature(image) - condition["feature"]).norm(dim=1)
 
-    def measures(self, images: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"id_distance": self.loss(images, condition)}
+    def metrics(self, image: Tensor, condition: Condition) -> dict[str, Tensor]:
+        return {"id_distance": self.loss(image, condition)}

@@ -1,126 +1,60 @@
-"""Linear inverse problems: y = A(x) + sigma n, with x in [-1, 1].
+"""Linear operators: masks, downsampling, blurs.
 
-sigma is the noise's standard deviation in units of [-1, 1], as in DPS's and DSG's code: .05 here is .025 of [0, 1], or 6.4
-of 255. Masks: 1 = observed. A condition is a dict of tensors whose first dimension is the batch; it depends on (seed, image
-id) alone. Sizes follow the tensor.
+Masks: 1 = observed. A condition is a dict of tensors whose first dimension is the batch; it depends on (seed, image id)
+alone.
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dsg.noise import rng, standard_normal
-
-Condition = Mapping[str, Tensor]
-
-
-class LinearTask(ABC):
-    """An operator A and its noise. Subclasses give `forward`, and `draw` where A itself is drawn per image.
-
-    Args:
-        name: of the task, for results.
-        sigma: standard deviation of the noise in [-1, 1].
-    """
-
-    def __init__(self, name: str, sigma: float = 0.05):
-        if not _number(sigma, 0):
-            raise ValueError(f"task.sigma={sigma}: a standard deviation in units of [-1, 1], 0 or more")
-        self.name, self.sigma = name, sigma
-
-    @abstractmethod
-    def forward(self, x: Tensor, condition: Condition) -> Tensor:
-        """A(x), x [B, C, H, W]."""
-
-    def draw(self, shape: Sequence[int], key: tuple) -> dict[str, Tensor]:
-        """What of A is drawn for an image of `shape` (C, H, W): tensors [1, ...]."""
-        return {}
-
-    def check(self, shape: Sequence[int]) -> None:
-        """Raise a ValueError if images of `shape` (C, H, W) do not suit the task's options."""
-
-    def measurement_size(self, size: int) -> int:
-        """Side of y for a square image of side `size`."""
-        return size
-
-    def measure(self, x: Tensor, ids: Sequence[str], seed: int) -> dict[str, Tensor]:
-        """Degrade clean images [B, C, H, W]: the condition, with noise on what is observed."""
-        drawn = [self.draw(x.shape[1:], (seed, i, self.name)) for i in ids]
-        condition = {k: torch.cat([d[k] for d in drawn]) for k in drawn[0]}
-        clean = self.forward(x, condition)
-        noise = torch.stack([standard_normal(clean.shape[1:], seed, i, self.name, "measurement") for i in ids])
-        condition["y"] = clean + self.sigma * self.observed_part(noise, condition)
-        return condition
-
-    def given(self, y: Tensor, ids: Sequence[str], seed: int) -> dict[str, Tensor]:
-        """The condition for pictures that are degraded already.
-
-        Raises:
-            ValueError: if A is not known for them.
-        """
-        if self.draw((3, *y.shape[-2:]), (seed, ids[0], self.name)):
-            raise ValueError(
-                f"task={self.name} draws its operator per image: data.degraded=true needs the one that was used"
-            )
-        return self.observed(y)
-
-    def observed(self, y: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """The condition for a given measurement y [B, ...] (and mask [1 or B, 1 or C, H, W], 1 = observed)."""
-        if mask is not None:
-            raise ValueError(f"task={self.name} takes no mask")
-        return {"y": y}
-
-    def observed_part(self, y: Tensor, condition: Condition) -> Tensor:
-        return y
-
-    def loss(self, x0: Tensor, condition: Condition) -> Tensor:
-        """|y - A(x0)|, the norm and not its square (DPS, algorithm 1), per image: [B]."""
-        return (condition["y"] - self.forward(x0, condition)).flatten(1).norm(dim=1)
-
-    def residual(self, x: Tensor, condition: Condition) -> Tensor:
-        """Root mean square of y - A(x) over what is observed, [B]: about sigma for the truth."""
-        count = self.observed_part(torch.ones_like(condition["y"]), condition).flatten(1).sum(1)
-        return self.loss(x, condition) / count.sqrt()
-
-    def measures(self, x: Tensor, condition: Condition) -> dict[str, Tensor]:
-        """What the task itself says of a finished picture: name -> [B]."""
-        return {"residual": self.residual(x, condition)}
-
-    def transpose(self, y: Tensor, condition: Condition, shape: Sequence[int]) -> Tensor:
-        """A^T(y) of the shape [B, C, H, W], exact: the vector-Jacobian product of the linear A."""
-        x = torch.zeros(tuple(shape), dtype=y.dtype, device=y.device)
-        return torch.func.vjp(lambda x: self.forward(x, condition), x)[1](y)[0]
-
-    def baseline(self, condition: Condition, shape: Sequence[int]) -> Tensor:
-        """What one has without a prior: A^T(y)."""
-        return self.transpose(condition["y"], condition, shape)
+from dsg.checkpoints import resolve
+from dsg.noise import rng
+from dsg.runs import images
+from dsg.runs.inputs import Data, Input
+from tasks.base import Condition
+from tasks.inverse import LinearInverseProblem, is_integer, is_number
+from tasks.kernels import bicubic_matrix, gaussian_matrix, motion_kernel
 
 
-class Inpainting(LinearTask):
+class Inpainting(LinearInverseProblem):
     """Some pixels observed, all channels of them. Noise on observed pixels only; y is 0 elsewhere.
 
     Args:
         masked_fraction: [lo, hi], of which each image draws the fraction of pixels that are missing.
-        mask: optional picture, or folder of pictures named like the images, to use instead: white = observed.
+        mask: image, or folder of images with the ids of those that are restored, to use instead: white = observed.
     """
+
+    resizable = True  # with its mask
 
     def __init__(
         self, name: str, sigma: float = 0.05, masked_fraction: Sequence[float] = (0.3, 0.7), mask: str | None = None
     ):
         super().__init__(name, sigma)
         pair = isinstance(masked_fraction, Sequence) and len(masked_fraction) == 2
-        if (
-            not pair
-            or not all(_number(v, 0) for v in masked_fraction)
-            or not masked_fraction[0] <= masked_fraction[1] < 1
-        ):
+        numbers = pair and all(is_number(v, 0) for v in masked_fraction)
+        if not numbers or not masked_fraction[0] <= masked_fraction[1] < 1:
             raise ValueError(f"task.masked_fraction={masked_fraction}: expected [lo, hi] with 0 <= lo <= hi < 1")
         self.masked_fraction, self.mask = tuple(masked_fraction), mask
-        self.masks: dict[str, Tensor] = {}  # by image id, from `mask`; the runner fills it
+
+    def inputs(self, data: Data, shape: Sequence[int]) -> list[Input]:
+        found = super().inputs(data, shape)
+        if self.mask is None:
+            return found
+        masks = images.read_masks(resolve(self.mask), {i.id: i.path for i in found}, shape[-1])
+        return [replace(i, mask=masks[i.id]) for i in found]
+
+    def check_degraded(self, shape: Sequence[int]) -> None:
+        if self.mask is None:
+            raise ValueError(
+                f"task={self.name} with data.degraded=true needs task.mask=<image or folder> (white = observed)"
+            )
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         return condition["mask"] * x
@@ -129,8 +63,6 @@ class Inpainting(LinearTask):
         return condition["mask"] * y
 
     def draw(self, shape: Sequence[int], key: tuple) -> dict[str, Tensor]:
-        if self.mask is not None:
-            return {"mask": self.masks[key[1]]}
         return {"mask": self.draw_mask(shape, rng(*key, "mask"))}
 
     def draw_mask(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
@@ -139,14 +71,6 @@ class Inpainting(LinearTask):
         mask = torch.ones(pixels)
         mask[generator.permutation(pixels)[: int(pixels * generator.uniform(*self.masked_fraction))]] = 0
         return mask.reshape(1, 1, *shape[-2:])
-
-    def given(self, y: Tensor, ids: Sequence[str], seed: int) -> dict[str, Tensor]:
-        if self.mask is None:
-            raise ValueError(
-                f"task={self.name} with data.degraded=true needs task.mask=<picture or folder> (white = observed)"
-            )
-        mask = torch.cat([self.masks[i] for i in ids])
-        return {"y": mask * y, "mask": mask}
 
     def observed(self, y: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         if mask is None:
@@ -166,7 +90,7 @@ class BoxInpainting(Inpainting):
 
     def __init__(self, name: str, sigma: float = 0.05, box: int = 128, margin: int = 16, mask: str | None = None):
         super().__init__(name, sigma, mask=mask)
-        if not _integer(box, 1) or not _integer(margin, 0):
+        if not is_integer(box, 1) or not is_integer(margin, 0):
             raise ValueError(f"task.box={box}, task.margin={margin}: integers, box >= 1 and margin >= 0")
         self.box, self.margin = box, margin
 
@@ -183,7 +107,7 @@ class BoxInpainting(Inpainting):
         return mask
 
 
-class Separable(LinearTask):
+class Separable(LinearInverseProblem):
     """A(x) = M_H x M_W^T with one matrix per axis."""
 
     def __init__(self, name: str, sigma: float):
@@ -212,9 +136,11 @@ class SuperResolution(Separable):
         factor: integer >= 2.
     """
 
+    baseline_title = "bicubic"
+
     def __init__(self, name: str, sigma: float = 0.05, factor: int = 4):
         super().__init__(name, sigma)
-        if not _integer(factor, 2):
+        if not is_integer(factor, 2):
             raise ValueError(f"task.factor={factor}: an integer, 2 or more")
         self.factor = factor
 
@@ -237,14 +163,14 @@ class GaussianDeblur(Separable):
     """Gaussian blur with reflected borders.
 
     Args:
-        std: of the kernel in pixels. Like `scipy.ndimage.gaussian_filter`, from which the released kernel comes, it ends at
-            4 std: the released 61x61 kernel of std 3 is zero beyond 12 pixels.
+        std: of the kernel in pixels. Like `scipy.ndimage.gaussian_filter`, from which the released kernel comes, it
+            ends at 4 std: the released 61x61 kernel of std 3 is zero beyond 12 pixels.
         kernel_size: odd; cuts the kernel if that is less.
     """
 
     def __init__(self, name: str, sigma: float = 0.05, std: float = 3.0, kernel_size: int = 61):
         super().__init__(name, sigma)
-        if not _number(std, 1e-3) or not _integer(kernel_size, 1) or kernel_size % 2 == 0:
+        if not is_number(std, 1e-3) or not is_integer(kernel_size, 1) or kernel_size % 2 == 0:
             raise ValueError(f"task.std={std}, task.kernel_size={kernel_size}: expected std > 0 and an odd integer")
         self.std, self.radius = std, min(int(4 * std + 0.5), kernel_size // 2)
 
@@ -258,7 +184,7 @@ class GaussianDeblur(Separable):
         return gaussian_matrix(n, self.std, self.radius)
 
 
-class MotionDeblur(LinearTask):
+class MotionDeblur(LinearInverseProblem):
     """Blur along a random camera trajectory, another for each image, with reflected borders.
 
     The camera has inertia and is shaken (a simplified Boracchi & Foi, IEEE TIP 2012): `intensity` in [0, 1] goes from a
@@ -271,7 +197,7 @@ class MotionDeblur(LinearTask):
 
     def __init__(self, name: str, sigma: float = 0.05, kernel_size: int = 61, intensity: float = 0.5):
         super().__init__(name, sigma)
-        if not _integer(kernel_size, 5) or kernel_size % 2 == 0 or not _number(intensity, 0) or intensity > 1:
+        if not is_integer(kernel_size, 5) or kernel_size % 2 == 0 or not is_number(intensity, 0) or intensity > 1:
             raise ValueError(
                 f"task.kernel_size={kernel_size}, task.intensity={intensity}: an odd size >= 5, intensity in [0, 1]"
             )
@@ -297,70 +223,3 @@ class MotionDeblur(LinearTask):
             1, batch * channels, *(n + 2 * radius for n in x.shape[-2:])
         )
         return F.conv2d(padded, weight, groups=batch * channels).reshape(x.shape)
-
-
-def _integer(value, low: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-
-def _number(value, low: float) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value < math.inf
-
-
-def bicubic_matrix(n: int, factor: int) -> np.ndarray:
-    """float64 [ceil(n/factor), n]: Keys' kernel (a = -.5) stretched by `factor`, rows summing to 1."""
-    m = math.ceil(n / factor)
-    centre = (np.arange(m) + 0.5 - (m - n / factor) / 2) * factor - 0.5  # of each output pixel, in input pixels
-    offset = np.arange(-2 * factor - 1, 2 * factor + 2)
-    taps = np.floor(centre)[:, None].astype(int) + offset
-    weights = _keys((centre[:, None] - taps) / factor)
-    weights /= weights.sum(1, keepdims=True)
-    mirrored = np.mod(taps, 2 * n)  # symmetric: ... 1 0 | 0 1 ... n-1 | n-1 n-2 ...
-    mirrored = np.where(mirrored < n, mirrored, 2 * n - 1 - mirrored)
-    return _scatter(weights, mirrored, n)
-
-
-def gaussian_matrix(n: int, std: float, radius: int) -> np.ndarray:
-    """float64 [n, n]: normalised Gaussian taps, borders reflected without repeating the edge pixel."""
-    offset = np.arange(-radius, radius + 1)
-    kernel = np.exp(-0.5 * (offset / std) ** 2)
-    taps = np.abs(np.arange(n)[:, None] + offset)
-    taps = np.where(taps < n, taps, 2 * (n - 1) - taps)
-    return _scatter(np.broadcast_to(kernel / kernel.sum(), taps.shape), taps, n)
-
-
-def motion_kernel(generator: np.random.Generator, size: int, intensity: float, steps: int = 400) -> Tensor:
-    """float32 [size, size], non-negative, sum 1, centred on its centre of mass."""
-    velocity = np.exp(2j * np.pi * generator.uniform())
-    position = np.zeros(steps, dtype=complex)
-    for k in range(1, steps):
-        shake = generator.standard_normal() + 1j * generator.standard_normal()
-        velocity += intensity * (0.15 * shake - 0.02 * position[k - 1] / max(abs(position[k - 1]), 1.0))
-        if generator.uniform() < 0.01 * intensity:  # a jerk turns the camera around
-            velocity *= -np.exp(1j * generator.normal(0, 0.5))
-        velocity /= abs(velocity)
-        position[k] = position[k - 1] + velocity
-    position -= position.mean()
-    reach = max(np.abs(position.real).max(), np.abs(position.imag).max())
-    length = generator.uniform(0.6, 1.0)  # of what the kernel could hold
-    position *= length * (size // 2 - 1) / reach
-    kernel = np.zeros((size, size))
-    for dy in (0, 1):  # bilinear splat of every point
-        for dx in (0, 1):
-            y, x = np.floor(position.imag) + dy, np.floor(position.real) + dx
-            weight = (1 - np.abs(position.imag - y)) * (1 - np.abs(position.real - x))
-            np.add.at(kernel, (y.astype(int) + size // 2, x.astype(int) + size // 2), weight)
-    return torch.from_numpy((kernel / kernel.sum()).astype(np.float32))
-
-
-def _keys(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic convolution kernel, a = -.5."""
-    x = np.abs(x)
-    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-    return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
-
-
-def _scatter(weights: np.ndarray, taps: np.ndarray, n: int) -> np.ndarray:
-    matrix = np.zeros((len(taps), n))
-    np.add.at(matrix, (np.arange(len(taps))[:, None], taps), weights)
-    return matrix

@@ -1,6 +1,7 @@
-"""Any linear measurement: a matrix that is given, or drawn from a seed."""
+"""Any linear operator: a matrix that is given, or drawn from a seed."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -8,16 +9,17 @@ from torch import Tensor
 
 from dsg.checkpoints import resolve
 from dsg.noise import rng
-from tasks.linear import Condition, LinearTask
+from tasks.base import Condition
+from tasks.inverse import LinearInverseProblem, is_integer
 
 
-class Matrix(LinearTask):
+class Matrix(LinearInverseProblem):
     """y = A x + sigma n with a dense A [m, d] on x flattened to d numbers; y is [B, 1, 1, m].
 
     Args:
-        matrix: nested lists [m, d], or a .npy file with such an array; null draws one with entries N(0, 1/d), so that a y
+        matrix: nested lists [m, d], or a .npy file with such an array; None draws one with entries N(0, 1/d), so that y
             has about the scale of x.
-        rows: m of a drawn matrix; null is a quarter of d.
+        rows: m of a drawn matrix; None: a quarter of d.
         seed: of a drawn matrix, which depends on (seed, m, d) alone and is the same for every image.
 
     Raises:
@@ -33,9 +35,9 @@ class Matrix(LinearTask):
         seed: int = 0,
     ):
         super().__init__(name, sigma)
-        if rows is not None and (isinstance(rows, bool) or not isinstance(rows, int) or rows < 1):
+        if rows is not None and not is_integer(rows, 1):
             raise ValueError(f"task.rows={rows}: an integer, 1 or more (or null: a quarter of the dimensions)")
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        if not is_integer(seed, 0):
             raise ValueError(f"task.seed={seed}: an integer, 0 or more")
         if matrix is not None and rows is not None:
             raise ValueError("task.matrix and task.rows: a given matrix has its rows")
@@ -64,8 +66,14 @@ class Matrix(LinearTask):
             self._cache[key] = torch.as_tensor(self.matrix(flat.shape[1]), dtype=x.dtype, device=x.device)
         return (flat @ self._cache[key].T)[:, None, None]
 
-    def measurement_size(self, size: int) -> int:
-        raise ValueError(f"task={self.name}: a measurement is no picture; data.degraded=true does not apply")
+    def check_degraded(self, shape: Sequence[int]) -> None:
+        raise ValueError(f"task={self.name}: a measurement is no image; data.degraded=true does not apply")
+
+    @property
+    def weights_hash(self) -> str | None:
+        """Of the matrix as it was read."""
+        given = self.given_matrix
+        return None if given is None else sha256(f"{given.shape}".encode() + given.tobytes()).hexdigest()
 
 
 def _read(matrix: str | Sequence) -> np.ndarray:
@@ -73,7 +81,7 @@ def _read(matrix: str | Sequence) -> np.ndarray:
         path = resolve(matrix)
         try:
             values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, MemoryError) as error:
             raise ValueError(f"task.matrix={matrix} cannot be read as a .npy array: {error}") from None
     else:
         try:

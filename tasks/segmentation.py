@@ -1,84 +1,95 @@
-"""Segmentation: a label map that the picture should follow."""
+"""Segmentation: a label map that the image should follow."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from dsg import images
-from dsg.images import Picture
-from tasks.semantic import Case, SemanticTask
+from dsg.metrics.base import Column
+from dsg.runs import images
+from dsg.runs.inputs import Input
+from tasks.base import Condition
+from tasks.networks.base import GuidanceNetwork
+from tasks.semantic import SemanticTask
 
-IGNORED = 255  # in a label map: whatever
+IGNORED = 255  # in a label map: any class
 
 
 class Segmentation(SemanticTask):
-    """Mean cross-entropy per pixel between the guide's labels of x0 and the map, over the pixels that are not 255.
+    """Mean cross-entropy per pixel between the network's labels of x0 and the map, over the pixels that are not 255.
 
-    The paper gives no more than the network; the loss is ours. `reference` names label maps: PNGs of one channel (or a palette) with
-    the class of every pixel; they are cropped to their central square and brought to the prior's size by the nearest
-    pixel. A prompt goes to the prior, if it takes one.
+    The paper gives no more than the network; the loss is ours. `reference` names label maps: PNGs of one channel (or a
+    palette) with the class of every pixel. They are cropped to their central square and brought to the prior's size by
+    the nearest pixel. A prompt goes to the prior, if it takes one.
 
     Args:
-        classes: names of the classes, in the order of the guide's outputs.
+        guidance: `tasks.networks.parts.load_lraspp`, or `load_parts`.
+        classes: names of the classes, in the order of the network's outputs.
+        reference, prompt, cpu_batch: see `SemanticTask`.
     """
 
-    takes = ("reference", "prompt")
-    fetched_as = "lraspp"
+    reference_kind = "label map"
+    takes_prompt = True
     prompts_prior = True
     prompt_optional = True
-    judged_as = ("labels",)
+    columns = (
+        Column("guidance_miou", "mIoU (guidance network)", 3, True),
+        Column("cross_entropy", "cross-entropy (guidance network)", 3, False),
+    )
+    evaluated_by = ("miou",)
 
     def __init__(
         self,
         name: str,
-        guide: Callable[[], nn.Module],
+        guidance: GuidanceNetwork,
         classes: Sequence[str],
         reference: str | None = None,
         prompt: str | None = None,
         cpu_batch: int = 4,
     ):
-        super().__init__(name, guide, reference, prompt, cpu_batch)
+        super().__init__(name, guidance, reference, prompt, cpu_batch)
         self.classes = list(classes)
 
-    def read_reference(self, path: Path, name: str, size: int) -> Picture:
-        labels, original = read_labels(path, size, self.classes)
+    def read_reference(self, path: Path, name: str, size: int) -> Input:
+        labels = read_labels(path, size, self.classes)
         if (labels == IGNORED).all():
             raise ValueError(f"{path} asks for nothing: all of it is 255")
-        return Picture(name, path, labels, original)
+        return Input(name, labels=labels, path=path)
 
-    def show(self, case: Case) -> np.ndarray:
-        return colored(case.reference.pixels, len(self.classes))
+    def picture(self, input: Input, condition: Condition) -> np.ndarray:
+        """The label map in colours."""
+        return colored(input.labels, len(self.classes))
 
-    def encode(self, case: Case) -> dict[str, Tensor]:
-        return {"labels": torch.from_numpy(case.reference.pixels.astype(np.int64))[None]}
+    def encode(self, input: Input) -> dict[str, Tensor]:
+        return {"labels": torch.from_numpy(input.labels.astype(np.int64))[None].to(self.device)}
 
-    def logits(self, x: Tensor, size: int) -> Tensor:
-        out = self.guided(self.network(x.device), x)
+    def logits(self, image: Tensor, size: int) -> Tensor:
+        """[B, classes, size, size] of images [B, 3, H, W]."""
+        out = self.in_batches(self.network(image.device), image)
         same = out.shape[-1] == size
         return out if same else F.interpolate(out, size=(size, size), mode="bilinear", align_corners=False)
 
-    def loss(self, x0: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+    def loss(self, image: Tensor, condition: Condition) -> Tensor:
         labels = condition["labels"]
-        logits = self.logits(x0, labels.shape[-1])
+        logits = self.logits(image, labels.shape[-1])
         per_pixel = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").flatten(1)
         return per_pixel.sum(1) / (labels != IGNORED).flatten(1).sum(1)
 
-    def measures(self, images: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def metrics(self, image: Tensor, condition: Condition) -> dict[str, Tensor]:
         labels = condition["labels"]
-        found = self.logits(images, labels.shape[-1]).argmax(1)
+        found = self.logits(image, labels.shape[-1]).argmax(1)
         return {
-            "guide_miou": mean_iou(found, labels, len(self.classes)),
-            "cross_entropy": self.loss(images, condition),
+            "guidance_miou": mean_iou(found, labels, len(self.classes)),
+            "cross_entropy": self.loss(image, condition),
         }
 
 
-def read_labels(path: Path, size: int, classes: Sequence[str]) -> tuple[np.ndarray, tuple[int, int]]:
-    """uint8 [size, size] classes, and the file's size. Raises ValueError if it is no label map."""
+def read_labels(path: Path, size: int, classes: Sequence[str]) -> np.ndarray:
+    """uint8 [size, size], the class of every pixel. Raises a ValueError if it is no label map."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -90,15 +101,15 @@ def read_labels(path: Path, size: int, classes: Sequence[str]) -> tuple[np.ndarr
         )
     values = np.asarray(image)
     if not 0 <= values.min() <= values.max() <= IGNORED:  # 16 bits
-        raise ValueError(f"{path} holds classes from {values.min()} to {values.max()}: 0 to 254, and 255 for whatever")
+        raise ValueError(f"{path} holds classes from {values.min()} to {values.max()}: 0 to 254, and 255 for any")
     highest = values[values != IGNORED].max(initial=0)
     if highest >= len(classes):
         known = ", ".join(f"{i} {c}" for i, c in enumerate(classes))
-        raise ValueError(f"{path} holds class {highest}: the guide knows {known}, and 255 for whatever")
+        raise ValueError(f"{path} holds class {highest}: the guidance network knows {known}, and 255 for any")
     labels = Image.fromarray(values.astype(np.uint8))
     if min(labels.size) < min(size, 32):
         raise ValueError(f"{path} is too small: {labels.width}x{labels.height}")
-    return np.asarray(images.square(labels, size, Image.Resampling.NEAREST)), image.size
+    return np.asarray(images.square(labels, size, Image.Resampling.NEAREST))
 
 
 def mean_iou(found: Tensor, labels: Tensor, classes: int) -> Tensor:

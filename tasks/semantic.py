@@ -1,14 +1,8 @@
-"""Tasks conditioned on a reference picture, a prompt, both, or nothing but a loss of one's own.
+"""Tasks conditioned on a reference image, a label map, a prompt, or nothing but a loss of one's own."""
 
-A subclass gives `loss`, says what it `takes`, and turns one case into tensors in `encode`. Its guide, a frozen network, is loaded
-when it is first needed, or by `to`, once per process, and on a CPU sees `cpu_batch` images at a time, so that an image comes out
-the same in any batch.
-"""
-
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,212 +10,179 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dsg import images
-from dsg.checkpoints import file_hash, how_to_get, resolve
-from dsg.images import Picture
+from dsg.checkpoints import resolve
+from dsg.metrics.base import Column
+from dsg.priors.base import Prior
 from dsg.priors.batching import in_fixed_batches
+from dsg.runs import images
+from dsg.runs.inputs import Data, Input
+from tasks.base import Condition, Task
+from tasks.networks.base import GuidanceNetwork
+from tasks.prompts import read_prompts, slug
 
 PIL_BILINEAR = Image.Resampling.BILINEAR
-SMALLEST = 32  # px; references are enlarged to the guide's size, but not from less
+SMALLEST = 32  # px; references are enlarged to the guidance network's size, but not from less
 
 
-@dataclass(frozen=True)
-class Case:
-    """What one condition is made of."""
+class SemanticTask(Task):
+    """Subclasses give `loss`, say what they take, and turn an input into tensors in `encode`.
 
-    id: str
-    reference: Picture | None = None
-    prompt: str | None = None
+    The guidance network is read when it is first needed, or by `to`, once per process. On a CPU it sees `cpu_batch`
+    images at a time, so that an image comes out the same in any batch.
 
-    @property
-    def digest(self) -> str:
-        """Tells whether the case under this id is still the same."""
-        words = (self.reference.digest if self.reference else "", self.prompt or "")
-        return sha256("\n".join(words).encode()).hexdigest()[:16]
-
-
-class SemanticTask:
-    """Args:
+    Args:
         name: of the task, for results.
-        guide: called without arguments loads the guide's network (a `functools.partial`); its keyword `checkpoint` is a file or folder.
-        reference: picture, or folder of pictures; null: those of `data.root`.
+        guidance: the network that the loss looks through.
+        reference: image or label map, or a folder of them; None: those of `data.root`.
         prompt: text, or a .txt file with a prompt per line.
-        cpu_batch: images that the guide sees at a time on a CPU; 0: all.
+        cpu_batch: images that the network sees at a time on a CPU; 0: all.
 
-    A condition is a dict of tensors whose first dimension is the batch.
+    Attributes:
+        reference_kind: what `reference` names, "image" or "label map"; None if the task takes none.
+        takes_prompt: whether the task takes a prompt.
+        prompt_optional: whether it may be left out.
     """
 
-    takes: tuple[str, ...] = ()  # of "reference", "prompt"
-    fetched_as = ""  # the guide's name for scripts/fetch_checkpoints.py
-    prompts_prior = False  # whether the prompt is the prior's (Stable Diffusion) rather than the loss's
-    prompt_in_loss = False  # whether the loss uses it, whatever the prior does
+    reference_kind: str | None = None
+    takes_prompt = False
     prompt_optional = False
-    judged_as: tuple[str, ...] = ()  # by an evaluator: "identity", "words", "style", "labels"
-    device = torch.device("cpu")  # where cases are encoded
+    device = torch.device("cpu")  # where inputs are encoded
 
     def __init__(
         self,
         name: str,
-        guide: Callable[[], nn.Module] | None = None,
+        guidance: GuidanceNetwork | None = None,
         reference: str | None = None,
         prompt: str | None = None,
         cpu_batch: int = 4,
     ):
-        self.name, self.guide, self.reference, self.prompt, self.cpu_batch = name, guide, reference, prompt, cpu_batch
+        self.name, self.guidance, self.reference, self.prompt = name, guidance, reference, prompt
+        self.cpu_batch = cpu_batch
         self._encoded: dict[str, dict[str, Tensor]] = {}
 
-    def loss(self, x0: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
-        """Distance of images x0 [B, 3, H, W], about [-1, 1], from what the condition asks for: [B]."""
-        raise NotImplementedError
+    @abstractmethod
+    def loss(self, image: Tensor, condition: Condition) -> Tensor:
+        """Distance of images [B, 3, H, W], about [-1, 1], from what the condition asks for: [B]."""
 
-    def encode(self, case: Case) -> dict[str, Tensor]:
-        """One case as tensors [1, ...]."""
+    def encode(self, input: Input) -> dict[str, Tensor]:
+        """One input as tensors [1, ...] of the condition."""
         return {}
 
-    def measures(self, images: Tensor, condition: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The guide's own view of finished images: name -> [B]."""
-        return {f"{self.name}_loss": self.loss(images, condition)}
-
-    def condition(self, cases: Sequence[Case]) -> dict[str, Tensor]:
-        """The condition of a batch; every case is encoded on its own, and kept for the next batch, which often has it again."""
+    def condition(self, inputs: Sequence[Input], seed: int) -> dict[str, Tensor]:
+        """The condition of a batch. Every input is encoded on its own; the last batch's are kept, as the next one often
+        has them again. Nothing is drawn: `seed` does not matter.
+        """
+        digests = [input.digest for input in inputs]
         known, self._encoded = self._encoded, {}
-        for case in cases:
-            if case.digest not in self._encoded:
+        for digest, input in zip(digests, inputs):
+            if digest not in self._encoded:
                 with torch.no_grad():
-                    self._encoded[case.digest] = known.get(case.digest) or self.encode(case)
-        encoded = [self._encoded[case.digest] for case in cases]
+                    self._encoded[digest] = known[digest] if digest in known else self.encode(input)
+        encoded = [self._encoded[digest] for digest in digests]
         return {key: torch.cat([e[key] for e in encoded]) for key in encoded[0]} if encoded else {}
 
-    def cases(self, size: int, root: str | None, limit: int | None) -> list[Case]:
-        """All cases that `reference` and `prompt` name, every reference with every prompt, the first `limit` of them.
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (Column(f"{self.name}_loss", "loss", 3, False),)
 
-        Args:
-            size: side of the prior's pictures.
-            root: folder of pictures that stand in where `reference` is null.
+    def metrics(self, image: Tensor, condition: Condition) -> dict[str, Tensor]:
+        return {f"{self.name}_loss": self.loss(image, condition)}
 
-        Raises:
-            ValueError: nothing given, or an input that cannot be used, with its path.
-        """
-        if self.reference is not None and "reference" not in self.takes:
+    # --- inputs
+
+    def inputs(self, data: Data, shape: Sequence[int]) -> list[Input]:
+        """Every reference with every prompt, the first `data.limit` of them."""
+        if data.degraded:
+            raise ValueError(f"data.degraded=true: task={self.name} restores nothing")
+        if self.reference is not None and self.reference_kind is None:
             raise ValueError(f"task.reference={self.reference}: task={self.name} takes none")
-        pictures = self.read_references(size, root, limit) if "reference" in self.takes else [None]
-        prompts = read_prompts(self.prompt, self.name, self.prompt_optional) if "prompt" in self.takes else [None]
+        references = self.read_references(data, shape[-1]) if self.reference_kind is not None else [None]
+        prompts = read_prompts(self.prompt, self.name, self.prompt_optional) if self.takes_prompt else [None]
         for prompt in prompts:
             if prompt is not None:
                 self.check_prompt(prompt)
-        found = [Case(case_id(r, p, self.name, len(prompts)), r, p) for r in pictures for p in prompts]
-        if len({case.id for case in found}) < len(found):
+        found = [_combined(r, p, self.name, len(prompts)) for r in references for p in prompts]
+        if len({input.id for input in found}) < len(found):
             raise ValueError(f"task.prompt={self.prompt}: two prompts that differ in no letter")
-        return found[:limit]
+        return found[: data.limit]
 
-    def read_references(self, size: int, root: str | None, limit: int | None) -> list[Picture]:
-        source = self.reference if self.reference is not None else root
+    def read_references(self, data: Data, size: int) -> list[Input]:
+        """The first `data.limit` references, for images of side `size`."""
+        source = self.reference if self.reference is not None else data.root
         if source is None:
-            raise ValueError(f"task={self.name} needs task.reference=<picture or folder>")
+            raise ValueError(f"task={self.name} needs task.reference=<image or folder>")
         option = "task.reference" if self.reference is not None else "data.root"
-        found = images.find(resolve(source), option)
-        return [self.read_reference(path, name, size) for name, path in list(found.items())[:limit]]
+        files = list(images.find(resolve(source), option).items())[: data.limit]
+        return [self.read_reference(path, name, size) for name, path in files]
 
-    def read_reference(self, path: Path, name: str, size: int) -> Picture:
-        """One reference at the size that the task wants for pictures of side `size`."""
+    def read_reference(self, path: Path, name: str, size: int) -> Input:
+        """One reference, for images of side `size`."""
         side = self.reference_size(size)
-        return images.read(path, side, name, PIL_BILINEAR, smallest=min(side, SMALLEST))
+        image = images.read(path, side, PIL_BILINEAR, smallest=min(side, SMALLEST))
+        return Input(name, reference=image, path=path)
 
     def reference_size(self, size: int) -> int:
+        """Side of a reference, for images of side `size`, in pixels."""
         return size
 
+    # --- checks
+
     def check(self, shape: Sequence[int]) -> None:
-        """Raise a ValueError if images of `shape` (C, H, W) do not suit, or a FileNotFoundError if the guide's weights are missing."""
-        if self.checkpoint is not None and not self.checkpoint.exists():
-            embedded = "checkpoints/avatars64" in self.checkpoint.as_posix()
-            command = how_to_get("avatars64" if embedded else self.fetched_as)
-            raise FileNotFoundError(f"no checkpoint at {self.checkpoint}; get it with: {command}")
+        if self.guidance is not None:
+            self.guidance.check()
 
     def check_prompt(self, prompt: str) -> None:
-        """Raise a ValueError if the guide cannot know the prompt."""
-
-    def show(self, case: Case) -> np.ndarray | None:
-        """The case as uint8 [H, W, 3], for the results; None where there is no picture."""
-        return None if case.reference is None else case.reference.pixels
+        """Raise a ValueError if the guidance network cannot know the prompt."""
 
     @property
-    def checkpoint(self) -> Path | None:
-        """The guide's file or folder."""
-        words = getattr(self.guide, "keywords", {})
-        return resolve(words["checkpoint"]) if "checkpoint" in words else None
+    def prompt_in_loss(self) -> bool:
+        """Whether the loss follows the prompt, whatever the prior does."""
+        return self.takes_prompt and not self.prompts_prior
+
+    def check_prior(self, prior: Prior, inputs: Sequence[Input]) -> None:
+        if self.prompt is None:
+            return
+        if not self.takes_prompt:
+            raise ValueError(
+                f"task.prompt={self.prompt}: no part of task={self.name} takes one"
+                + " (model.prompt is the prior's)" * prior.takes_prompts
+            )
+        if self.prompts_prior and prior.prompt:
+            raise ValueError("task.prompt and model.prompt are both the prior's prompt: give one")
+        if not self.prompt_in_loss and not prior.takes_prompts:
+            raise ValueError(
+                f"task={self.name} gives its prompt to the prior, and this prior takes none: "
+                "use model=sd14, or task=composite, which puts CLIP's distance into the loss"
+            )
+
+    # --- the guidance network
 
     @property
     def weights_hash(self) -> str | None:
-        """What identifies the guide's weights in a result's identity."""
-        if self.checkpoint is None:
-            return None
-        weights = (f for f in self.checkpoint.glob("*") if f.suffix in (".safetensors", ".bin"))
-        files = [self.checkpoint] if self.checkpoint.is_file() else sorted(weights)
-        return sha256("".join(file_hash(f) for f in files).encode()).hexdigest()
+        return None if self.guidance is None else self.guidance.weights_hash
 
     def to(self, device: torch.device) -> "SemanticTask":
-        """Encode there; the guide is loaded now, so that weights that cannot be used are found before work starts."""
+        """Encode there. The guidance network is read now, so that weights that cannot be used are found early."""
         self.device = torch.device(device)
-        if self.guide is not None:
-            self.network(self.device)
+        if self.guidance is not None:
+            self.guidance.load(self.device)
         return self
 
     def network(self, device: torch.device) -> nn.Module:
-        """The guide, on the device."""
-        return shared(self.guide).to(device)
+        """The guidance network, on the device."""
+        return self.guidance.load(device)
 
-    def guided(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def in_batches(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """function(x), in fixed batches on a CPU."""
         return in_fixed_batches(function, x, self.cpu_batch)
 
-
-_loaded: dict[str, nn.Module] = {}
-
-
-def shared(guide: Callable[[], nn.Module]) -> nn.Module:
-    """What `guide` loads, once per process however many cells run."""
-    key = repr((getattr(guide, "func", guide), sorted(getattr(guide, "keywords", {}).items(), key=str)))
-    if key not in _loaded:
-        _loaded[key] = guide()
-    return _loaded[key]
+    def picture(self, input: Input, condition: Condition) -> np.ndarray | None:
+        return input.reference
 
 
-def read_prompts(source: str | None, task: str, optional: bool = False) -> list[str | None]:
-    """The prompts of an option: a text, or the lines of a .txt file, empty ones and those after # left out.
-
-    Raises:
-        ValueError: none, no such file, or one prompt twice.
-    """
-    if source is None or not str(source).strip():
-        if optional:
-            return [None]
-        raise ValueError(f"task={task} needs task.prompt=<text, or a .txt file with a prompt per line>")
-    if not str(source).endswith(".txt"):
-        return [str(source).strip()]
-    path = resolve(source)
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"task.prompt={source} cannot be read: {error}") from None
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise ValueError(f"task.prompt={source}: no prompt in it (one per line)")
-    doubled = {p for p in prompts if prompts.count(p) > 1}
-    if doubled:
-        raise ValueError(f"task.prompt={source}: {sorted(doubled)[0]!r} is there twice (samples=<n> makes several)")
-    return prompts
-
-
-def case_id(reference: Picture | None, prompt: str | None, task: str, prompts: int) -> str:
-    """<reference>, <prompt>, or <reference>__<prompt> where there are several prompts."""
+def _combined(reference: Input | None, prompt: str | None, task: str, prompts: int) -> Input:
+    """Its id is <reference>, <prompt>, or <reference>__<prompt> where there are several prompts."""
     if reference is None:
-        return slug(prompt) if prompt is not None else task
-    return f"{reference.id}__{slug(prompt)}" if prompt is not None and prompts > 1 else reference.id
-
-
-def slug(text: str, longest: int = 60) -> str:
-    """The text as a file name; a long one, or one of another script, ends in a hash of all of it."""
-    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    if len(name) <= longest and text.isascii() and name:
-        return name
-    return f"{name[:longest].strip('-')}-{sha256(text.encode()).hexdigest()[:8]}".lstrip("-")
+        return Input(slug(prompt) if prompt is not None else task, prompt=prompt)
+    name = f"{reference.id}__{slug(prompt)}" if prompt is not None and prompts > 1 else reference.id
+    return replace(reference, id=name, prompt=prompt)

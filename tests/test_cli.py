@@ -11,15 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, compose_config
-from hydra.utils import instantiate
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
-from dsg import images
-from dsg.prepare import prepare
-from dsg.results import Results
-from dsg.runner import Cell, pending, run_cell
-from tasks.linear import Inpainting
+from dsg.runs.prepare import prepare
 
 FAST = ["sampler.steps=3", "data.limit=3", "wandb.mode=disabled"]
 
@@ -30,63 +24,63 @@ def call(*overrides, cwd=ROOT):
     )
 
 
-def pictures(out):
+def saved_images(out):
     return {p.name: np.asarray(Image.open(p)).astype(int) for p in sorted((out / "images").glob("*.png"))}
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory):
-    out = tmp_path_factory.mktemp("cell") / "out"
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
     done = call(f"out={out}", *FAST, "wandb.mode=offline", "wandb.group=a-group")
     assert done.returncode == 0, done.stderr
     return out
 
 
-def test_a_cell_leaves_what_is_promised(cell):
+def test_a_run_leaves_what_is_promised(run):
     names = ["00000.png", "00001.png", "00002.png"]
     for folder in ("images", "condition", "truth"):
-        assert sorted(p.name for p in (cell / folder).iterdir()) == names
-    table = pd.read_csv(cell / "per_image.csv", dtype={"id": str})
+        assert sorted(p.name for p in (run / folder).iterdir()) == names
+    table = pd.read_csv(run / "per_image.csv", dtype={"id": str})
     assert list(table["id"]) == ["00000", "00001", "00002"]
     assert table[["psnr", "ssim", "haarpsi", "residual", "seconds"]].notna().all().all()
     assert (table["network_evaluations"] == 3).all()
-    summary = json.loads((cell / "metrics.json").read_text())
-    assert summary["images"] == 3 and summary["measures"]["psnr"]["low"] <= summary["measures"]["psnr"]["mean"]
-    assert (cell / "config.yaml").exists()
+    summary = json.loads((run / "metrics.json").read_text())
+    assert summary["images"] == 3 and summary["metrics"]["psnr"]["low"] <= summary["metrics"]["psnr"]["mean"]
+    assert (run / "config.yaml").exists()
 
 
-def test_the_offline_wandb_run_holds_config_measures_and_pictures(cell):
-    (log,) = (cell / "wandb").glob("offline-run-*/*.wandb")
+def test_the_offline_wandb_run_holds_config_metrics_and_images(run):
+    (log,) = (run / "wandb").glob("offline-run-*/*.wandb")
     content = log.read_bytes()
     for word in (b"a-group", b"guidance_rate", b"haarpsi/mean", b"seconds_per_image", b"per_image"):
         assert word in content, word
     assert len(list(log.parent.glob("files/media/images/*.png"))) == 9  # condition, restored, truth of three
 
 
-def test_the_truth_is_the_picture_and_the_condition_its_observed_part(cell):
-    truth = np.asarray(Image.open(cell / "truth/00000.png"))
+def test_the_truth_is_the_image_and_the_condition_its_observed_part(run):
+    truth = np.asarray(Image.open(run / "truth/00000.png"))
     assert (truth == np.asarray(Image.open(ROOT / "data/avatars64/test/00000.png"))).all()
-    condition = np.asarray(Image.open(cell / "condition/00000.png")).astype(int)
+    condition = np.asarray(Image.open(run / "condition/00000.png")).astype(int)
     missing = (abs(condition - 128) <= 1).all(-1)
     assert 0.25 < missing.mean() < 0.75
     assert abs(condition - truth)[~missing].mean() < 10  # noise of 6.4 / 255, clipped
 
 
-def test_a_larger_limit_extends_and_a_finished_cell_is_left_alone(cell):
-    before = {p: p.stat().st_mtime_ns for p in (cell / "images").iterdir()}
-    done = call(f"out={cell}", *FAST)
+def test_a_larger_limit_extends_and_a_finished_run_is_left_alone(run):
+    before = {p: p.stat().st_mtime_ns for p in (run / "images").iterdir()}
+    done = call(f"out={run}", *FAST)
     assert done.returncode == 0 and "finished already" in done.stdout
-    assert call(f"out={cell}", *FAST, "data.limit=4", "batch_size=1").returncode == 0
+    assert call(f"out={run}", *FAST, "data.limit=4", "batch_size=1").returncode == 0
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
-    assert (cell / "images/00003.png").exists()
+    assert (run / "images/00003.png").exists()
 
 
-def test_results_of_two_cells_never_mix(cell):
-    done = call(f"out={cell}", *FAST, "sampler.guidance_rate=0.31")
+def test_results_of_two_runs_never_mix(run):
+    done = call(f"out={run}", *FAST, "sampler.guidance_rate=0.31")
     assert done.returncode == 2 and "guidance_rate" in done.stderr and "another" in done.stderr
 
 
-def test_a_killed_run_resumes_to_the_same_pictures(tmp_path):
+def test_a_killed_run_resumes_to_the_same_saved_images(tmp_path):
     options = ["sampler.steps=8", "data.limit=4", "batch_size=1", "wandb.mode=disabled", "sampler=mpgd_dsg"]
     killed = subprocess.Popen(
         [sys.executable, str(ROOT / "run.py"), f"out={tmp_path / 'a'}", *options],
@@ -95,13 +89,13 @@ def test_a_killed_run_resumes_to_the_same_pictures(tmp_path):
         stderr=subprocess.DEVNULL,
     )
     deadline = time.time() + 120
-    while not (tmp_path / "a/per_image.csv").exists() and time.time() < deadline and killed.poll() is None:
+    while not list((tmp_path / "a/parts").glob("*")) and time.time() < deadline and killed.poll() is None:
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     assert call(f"out={tmp_path / 'a'}", *options).returncode == 0
     assert call(f"out={tmp_path / 'b'}", *options, "batch_size=4").returncode == 0
-    a, b = pictures(tmp_path / "a"), pictures(tmp_path / "b")
+    a, b = saved_images(tmp_path / "a"), saved_images(tmp_path / "b")
     assert list(a) == list(b) and len(a) == 4
     assert max(abs(a[k] - b[k]).max() for k in a) <= 2
 
@@ -113,25 +107,6 @@ def test_images_that_stop_being_finite_are_named_and_the_exit_code_says_so(tmp_p
     summary = json.loads((out / "metrics.json").read_text())
     assert [f["id"] for f in summary["failures"]] == ["00000", "00001", "00002"] and summary["images"] == 0
     assert list((out / "images").iterdir()) == []
-
-
-def test_one_bad_image_ends_alone(tmp_path, avatars):
-    """Its measurement is not a number: the others come out, it is in the record, and a second call tries it again."""
-    config = compose_config("sampler.steps=3")
-
-    class Spoilt(Inpainting):
-        def measure(self, x, ids, seed):
-            condition = super().measure(x, ids, seed)
-            condition["y"][[i == "00001" for i in ids]] = float("nan")
-            return condition
-
-    faces = images.load(ROOT / "data/avatars64/test", 64, 3)
-    cell = Cell(avatars, Spoilt("inpaint"), instantiate(config.sampler), faces)
-    results = Results(tmp_path / "o", {"a": 1}, {"b": 2})
-    (failure,) = run_cell(cell, results)
-    assert (failure.id, failure.step_index) == ("00001", 2)
-    assert sorted(pictures(tmp_path / "o")) == ["00000.png", "00002.png"]
-    assert [name for name, *_ in pending(cell, results)] == ["00001"]
 
 
 def write(path, size=(64, 64), mode="RGB"):
@@ -174,7 +149,7 @@ BAD_INPUT = [
 
 @pytest.mark.parametrize("overrides, words", BAD_INPUT, ids=[" ".join(overrides) for overrides, _ in BAD_INPUT])
 def test_bad_input_is_one_clear_line_before_any_work(tmp_path, overrides, words):
-    with pytest.raises((ValueError, OSError, OmegaConfBaseException)) as error:
+    with pytest.raises((ValueError, OSError)) as error:
         prepare(compose_config(*FAST, *overrides), tmp_path / "o")
     assert all(word in str(error.value) for word in words) and not (tmp_path / "o").exists()
     assert len(str(error.value).splitlines()) == 1
@@ -196,7 +171,7 @@ def test_bad_input_on_the_command_line(tmp_path, overrides, words):
     assert all(word in done.stderr for word in words), done.stderr
 
 
-def test_one_bad_cell_does_not_stop_a_sweep(tmp_path):
+def test_one_bad_run_does_not_stop_a_sweep(tmp_path):
     done = call(
         "-m",
         "sampler.steps=1,3",
@@ -233,12 +208,12 @@ def test_bad_folders_are_named(tmp_path):
     (tmp_path / "twice").mkdir()
     write(tmp_path / "twice/a.png")
     write(tmp_path / "twice/a.jpg")
-    for name, word in (("empty", "no pictures"), ("broken", "x.png"), ("twice", "both have the id a")):
+    for name, word in (("empty", "no images"), ("broken", "x.png"), ("twice", "both have the id a")):
         done = call(f"data.root={tmp_path / name}", f"out={tmp_path / 'o'}", *FAST)
         assert done.returncode == 2 and word in done.stderr
 
 
-def test_own_degraded_pictures_with_a_mask(tmp_path):
+def test_own_degraded_images_with_a_mask(tmp_path):
     (tmp_path / "in").mkdir()
     write(tmp_path / "in/me.jpg", (100, 80))
     write(tmp_path / "mask.png", (100, 80), "L")
@@ -252,7 +227,7 @@ def test_own_degraded_pictures_with_a_mask(tmp_path):
     assert (tmp_path / "o/images/me.png").exists() and not list((tmp_path / "o/truth").iterdir())
     Image.fromarray(np.tile(np.uint8([255, 0]), (80, 50))).save(tmp_path / "mask.png")
     changed = call(*options, *FAST)
-    assert changed.returncode == 2 and "has changed" in changed.stderr  # pictures of two masks never mix
+    assert changed.returncode == 2 and "has changed" in changed.stderr  # images of two masks never mix
     write(tmp_path / "mask.png", (50, 50), "L")
     done = call(*options, *FAST, f"out={tmp_path / 'p'}")
     assert done.returncode == 2 and "does not fit" in done.stderr

@@ -1,7 +1,6 @@
 """Priors in diffusers' format: small random ones, saved as a pipeline is, and loaded through the config."""
 
 import json
-import math
 import subprocess
 import sys
 
@@ -11,13 +10,14 @@ from conftest import ROOT, compose_config
 from diffusers import DDPMScheduler, ScoreSdeVeScheduler, UNet2DModel
 from hydra.utils import instantiate
 
-from dsg.prepare import prepare
-from dsg.priors.diffusers_prior import to_eps
+from dsg.priors.prediction import to_eps
+from dsg.runs.prepare import prepare
 from dsg.samplers import sample
 
 SMALL = dict(
     sample_size=16, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,
-    down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=8,
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    attention_head_dim=8,
 )  # fmt: skip
 
 
@@ -43,11 +43,11 @@ def x():
 def test_it_predicts_what_the_model_does(tmp_path, x, parts):
     net = save(tmp_path, parts)
     prior = load(tmp_path)
-    eps, v = prior.predict(x, 321)
+    eps, v, text_shift = prior.predict(x, 321)
     torch.testing.assert_close(eps, net(x, 321).sample, rtol=1e-4, atol=1e-5)
-    assert v is None and prior.shape == (3, 16, 16) and not prior.learns_variance
+    assert v is None and text_shift is None and prior.shape == (3, 16, 16) and not prior.learns_variance
     assert not any(p.requires_grad for p in prior.parameters())
-    alone = torch.cat([prior.predict(one[None], 321)[0] for one in x])
+    alone = torch.cat([prior.predict(one[None], 321).eps for one in x])
     assert torch.equal(alone, eps)
 
 
@@ -66,18 +66,27 @@ def test_the_schedule_is_the_scheduler_s(tmp_path, scheduler, words):
     torch.testing.assert_close(load(tmp_path).schedule.alpha_bar, expected, rtol=1e-4, atol=1e-7)
 
 
-def test_all_kinds_of_prediction_are_the_same_eps(x):
-    """From x0 and eps that are known."""
-    ab, eps = 0.37, torch.randn(3, 3, 16, 16)
-    x_t = math.sqrt(ab) * x + math.sqrt(1 - ab) * eps
-    v = math.sqrt(ab) * eps - math.sqrt(1 - ab) * x
-    for kind, out in (("epsilon", eps), ("v_prediction", v), ("sample", x)):
-        torch.testing.assert_close(to_eps(out, x_t, ab, kind), eps, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("kind, ours", [("epsilon", "eps"), ("v_prediction", "v"), ("sample", "x0")])
+def test_what_the_model_predicts_is_the_scheduler_s(tmp_path, x, kind, ours):
+    net = save(tmp_path, scheduler=dict(prediction_type=kind))
+    prior = load(tmp_path)
+    ab = prior.schedule.alpha_bar[321].item()
+    expected = to_eps(net(x, 321).sample, x, ab, ours)
+    torch.testing.assert_close(prior.predict(x, 321).eps, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_settings_are_known_before_weights_are_read(tmp_path):
+    save(tmp_path, out_channels=6)
+    (tmp_path / "unet/diffusion_pytorch_model.safetensors").unlink()
+    prior = load(tmp_path)
+    assert prior.shape == (3, 16, 16) and prior.learns_variance and len(prior.schedule) == 1000
+    with pytest.raises(ValueError, match="cannot be read as a UNet2DModel"):
+        prior.predict(torch.zeros(1, 3, 16, 16), 10)
 
 
 def test_a_learned_variance_is_split_off(tmp_path, x):
     net = save(tmp_path, out_channels=6)
-    eps, v = load(tmp_path).predict(x, 10)
+    eps, v, _ = load(tmp_path).predict(x, 10)
     torch.testing.assert_close(torch.cat([eps, v], 1), net(x, 10).sample, rtol=1e-4, atol=1e-5)
 
 
@@ -86,7 +95,7 @@ def test_guidance_goes_through_it(tmp_path, x):
     save(tmp_path)
     prior, losses = load(tmp_path), []
     task = instantiate(compose_config("task=super_resolution", "task.sigma=0").task)
-    condition = task.measure(torch.tanh(x), ["a", "b", "c"], 0)
+    condition = task.degrade(torch.tanh(x), ["a", "b", "c"], 0)
     for options in (["sampler=unconditional"], ["sampler=dps", "sampler.step_size=2"]):
         sampler = instantiate(compose_config("data=diffusers", *options, "sampler.steps=8").sampler)
         torch.manual_seed(2)
@@ -107,40 +116,69 @@ def call(*overrides):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_a_cell_on_the_command_line(tmp_path):
+def test_a_run_on_the_command_line(tmp_path):
     save(tmp_path / "m")
     done = call("model=diffusers", f"model.checkpoint={tmp_path / 'm'}", "data=avatars64", f"out={tmp_path / 'o'}")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "o/images").iterdir())) == 2
 
 
-@pytest.mark.parametrize(
-    "make, overrides, words",
-    [
-        (None, ["model=celebahq256"], ["python scripts/fetch_checkpoints.py celebahq256"]),
-        (None, ["model=diffusers"], ["model.checkpoint="]),
-        (lambda f: f.mkdir(), [], ["no config.json"]),
-        (lambda f: (save(f), (f / "scheduler/scheduler_config.json").unlink()), [], ["scheduler_config.json"]),
-        (lambda f: save(f, num_class_embeds=10), [], ["class-conditional"]),
-        (lambda f: (save(f), ScoreSdeVeScheduler().save_pretrained(f / "scheduler")), [], ["ScoreSdeVeScheduler is no schedule"]),
-        (lambda f: save(f, scheduler={"rescale_betas_zero_snr": True}), [], ["rescale_betas_zero_snr"]),
-        (lambda f: (save(f), (f / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99)), [], ["cannot be read"]),
-        (lambda f: (save(f), (f / "unet/config.json").write_text(json.dumps({"_class_name": "VQModel"}))), [], ["cannot be read"]),
-    ],
-    ids=["not fetched", "none named", "empty folder", "no scheduler", "class-conditional", "no DDPM", "zero SNR", "truncated", "another model"],
-)  # fmt: skip
-def test_what_is_no_such_model_is_one_clear_line(tmp_path, make, overrides, words):
-    if make is not None:
-        make(tmp_path / "m")
-        overrides = ["model=diffusers", f"model.checkpoint={tmp_path / 'm'}"]
+def broken(folder, what):
+    """A saved model with something wrong, for each test below."""
+    if what == "empty folder":
+        return folder.mkdir()
+    scheduler = {"rescale_betas_zero_snr": what == "zero SNR"}
+    save(folder, scheduler=scheduler, num_class_embeds=10 if what == "class-conditional" else None)
+    weights = folder / "unet/diffusion_pytorch_model.safetensors"
+    if what == "no scheduler":
+        (folder / "scheduler/scheduler_config.json").unlink()
+    if what == "no DDPM":
+        ScoreSdeVeScheduler().save_pretrained(folder / "scheduler")
+    if what == "truncated":
+        weights.write_bytes(weights.read_bytes()[:99])
+    if what == "another model":
+        (folder / "unet/config.json").write_text(json.dumps({"_class_name": "VQModel"}))
+    if what == "no JSON":
+        (folder / "unet/config.json").write_text("{")
+    if what == "scheduler without JSON":
+        (folder / "scheduler/scheduler_config.json").write_text("{")
+
+
+BROKEN = {
+    "empty folder": "no config.json",
+    "no scheduler": "scheduler_config.json",
+    "class-conditional": "class-conditional",
+    "no DDPM": "ScoreSdeVeScheduler is no schedule",
+    "zero SNR": "rescale_betas_zero_snr",
+    "truncated": "cannot be read",
+    "another model": "cannot be read",
+    "no JSON": "cannot be read",
+    "scheduler without JSON": "cannot be read",
+}
+
+
+def refused(out, *overrides):
+    """What preparing the run says against it."""
     with pytest.raises((ValueError, OSError)) as error:
-        prepare(compose_config(*overrides, "data=avatars64"), tmp_path / "o")
-    assert all(w in str(error.value) for w in words) and "\n" not in str(error.value)
-    assert not (tmp_path / "o").exists()
+        prepare(compose_config(*overrides, "data=avatars64"), out=out)
+    assert "\n" not in str(error.value) and not out.exists()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_what_is_no_such_model_is_one_clear_line(tmp_path, what):
+    broken(tmp_path / "m", what)
+    assert BROKEN[what] in refused(tmp_path / "o", "model=diffusers", f"model.checkpoint={tmp_path / 'm'}")
+
+
+def test_a_model_that_is_not_there_is_one_clear_line(tmp_path):
+    assert "python scripts/fetch_checkpoints.py celebahq256" in refused(tmp_path / "o", "model=celebahq256")
+    assert "model.checkpoint=" in refused(tmp_path / "o", "model=diffusers")
 
 
 CELEBAHQ = dict(  # config.json of google/ddpm-ema-celebahq-256
-    sample_size=256, in_channels=3, out_channels=3, layers_per_block=2, block_out_channels=(128, 128, 256, 256, 512, 512),
+    sample_size=256, in_channels=3, out_channels=3, layers_per_block=2,
+    block_out_channels=(128, 128, 256, 256, 512, 512),
     down_block_types=(*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
     up_block_types=("UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4), norm_num_groups=32, norm_eps=1e-6,
     downsample_padding=0, flip_sin_to_cos=False, freq_shift=1, attention_head_dim=None,
@@ -158,10 +196,10 @@ def test_celebahq_at_its_full_size(tmp_path):
         torch.nn.init.normal_(p, std=0.02)
     net.half().save_pretrained(tmp_path)
     DDPMScheduler().save_pretrained(tmp_path)
-    prior = instantiate(compose_config("model=celebahq256", f"model.checkpoint={tmp_path}").model)
+    prior = instantiate(compose_config("model=celebahq256", f"model.checkpoint={tmp_path}").model).load()
     assert prior.shape == (3, 256, 256) and next(prior.parameters()).dtype == torch.float32
     config = compose_config("model=celebahq256", "task=inpaint", "sampler=freedom_dsg", "sampler.steps=2")
     task, sampler = instantiate(config.task), instantiate(config.sampler)
     y, seen = torch.rand(1, 3, 64, 64) * 2 - 1, []
-    out = sample(prior, task, task.measure(y, ["a"], 0), sampler, torch.randn(y.shape), callback=seen.append)
+    out = sample(prior, task, task.degrade(y, ["a"], 0), sampler, torch.randn(y.shape), callback=seen.append)
     assert torch.isfinite(out).all() and seen[0].gradient.norm() > 0

@@ -1,16 +1,18 @@
 """The closed-form prior, against autograd, Monte Carlo, and formulas one can do by hand."""
 
+import hashlib
 import math
 
 import pytest
 import torch
-from conftest import compose_config
+from conftest import ROOT, compose_config
 from hydra.utils import instantiate
 from torch.distributions import MultivariateNormal
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dsg.priors.gaussian_mixture import GaussianMixture, seeded
-from dsg.samplers import Sampler, sample
+from dsg.priors.gaussian_mixture import GaussianMixture, from_file, seeded
+from dsg.priors.mixture_fit import fit
+from dsg.samplers import Unconditional, sample
 
 AB = 0.6
 
@@ -111,7 +113,7 @@ def test_as_a_prior_it_gives_itself():
     mixture = seeded(dimension=4, components=2, rank=2, floor=0.1, spread=0.5, scale=0.5)
     x_T = torch.randn(20_000, 1, 1, 4, generator=torch.Generator().manual_seed(5))
     torch.manual_seed(6)
-    out = sample(mixture, None, None, Sampler(steps=200, clip_denoised=False), x_T).flatten(1).double()
+    out = sample(mixture, None, None, Unconditional(steps=200, clip_denoised=False), x_T).flatten(1).double()
     torch.testing.assert_close(out.mean(0), mixture.mean(), rtol=0, atol=0.02)
     torch.testing.assert_close(out.T.cov(), mixture.dense_covariance(), rtol=0, atol=0.03)
     torch.testing.assert_close(mixture.responsibilities(out).mean(0), mixture.weights, rtol=0, atol=0.02)
@@ -151,15 +153,15 @@ def test_no_dense_matrix_at_image_size():
 def test_shape_and_dtype_come_back():
     mixture = seeded(dimension=12, components=2, rank=2, floor=0.1, spread=0.5, scale=0.5, shape=(3, 2, 2))
     x_t = torch.randn(5, 3, 2, 2)
-    eps, v = mixture.predict(x_t, 500)
-    assert eps.shape == x_t.shape and eps.dtype == torch.float32 and v is None
+    eps, v, text_shift = mixture.predict(x_t, 500)
+    assert eps.shape == x_t.shape and eps.dtype == torch.float32 and v is None and text_shift is None
 
 
 def test_a_batch_changes_nothing():
     mixture = instantiate(compose_config("model=gaussian_mixture").model)
     x_t = torch.randn(16, *mixture.shape, generator=torch.Generator().manual_seed(9))
-    together = mixture.predict(x_t, 300)[0]
-    alone = torch.cat([mixture.predict(x[None], 300)[0] for x in x_t])
+    together = mixture.predict(x_t, 300).eps
+    alone = torch.cat([mixture.predict(x[None], 300).eps for x in x_t])
     torch.testing.assert_close(together, alone, rtol=1e-6, atol=1e-6)
 
 
@@ -192,8 +194,6 @@ def test_a_seeded_mixture_wants_counts():
 
 def test_em_finds_a_mixture_again():
     """The fit's density is the true one's, on points that it has not seen, to a few hundredths of a nat."""
-    from fit_mixture import fit
-
     truth = seeded(dimension=6, components=2, rank=2, floor=0.2, spread=2.0, scale=1.0)
     g = torch.Generator().manual_seed(0)
     seen, unseen = truth.sample(4000, g).flatten(1).float(), truth.sample(4000, g).flatten(1)
@@ -209,3 +209,40 @@ def test_the_configs_give_mixtures():
     plane = instantiate(compose_config("model=gaussian_mixture_2d").model)
     assert plane.dimension == 2 and plane.weights.sum().item() == pytest.approx(1)
     assert instantiate(compose_config("model=gaussian_mixture_64d").model).shape == (1, 8, 8)
+
+
+def test_the_hash_is_that_of_the_file():
+    file = ROOT / "checkpoints/gaussian_mixture/avatars16.safetensors"
+    expected = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert instantiate(compose_config("model=gaussian_mixture").model).weights_hash == expected
+
+
+def test_a_broken_file_is_one_clear_line(tmp_path):
+    file = tmp_path / "mixture.safetensors"
+    file.write_bytes((ROOT / "checkpoints/gaussian_mixture/avatars16.safetensors").read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        from_file(str(file), [3, 16, 16])
+    with pytest.raises(ValueError, match="holds no Gaussian mixture"):
+        from_file(str(ROOT / "checkpoints/avatars64/model.safetensors"), [3, 16, 16])
+
+
+def test_the_hash_is_that_of_what_was_given_and_not_of_what_was_made_of_it(monkeypatch):
+    """Eigenvectors may come with another sign, or another rounding, on another processor."""
+
+    def hashes():
+        options = dict(dimension=4, components=2, rank=2, floor=0.1, spread=0.5, scale=0.5)
+        mixtures = low_rank(), full_rank(), seeded(**options), seeded(**options, seed=1)
+        return [mixture.weights_hash for mixture in mixtures]
+
+    here, eigh, svd, qr = hashes(), torch.linalg.eigh, torch.linalg.svd, torch.linalg.qr
+    monkeypatch.setattr(torch.linalg, "eigh", lambda a: (eigh(a)[0] * (1 + 1e-15), -eigh(a)[1]))
+    monkeypatch.setattr(torch.linalg, "svd", lambda a, **k: (-svd(a, **k)[0], svd(a, **k)[1], -svd(a, **k)[2]))
+    monkeypatch.setattr(torch.linalg, "qr", lambda a: tuple(-part for part in qr(a)))
+    assert hashes() == here and len(set(here)) == 4
+
+
+@pytest.mark.parametrize("changed", [{"weights": [0.5, 0.5]}, {"means": [[0.0, 0.0], [1.0, 2.0]]}, {"floor": 0.2}])
+def test_another_mixture_has_another_hash(changed):
+    given = {"weights": [0.3, 0.7], "means": [[0.0, 0.0], [1.0, 1.0]], "floor": 0.1}
+    assert GaussianMixture(**given).weights_hash != GaussianMixture(**given | changed).weights_hash
+    assert GaussianMixture(**given).weights_hash == GaussianMixture(**given).to("cpu").weights_hash

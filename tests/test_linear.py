@@ -1,27 +1,32 @@
 """The linear operators: transposes against the explicit matrix, conditions that depend on (seed, id) alone."""
 
+import numpy as np
 import pytest
 import torch
-from conftest import compose_config
-from hydra.utils import instantiate
+from PIL import Image
+
+from dsg.runs.inputs import Data, to_tensor, to_uint8
+from tasks.linear import BoxInpainting, GaussianDeblur, Inpainting, MotionDeblur, SuperResolution
+from tasks.matrix import Matrix
 
 TASKS = {
-    "inpaint": [],
-    "inpaint_box": ["task.box=4", "task.margin=2"],
-    "super_resolution": ["task.factor=3"],
-    "gaussian_deblur": ["task.std=1.2"],
-    "motion_deblur": ["task.kernel_size=7"],
+    "inpaint": (Inpainting, {}),
+    "inpaint_box": (BoxInpainting, {"box": 4, "margin": 2}),
+    "super_resolution": (SuperResolution, {"factor": 3}),
+    "gaussian_deblur": (GaussianDeblur, {"std": 1.2}),
+    "motion_deblur": (MotionDeblur, {"kernel_size": 7}),
 }
 
 
-def make(name):
-    return instantiate(compose_config("model=ffhq256", f"task={name}", *TASKS[name]).task)
+def make(name, **options):
+    kind, usual = TASKS[name]
+    return kind(name, **(usual | options))
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_transpose_is_that_of_the_explicit_matrix(name):
     task, shape = make(name), (1, 1, 12, 12)
-    condition = {k: v.double() for k, v in task.measure(torch.zeros(shape), ["a"], 0).items()}
+    condition = {k: v.double() for k, v in task.degrade(torch.zeros(shape), ["a"], 0).items()}
     basis = torch.eye(144, dtype=torch.float64).reshape(144, 1, 1, 12, 12)
     matrix = torch.stack([task.forward(e, condition).flatten() for e in basis], dim=1)
     y = torch.randn_like(condition["y"])
@@ -31,24 +36,24 @@ def test_transpose_is_that_of_the_explicit_matrix(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_condition_depends_on_seed_and_id_alone(name):
     task, x = make(name), torch.rand(3, 3, 24, 24)
-    batch = task.measure(x, ["a", "b", "c"], 0)
-    alone = task.measure(x[1:2], ["b"], 0)
+    batch = task.degrade(x, ["a", "b", "c"], 0)
+    alone = task.degrade(x[1:2], ["b"], 0)
     for key in batch:
         torch.testing.assert_close(batch[key][1:2], alone[key])
-    assert not torch.equal(task.measure(x[1:2], ["b"], 1)["y"], alone["y"])
-    assert not torch.equal(task.measure(x[1:2], ["other"], 0)["y"], alone["y"])
+    assert not torch.equal(task.degrade(x[1:2], ["b"], 1)["y"], alone["y"])
+    assert not torch.equal(task.degrade(x[1:2], ["other"], 0)["y"], alone["y"])
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_the_truth_leaves_a_residual_of_sigma(name):
     task, x = make(name), torch.rand(2, 3, 48, 48) * 2 - 1
-    residual = task.residual(x, task.measure(x, ["a", "b"], 0))
+    residual = task.residual(x, task.degrade(x, ["a", "b"], 0))
     torch.testing.assert_close(residual, torch.full((2,), 0.05), rtol=0.15, atol=0)
 
 
 def test_inpainting_observes_what_its_mask_says():
     task, x = make("inpaint"), torch.ones(8, 3, 32, 32)
-    condition = task.measure(x, [str(i) for i in range(8)], 0)
+    condition = task.degrade(x, [str(i) for i in range(8)], 0)
     missing = 1 - condition["mask"].flatten(1).mean(1)
     assert ((missing >= 0.3 - 1e-3) & (missing <= 0.7)).all() and missing.std() > 0.02
     assert (condition["y"] * (1 - condition["mask"])).abs().max() == 0
@@ -58,20 +63,101 @@ def test_averages_are_kept():
     flat = torch.full((1, 3, 24, 24), 0.7)
     for name in ("super_resolution", "gaussian_deblur", "motion_deblur"):
         task = make(name)
-        y = task.forward(flat, task.measure(flat, ["a"], 0))
+        y = task.forward(flat, task.degrade(flat, ["a"], 0))
         torch.testing.assert_close(y, torch.full_like(y, 0.7))
 
 
 @pytest.mark.parametrize(
-    "name, override, message",
+    "name, option, value",
     [
-        ("inpaint_box", "task.box=60", "task.box=60"),
-        ("super_resolution", "task.factor=100", "task.factor=100"),
-        ("gaussian_deblur", "task.std=40", "task.std=40"),
-        ("motion_deblur", "task.kernel_size=129", "task.kernel_size=129"),
+        ("inpaint_box", "box", 60),
+        ("super_resolution", "factor", 100),
+        ("gaussian_deblur", "std", 40),
+        ("motion_deblur", "kernel_size", 129),
     ],
 )
-def test_options_that_do_not_fit_the_images(name, override, message):
-    task = instantiate(compose_config(f"task={name}", override).task)
-    with pytest.raises(ValueError, match=message):
+def test_options_that_do_not_fit_the_images(name, option, value):
+    task = make(name, **{option: value})
+    with pytest.raises(ValueError, match=f"task.{option}={value}"):
         task.check((3, 24, 24))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two images of 32x24 pixels, and a mask for each that hides its left quarter."""
+    (tmp_path / "masks").mkdir()
+    rng, mask = np.random.default_rng(0), np.full((24, 32), 255, np.uint8)
+    mask[:, :10] = 0  # the square begins at 4
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(0, 256, (24, 32, 3)).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        Image.fromarray(mask).save(tmp_path / f"masks/{name}.png")
+    return tmp_path
+
+
+def test_inputs_are_truths_and_their_condition_is_what_degrade_makes(folder):
+    task = make("super_resolution", factor=4)
+    inputs = task.inputs(Data(str(folder), limit=2), (3, 24, 24))
+    assert [i.id for i in inputs] == ["a", "b"] and all(i.measurement is None and i.mask is None for i in inputs)
+    condition = task.condition(inputs, 7)
+    expected = task.degrade(to_tensor([i.truth for i in inputs]), ["a", "b"], 7)
+    assert torch.equal(condition["y"], expected["y"])
+    one = {k: v[:1] for k, v in condition.items()}
+    assert (task.picture(inputs[0], one) == to_uint8(one["y"])[0]).all()
+
+
+def test_a_mask_of_one_s_own_belongs_to_the_input(folder):
+    task = make("inpaint", mask=str(folder / "masks"))
+    truths = Data(str(folder / "b.png"))
+    (folder / "masks/b.png").rename(folder / "b_mask.png")
+    with pytest.raises(ValueError, match="masks has no mask for b"):
+        task.inputs(truths, (3, 24, 24))
+    task.mask = str(folder / "b_mask.png")
+    (only,) = task.inputs(truths, (3, 24, 24))
+    condition = task.condition([only], 0)
+    assert torch.equal(condition["mask"], only.mask) and only.mask[..., :6].sum() == 0 and only.mask[..., 6:].all()
+    assert condition["y"][..., :6].abs().max() == 0
+
+
+def test_measurements_are_taken_as_they_are(folder):
+    degraded = Data(str(folder / "a.png"), degraded=True)
+    (only,) = make("gaussian_deblur").inputs(degraded, (3, 24, 24))
+    assert only.truth is None
+    condition = make("gaussian_deblur").condition([only], 0)
+    assert torch.equal(condition["y"], to_tensor([only.measurement]))
+    task = make("inpaint", mask=str(folder / "masks/a.png"))
+    (only,) = task.inputs(degraded, (3, 24, 24))
+    assert torch.equal(task.condition([only], 0)["y"], only.mask * to_tensor([only.measurement]))
+
+
+@pytest.mark.parametrize(
+    "task, size, words",
+    [
+        (make("inpaint"), 24, "task=inpaint with data.degraded=true needs task.mask="),
+        (make("motion_deblur"), 24, "task=motion_deblur draws its operator per image"),
+        (make("gaussian_deblur"), 32, "a degraded image is not resized, its shorter side must be 32"),
+        (make("super_resolution"), 24, "a degraded image is not resized, its shorter side must be 8"),
+        (Matrix("linear"), 24, "task=linear: a measurement is no image"),
+    ],
+)
+def test_measurements_that_do_not_suit(folder, task, size, words):
+    with pytest.raises(ValueError, match=words):
+        task.inputs(Data(str(folder / "a.png"), degraded=True), (3, size, size))
+
+
+def test_a_given_kernel_is_used_in_place_of_a_draw():
+    task, x = make("motion_deblur"), torch.rand(2, 3, 24, 24)
+    kernel = torch.zeros(2, 3, 3)
+    kernel[:, 1, 1] = 1
+    clean = make("motion_deblur", sigma=0).degrade(x, ["a", "b"], 0, kernel=kernel)
+    torch.testing.assert_close(clean["y"], x)
+    noisy = task.degrade(x, ["a", "b"], 0, kernel=kernel)
+    torch.testing.assert_close(task.residual(x, noisy), torch.full((2,), 0.05), rtol=0.15, atol=0)
+
+
+def test_the_matrix_is_part_of_what_identifies_a_run(tmp_path):
+    hashes = []
+    for value in (1.0, 2.0):
+        np.save(tmp_path / "a.npy", np.full((2, 12), value))
+        hashes.append(Matrix("linear", matrix=str(tmp_path / "a.npy")).weights_hash)
+    assert None not in hashes and hashes[0] != hashes[1]
+    assert Matrix("linear").weights_hash is None

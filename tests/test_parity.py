@@ -78,11 +78,53 @@ def test_dps_run(tiny_prior):
 
 
 def test_dsg_first_steps(tiny_prior):
-    """On this random network the clamp makes DSG's run chaotic: one unit in the last place of x_T moves the sample by 2 %
-    (one pixel crosses +-1). The first steps agree on any machine; the whole run on the recording's instruction set, below."""
+    """On this random network the clamp makes DSG's run chaotic: one unit in the last place of x_T moves the sample by
+    2 % (one pixel crosses +-1). The first steps agree on any machine; the whole run on the recording's instruction
+    set, below."""
     _, losses, r = replay(tiny_prior, "inpaint_dsg_ddim10")
     assert relative(losses[:3], r["distance"][:3]) <= 1e-5
     assert relative(losses, r["distance"]) <= 3e-3
+
+
+class Measured:
+    """|y - A x| with a matrix per channel."""
+
+    def loss(self, x0, condition):
+        y = (x0.flatten(2) @ condition["A"].T).reshape(len(x0), *condition["y"].shape[1:])
+        return (condition["y"] - y).flatten(1).norm(dim=1)
+
+
+@pytest.mark.parametrize("name", ["diffrgd_inpaint", "diffrgd_sr4"])
+def test_diffrgd_run(tiny_prior, name):
+    """The whole run, and the loss before every inner iteration; the matrix of its SR tells a tangent from a
+    gradient."""
+    r = recording(f"rivals/{name}")
+    meta = r["meta"]
+    options = {"steps": meta["steps"], "step_size": meta["step_size"], "inner_steps": meta["inner"]}
+    options |= {"interval": meta["interval"], "eta": meta["eta"]}
+    overrides = [f"sampler.{option}={value}" for option, value in options.items()]
+    config = compose_config("task=inpaint", "sampler=diffrgd", *overrides)
+    if name == "diffrgd_inpaint":
+        task = instantiate(config.task)
+        condition = task.observed(r["y"], mask=r["mask"])
+    else:
+        task, condition = Measured(), {"y": r["y"], "A": r["A"]}
+    draws = {tuple(key): z for key, z in zip(meta["draw_order"], r["draws"])}
+    seen = []
+    out = sample(
+        tiny_prior,
+        task,
+        condition,
+        instantiate(config.sampler),
+        x_T=r["x_T"],
+        noise=lambda index, repeat=0, purpose="step": draws[purpose, index, repeat],
+        callback=seen.append,
+    )
+    assert relative(out, r["sample"]) <= 1e-4
+    assert [state.losses is not None for state in seen] == meta["guided"]
+    for state, recorded in zip(seen, r["distance"]):
+        if state.losses is not None:
+            assert relative(state.losses[0], recorded) <= 1e-5
 
 
 def test_dsg_run_on_the_instruction_set_of_the_recording(tmp_path):

@@ -1,17 +1,18 @@
-"""Exact posteriors, the measures of distance to them, and the theory, by independent means."""
+"""Exact posteriors, and the distances of samples to them, by independent means."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import compose_config
 from hydra.utils import instantiate
 
-from dsg import distances, theory
-from dsg.ground_truth import MEASURES, GroundTruth
-from dsg.posterior import explicit_matrix, posterior, task_posterior
 from dsg.priors.gaussian_mixture import GaussianMixture, seeded
-from dsg.samplers import DPS, Sampler
+from dsg.samplers import DPS, Unconditional
+from dsg.theory import distances
+from dsg.theory.ground_truth import METRICS, GroundTruth
+from dsg.theory.posterior import explicit_matrix, posterior, task_posterior
 
 PLANE = instantiate(compose_config("model=gaussian_mixture_2d").model)
 A = torch.tensor([[0.8, -0.5]], dtype=torch.float64)
@@ -79,7 +80,7 @@ def test_every_linear_task_has_its_posterior(name):
     config = compose_config("model=gaussian_mixture_64d", f"task={name}", *TASKS[name])
     prior, task = instantiate(config.model), instantiate(config.task)
     truth = prior.sample(1, torch.Generator().manual_seed(0))
-    condition = task.measure(truth.float(), ["a"], 0)
+    condition = task.degrade(truth.float(), ["a"], 0)
     exact = task_posterior(prior, task, condition)
     x = exact.sample(5, torch.Generator().manual_seed(1))
     five = {k: v.double().expand(5, *v.shape[1:]) for k, v in condition.items()}
@@ -98,8 +99,6 @@ def test_a_posterior_is_of_one_measurement():
 
 
 def test_linear_is_its_matrix(tmp_path):
-    import numpy as np
-
     matrix = np.arange(12.0).reshape(2, 6)
     np.save(tmp_path / "a.npy", matrix)
     for given in (matrix.tolist(), str(tmp_path / "a.npy")):
@@ -128,7 +127,7 @@ def test_a_bad_matrix_is_refused(options, words):
         instantiate(compose_config("task=linear").task, matrix=[[1, 2]]).check((3, 16, 16))
 
 
-# --- measures
+# --- distances
 
 
 def normal(n, d, seed):
@@ -136,7 +135,7 @@ def normal(n, d, seed):
 
 
 def test_distances_of_a_shift_in_closed_form():
-    """Points moved by v: each 1-D distance is |u.v|, so that sliced W2 is |v|/sqrt(d), up to the choice of directions."""
+    """Points moved by v: each 1-D distance is |u.v|, so sliced W2 is |v|/sqrt(d), up to the choice of directions."""
     x, v = normal(300, 3, 0), torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     found = distances.sliced_wasserstein(x, x + v, directions=20_000)
     assert found == pytest.approx(v.norm().item() / math.sqrt(3), rel=0.02)
@@ -158,7 +157,7 @@ def test_moments_and_distance_to_the_truth_in_closed_form():
 
 
 def test_energy_distance_in_one_dimension():
-    """N(0, 1) against N(m, 1): 2 E|Z sqrt(2) + m| - 2 E|Z sqrt(2)| in closed form; zero in expectation against itself."""
+    """N(0, 1) against N(m, 1): 2 E|Z sqrt(2) + m| - 2 E|Z sqrt(2)| in closed form; against itself 0 on average."""
     m = 1.5
     folded = 2 / math.sqrt(math.pi) * math.exp(-(m**2) / 4) + m * math.erf(m / 2)
     expected = 2 * folded - 2 * 2 / math.sqrt(math.pi)
@@ -169,23 +168,23 @@ def test_energy_distance_in_one_dimension():
 def test_exact_samples_reach_the_floor_and_others_do_not():
     config = compose_config("model=gaussian_mixture_2d", "task=linear", "task.rows=1", "task.sigma=0.1")
     known = GroundTruth(PLANE, instantiate(config.task), observations=6, samples=1000)
-    floor = known.measure(known.floor()).mean()
-    assert list(floor.index) == list(MEASURES)
+    floor = known.compare(known.floor()).mean()
+    assert list(floor.index) == list(METRICS)
     assert floor["mean_error"] < 0.08 and floor["covariance_error"] < 0.15 and abs(floor["energy"]) < 0.01
     assert floor["spread"] == pytest.approx(1, abs=0.1) and floor["in_region"] == pytest.approx(0.9, abs=0.03)
     half = known.floor().mean(1, keepdim=True).expand(-1, 1000, -1)  # all at the mean: no spread
-    collapsed = known.measure(half).mean()
+    collapsed = known.compare(half).mean()
     assert collapsed["spread"] < 1e-9 and collapsed["coverage"] == 0 and collapsed["sliced_wasserstein"] > 0.3
-    broken = known.measure(torch.full_like(half, torch.nan))
+    broken = known.compare(torch.full_like(half, torch.nan))
     assert broken.isna().all().all()
 
 
 def test_credible_regions_cover_as_often_as_they_say():
-    """Over many truths: 90 % intervals of exact samples hold 90 % of the true coordinates, 90 % regions 90 % of them."""
+    """Over many truths, 90 % intervals of exact samples hold 90 % of the true coordinates, and 90 % regions 90 %."""
     prior = seeded(dimension=16, components=3, rank=4, floor=0.2, spread=0.3, scale=0.8)
     task = instantiate(compose_config("task=linear", "task.sigma=0.3").task)
     known = GroundTruth(prior, task, observations=60, samples=400)
-    measured = known.measure(known.floor()).mean()
+    measured = known.compare(known.floor()).mean()
     assert measured["coverage"] == pytest.approx(0.9, abs=0.03)
     assert measured["in_region"] == pytest.approx(0.9, abs=0.01)
     inside = [
@@ -208,36 +207,12 @@ def test_a_posterior_too_large_for_memory_is_refused():
         posterior(prior, torch.ones(1, prior.dimension), torch.zeros(1), 0.1)
 
 
-def test_the_exact_direction_is_the_score_s_difference():
-    """The ablation's gradient is grad log p(y | x_t) with the sign of a loss; its length, that of the oracle's step."""
-    from theory_ablations import ExactLength, ExactLikelihood, Recorder
-
-    config = compose_config("model=gaussian_mixture_64d", "task=linear")
-    known = GroundTruth(instantiate(config.model), instantiate(config.task), observations=2, samples=3)
-    step = known.prior.schedule.steps(20, "linspace")[8]
-    x_t = normal(6, 64, 0).reshape(6, 1, 8, 8).requires_grad_()
-    both = ExactLikelihood(known)
-    x0, _ = both.predict(x_t, step.t)
-    (gradient,) = torch.autograd.grad(both.loss(both.decode(x0), None).sum(), x_t)
-    parts = zip(x_t.detach().split(3), known.posteriors)
-    scores = torch.cat([p.score(x, step.alpha_bar) - known.prior.score(x, step.alpha_bar) for x, p in parts])
-    torch.testing.assert_close(-gradient, scores, rtol=1e-8, atol=1e-10)
-    recorder = Recorder(known.prior)
-    recorder.predict(x_t, step.t)
-    sampler = ExactLength(steps=20, clip_denoised=False, known=known, recorder=recorder)
-    mean = torch.zeros_like(x_t.detach())
-    moved = sampler.combine(step, mean, mean, gradient, 0.1)
-    exact = torch.cat([sampler.exact_mean(x, p, step) for x, p in zip(x_t.detach().split(3), known.posteriors)])
-    torch.testing.assert_close(moved.flatten(1).norm(dim=1), exact.flatten(1).norm(dim=1))
-    torch.testing.assert_close(theory.cosine(moved, -gradient), torch.ones(6, dtype=torch.float64))
-
-
 def test_the_oracle_reaches_the_posterior_as_steps_grow():
     prior = seeded(dimension=8, components=3, rank=2, floor=0.1, spread=0.5, scale=0.7)
     task = instantiate(compose_config("task=linear", "task.rows=2", "task.sigma=0.2").task)
     known = GroundTruth(prior, task, observations=4, samples=500)
-    floor = known.measure(known.floor()).mean()
-    errors = [known.measure(known.oracle(Sampler(steps=n, clip_denoised=False))).mean() for n in (10, 50, 500)]
+    floor = known.compare(known.floor()).mean()
+    errors = [known.compare(known.oracle(Unconditional(steps=n, clip_denoised=False))).mean() for n in (10, 50, 500)]
     distance = [e["sliced_wasserstein"] for e in errors]
     assert distance[0] > 1.5 * distance[1] > 1.5 * 1.1 * distance[2]
     assert distance[2] < 1.6 * floor["sliced_wasserstein"] and abs(errors[2]["spread"] - 1) < 0.1
@@ -247,61 +222,7 @@ def test_guidance_comes_nearer_to_the_posterior_than_none():
     prior = seeded(dimension=16, components=3, rank=4, floor=0.1, spread=0.3, scale=0.8)
     task = instantiate(compose_config("task=linear").task)
     known = GroundTruth(prior, task, observations=3, samples=100)
-    plain = known.measure(known.run(Sampler(steps=20, clip_denoised=False))).mean()
+    unguided = known.compare(known.run(Unconditional(steps=20, clip_denoised=False))).mean()
     sampler = DPS(steps=20, clip_denoised=False, spherical=True, guidance_rate=0.4)
-    guided = known.measure(known.run(sampler)).mean()
-    assert guided["sliced_wasserstein"] < 0.5 * plain["sliced_wasserstein"]
-
-
-# --- theory
-
-
-def test_the_jensen_gap_of_a_quadratic_and_its_bound():
-    """Monte Carlo = tr(A Cov A^T)/2 >= (beta/2) tr Cov, with equality for A = I; no bound where a direction is lost."""
-    prior = seeded(dimension=6, components=3, rank=2, floor=0.2, spread=0.5, scale=0.8)
-    conditional = prior.conditional(normal(4, 6, 0), 0.3)
-    draws = conditional.sample(100_000, torch.Generator().manual_seed(1))
-    y = torch.ones(6, dtype=torch.float64)
-    for a in (torch.eye(6, dtype=torch.float64), normal(6, 6, 2), normal(2, 6, 3)):
-        f = (y[: len(a)] - draws @ a.T).square().sum(2) / 2
-        at_mean = (y[: len(a)] - conditional.mean @ a.T).square().sum(1) / 2
-        gap, bound = theory.quadratic_gap(a, conditional), theory.jensen_bound(a, conditional)
-        torch.testing.assert_close(theory.jensen_gap(f, at_mean), gap, rtol=0.03, atol=0)
-        assert (bound <= gap * (1 + 1e-9)).all()
-    torch.testing.assert_close(theory.quadratic_gap(torch.eye(6).double(), conditional), 0.5 * conditional.trace())
-    assert (theory.jensen_bound(normal(2, 6, 3), conditional) == 0).all()
-
-
-def test_laurent_massart_holds_and_is_not_empty():
-    for n in (2, 64, 1000):
-        squared = normal(20_000, n, n).square().sum(1)
-        for x in (0.5, 2.0):
-            low, high = theory.laurent_massart(n, torch.tensor(x))
-            for share in ((squared <= low).double().mean(), (squared >= high).double().mean()):
-                assert share <= math.exp(-x)
-        low, high = theory.laurent_massart(n, torch.tensor(0.0))  # exp(0) = 1: no bound at all, and often left
-        assert min((squared <= low).double().mean(), (squared >= high).double().mean()) > 0.3
-
-
-def test_off_manifold_and_tangent_share():
-    prior = seeded(dimension=20, components=2, rank=4, floor=0.1, spread=1.0, scale=1.0)
-    draws = prior.sample(500, torch.Generator().manual_seed(0)).flatten(1)
-    assert theory.off_manifold(prior, draws).mean() == pytest.approx(1, abs=0.05)
-    assert theory.off_manifold(prior, prior.means).max() < 1e-6
-    along = prior.basis[:, :, 0]
-    torch.testing.assert_close(theory.tangent_share(prior, prior.means, along), torch.ones(2, dtype=torch.float64))
-    random = theory.tangent_share(prior, draws, normal(500, 20, 1))
-    assert random.mean() == pytest.approx(4 / 20, abs=0.03)
-
-
-def test_through_the_network_the_gradient_is_the_covariance_times_the_other():
-    """grad_{x_t} f(E[x0 | x_t]) = sqrt(ab)/(1-ab) Cov[x0 | x_t] grad f: why DPS moves along the manifold, and MPGD does not."""
-    from theory_diagnosis import gradients
-
-    prior = seeded(dimension=9, components=2, rank=2, floor=0.05, spread=0.5, scale=0.8)
-    task = instantiate(compose_config("task=linear").task)
-    x_t, ab = normal(3, 9, 0).reshape(3, 1, 1, 9), 0.4
-    condition = {"y": torch.zeros(3, 1, 1, 2, dtype=torch.float64)}
-    through, beside = gradients(prior, task, condition, x_t, ab)
-    expected = math.sqrt(ab) / (1 - ab) * prior.conditional(x_t, ab).apply(beside)
-    torch.testing.assert_close(through, expected, rtol=1e-9, atol=1e-12)
+    guided = known.compare(known.run(sampler)).mean()
+    assert guided["sliced_wasserstein"] < 0.5 * unguided["sliced_wasserstein"]

@@ -1,17 +1,23 @@
-"""The ADM prior: its switches, and the released networks at their full size."""
+"""The contract of priors; the ADM prior: its switches, and the released networks at their full size."""
+
+import hashlib
 
 import pytest
 import torch
-from conftest import compose_config
+from conftest import compose_config, tiny_overrides
 from hydra.utils import instantiate
 
+from dsg.priors import CountedPrior
 from dsg.priors.adm import ADMUNet
+from dsg.priors.gaussian_mixture import GaussianMixture
+from dsg.priors.memory import adm_step_gib, sd14_step_gib
+from dsg.priors.prediction import to_eps
 from dsg.samplers import sample
 
 
 def gradient(prior, x, t=500):
     x = x.clone().requires_grad_()
-    eps, _ = prior.predict(x, t)
+    eps = prior.predict(x, t).eps
     return eps.detach(), torch.autograd.grad(eps.square().sum(), x)[0]
 
 
@@ -20,33 +26,154 @@ def x():
     return torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
+# --- reading weights
+
+
+def test_a_constructor_reads_no_weights(tmp_path):
+    overrides = tiny_overrides(tmp_path)
+    file = tmp_path / "tiny.pt"
+    file.write_bytes(file.read_bytes()[:-1000])
+    prior = instantiate(compose_config(*overrides).model)
+    assert len(prior.schedule) == 1000 and prior.shape[0] == 3 and prior.learns_variance
+    assert all(p.is_meta for p in prior.parameters())
+    for ask in (prior.load, lambda: prior.weights_hash, lambda: prior.to("cpu")):
+        with pytest.raises(ValueError, match="tiny.pt cannot be read as a checkpoint") as error:
+            ask()
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="tiny.pt cannot be read"):
+        prior.predict(torch.randn(1, *prior.shape), 500)
+
+
+def test_weights_are_read_once_and_hashed_as_they_are_read(tmp_path):
+    prior = instantiate(compose_config(*tiny_overrides(tmp_path)).model)
+    x = torch.randn(1, *prior.shape)
+    expected = hashlib.sha256((tmp_path / "tiny.pt").read_bytes()).hexdigest()
+    eps = prior.predict(x, 500).eps
+    (tmp_path / "tiny.pt").unlink()
+    assert prior.weights_hash == expected
+    assert torch.equal(prior.to("cpu").predict(x, 500).eps, eps)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    prior = instantiate(compose_config(*tiny_overrides(tmp_path), "model.unet.num_res_blocks=3").model)
+    with pytest.raises(ValueError, match="another network than the config's"):
+        prior.load()
+
+
+def test_half_precision_weights_are_computed_with_in_float32(avatars):
+    assert {p.dtype for p in avatars.load().parameters()} == {torch.float32}
+
+
+def test_no_parameter_ever_wants_a_gradient(avatars):
+    assert not any(p.requires_grad for p in avatars.load().parameters()) and not avatars.net.training
+
+
+# --- what networks predict
+
+
+MEAN, VARIANCE = 0.3, 0.5
+
+
+class ExactNetwork(torch.nn.Module):
+    """The best that a network of a kind can learn where every pixel is N(MEAN, VARIANCE)."""
+
+    def __init__(self, kind, schedule):
+        super().__init__()
+        self.kind, self.schedule = kind, schedule
+
+    def forward(self, x, t):
+        if self.kind == "flow":
+            a, b = 1 - t.item() / 1000, t.item() / 1000
+        else:
+            ab = self.schedule.alpha_bar[t.item()].item()
+            a, b = ab**0.5, (1 - ab) ** 0.5
+        away = (x - a * MEAN) / (a**2 * VARIANCE + b**2)  # x = a x0 + b eps
+        x0, eps = MEAN + a * VARIANCE * away, b * away
+        out = {"eps": eps, "v": a * eps - b * x0, "x0": x0, "flow": eps - x0}[self.kind]
+        return torch.cat([out, torch.zeros_like(out)], 1)  # and a variance that says nothing
+
+
+@pytest.mark.parametrize("t", [0, 300, 999])
+@pytest.mark.parametrize("kind", ["eps", "v", "x0", "flow"])
+def test_whatever_a_network_predicts_the_exact_one_gives_the_exact_eps(kind, t, tmp_path):
+    prior = instantiate(compose_config(*tiny_overrides(tmp_path), f"model.prediction={kind}").model).load()
+    prior.net = ExactNetwork(kind, prior.schedule)
+    d = torch.Size(prior.shape).numel()
+    exact = GaussianMixture([1.0], torch.full((1, d), MEAN), floor=VARIANCE**0.5, shape=prior.shape)
+    x_t = torch.randn(2, *prior.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.testing.assert_close(prior.predict(x_t, t).eps, exact.predict(x_t, t).eps, rtol=1e-6, atol=1e-6)
+
+
+def test_all_kinds_of_prediction_are_the_same_eps():
+    """From x0 and eps that are known."""
+    g = torch.Generator().manual_seed(0)
+    ab, x0, eps = 0.37, torch.randn(3, 3, 8, 8, generator=g), torch.randn(3, 3, 8, 8, generator=g)
+    a, b = ab**0.5, (1 - ab) ** 0.5
+    x_t = a * x0 + b * eps
+    for kind, out in (("eps", eps), ("v", a * eps - b * x0), ("x0", x0), ("flow", eps - x0)):
+        torch.testing.assert_close(to_eps(out, x_t, ab, kind), eps, rtol=1e-4, atol=1e-5)
+
+
+def test_an_unknown_prediction_is_refused():
+    with pytest.raises(ValueError, match="prediction=score"):
+        instantiate(compose_config("model.prediction=score").model)
+    with pytest.raises(ValueError, match="prediction=score"):
+        to_eps(torch.zeros(1), torch.zeros(1), 0.5, "score")
+
+
+# --- counting
+
+
+@pytest.mark.parametrize(
+    "sampler, forward, backward",
+    [
+        ("unconditional", 6, 0),
+        ("dps", 6, 6),
+        ("dps_dsg", 6, 5),  # the last step has no noise, so no sphere, so no gradient
+        ("mpgd", 6, 0),
+        ("mpgd_dsg", 6, 0),
+        ("freedom", 8, 8),  # two steps are taken twice
+        ("freedom_dsg", 8, 7),
+    ],
+)
+def test_passes_through_the_network_are_counted(sampler, forward, backward):
+    config = compose_config("model=gaussian_mixture", "task=super_resolution", f"sampler={sampler}", "sampler.steps=6")
+    prior, task, sampler = (instantiate(c) for c in (config.model, config.task, config.sampler))
+    calls = []
+    counted = CountedPrior(prior, on_call=calls.append)
+    condition = task.degrade(torch.zeros(2, *prior.shape), ["a", "b"], 0)
+    sample(counted, task, condition, sampler, torch.randn(2, *prior.shape))
+    assert (counted.forward_passes, counted.backward_passes) == (forward, backward)
+    assert (calls.count("forward"), calls.count("backward")) == (forward, backward)
+    assert sampler.cost(prior.schedule) == (forward, backward)
+
+
+# --- the ADM prior
+
+
 def test_bf16_is_close_and_the_rest_of_the_loop_stays_float32(avatars, x):
     prior = instantiate(compose_config("model.bf16=true").model)
-    eps, _ = prior.predict(x, 500)
-    exact, _ = avatars.predict(x, 500)
+    eps, exact = prior.predict(x, 500).eps, avatars.predict(x, 500).eps
     assert 0 < (eps - exact).norm() / exact.norm() < 0.05
     sampler = instantiate(compose_config("sampler.steps=3", "sampler=unconditional").sampler)
     assert sample(prior, None, None, sampler, x).dtype == torch.float32
 
 
 def test_activation_checkpointing_changes_nothing(avatars, x):
-    prior = instantiate(compose_config("+model.unet.use_checkpoint=true").model)
-    for ours, plain in zip(gradient(prior, x), gradient(avatars, x)):
-        torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)
+    prior = instantiate(compose_config("model.unet.use_checkpoint=true").model)
+    for recomputed, stored in zip(gradient(prior, x), gradient(avatars, x)):
+        torch.testing.assert_close(recomputed, stored, rtol=1e-5, atol=1e-6)
 
 
 def test_the_network_compiles_without_a_graph_break(avatars, x):
-    compiled = torch.compile(avatars.net, backend="eager", fullgraph=True)
+    compiled = torch.compile(avatars.load().net, backend="eager", fullgraph=True)
     t = torch.full((1,), 500)
     torch.testing.assert_close(compiled(x, t), avatars.net(x, t))
 
 
 def test_one_time_for_all_is_the_same_as_one_each(avatars, x):
-    torch.testing.assert_close(avatars.net(x, torch.full((1,), 500)), avatars.net(x, torch.full((3,), 500)))
-
-
-def test_no_parameter_ever_wants_a_gradient(avatars):
-    assert not any(p.requires_grad for p in avatars.parameters())
+    net = avatars.load().net
+    torch.testing.assert_close(net(x, torch.full((1,), 500)), net(x, torch.full((3,), 500)))
 
 
 def full_size(name, tmp_path, size=256):
@@ -69,7 +196,7 @@ def test_a_guided_run_at_full_size(name, size, tmp_path):
     task, sampler = instantiate(config.task), instantiate(config.sampler)
     x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1)) * 2 - 1
     seen = []
-    out = sample(prior, task, task.measure(x, ["a"], 0), sampler, torch.randn(x.shape), callback=seen.append)
+    out = sample(prior, task, task.degrade(x, ["a"], 0), sampler, torch.randn(x.shape), callback=seen.append)
     assert out.shape == x.shape and torch.isfinite(out).all()
     assert seen[0].sigma.shape == x.shape  # the learned variance
     assert torch.isfinite(seen[0].gradient).all() and seen[0].gradient.norm() > 0
@@ -79,19 +206,12 @@ def test_a_guided_run_at_full_size(name, size, tmp_path):
 
 @pytest.mark.parametrize("name, bf16", [("ffhq256", False), ("imagenet256", True)])
 def test_a_guided_step_of_four_images_fits_a_card_of_24_gb(name, bf16):
-    from estimate_memory import guided_step_gib
-
-    plain, recomputing = guided_step_gib(name, 4, bf16), guided_step_gib(name, 4, bf16, use_checkpoint=True)
-    weights = sum(w.numel() for w in meta_network(name).parameters()) * 4 / 2**30
-    assert weights < recomputing < 0.7 * plain and plain < 20
+    unet = compose_config(f"model={name}").model.unet
+    storing, recomputing = adm_step_gib(unet, 4, bf16), adm_step_gib(unet, 4, bf16, use_checkpoint=True)
+    with torch.device("meta"):
+        weights = sum(w.numel() for w in ADMUNet(**unet).parameters()) * 4 / 2**30
+    assert weights < recomputing < 0.7 * storing and storing < 20
 
 
 def test_a_step_of_stable_diffusion_decoded_in_the_loss_fits_a_card_of_24_gb():
-    from estimate_memory import guided_step_gib
-
-    assert 3.5 < guided_step_gib("sd14", 1, use_checkpoint=True) < 12  # as configs/model/sd14.yaml has it; weights: 3.5
-
-
-def meta_network(name):
-    with torch.device("meta"):
-        return ADMUNet(**compose_config(f"model={name}").model.unet)
+    assert 3.5 < sd14_step_gib(1, use_checkpoint=True) < 12  # as configs/model/sd14.yaml has it; weights: 3.5

@@ -4,12 +4,14 @@ import math
 
 import pytest
 import torch
-from conftest import ROOT, compose_config
+from conftest import compose_config
 from hydra.utils import instantiate
 
-from dsg import images
 from dsg.noise import ImageNoise, standard_normal
-from dsg.samplers import DPS, MPGD, FreeDoM, Sampler, draws, sample
+from dsg.priors.base import CountedPrior, Prediction, Prior
+from dsg.runs.inputs import Data, to_tensor, to_uint8
+from dsg.samplers import DPS, MPGD, FreeDoM, Unconditional, sample
+from dsg.samplers.diffrgd import DiffRGD
 from dsg.schedule import NoiseSchedule, linear_betas
 
 SIDE = 32
@@ -21,17 +23,14 @@ KERNELS = [
 ]
 
 
-class GaussianPrior:
+class GaussianPrior(Prior):
     """x0 ~ N(0, s^2 I): eps is known in closed form."""
 
-    schedule, latent, s = NoiseSchedule(linear_betas()), False, 0.5
+    schedule, shape, weights_hash, s = NoiseSchedule(linear_betas()), (3, SIDE, SIDE), "none", 0.5
 
-    def predict(self, x, t):
+    def predict(self, x, t, prompts=None):
         ab = self.schedule.alpha_bar[t].item()
-        return x * math.sqrt(1 - ab) / (ab * self.s**2 + 1 - ab), None
-
-    def decode(self, x0):
-        return x0
+        return Prediction(x * math.sqrt(1 - ab) / (ab * self.s**2 + 1 - ab))
 
 
 class Pull:
@@ -51,7 +50,9 @@ def keyed(x):
 
 @pytest.mark.parametrize("options", KERNELS[:3])  # freedom's replaces too much of eps to keep the marginals exactly
 def test_every_kernel_ends_at_the_prior_s_standard_deviation(options):
-    x = sample(GaussianPrior(), None, None, Sampler(steps=200, clip_denoised=False, **options), start(), keyed(start()))
+    x = sample(
+        GaussianPrior(), None, None, Unconditional(steps=200, clip_denoised=False, **options), start(), keyed(start())
+    )
     assert abs(x.std().item() - 0.5) < 0.02
     assert abs(x.mean().item()) < 0.02
 
@@ -63,7 +64,7 @@ def test_one_step_of_the_exact_prior_has_the_kernel_s_variance(options):
         GaussianPrior(),
         None,
         None,
-        Sampler(steps=10, clip_denoised=False, **options),
+        Unconditional(steps=10, clip_denoised=False, **options),
         start(),
         keyed(start()),
         seen.append,
@@ -107,13 +108,13 @@ def test_dsg_stays_on_the_sphere_and_dps_does_not():
         assert (max(off) < 1e-4) == exact
 
 
-@pytest.mark.parametrize("host", [DPS, FreeDoM, MPGD])
+@pytest.mark.parametrize("method", [DPS, FreeDoM, MPGD])
 @pytest.mark.parametrize("spherical", [False, True])
-def test_guidance_lowers_the_loss(host, spherical):
+def test_guidance_lowers_the_loss(method, spherical):
     target = 0.3 * torch.ones(4, 3, SIDE, SIDE)
-    plain = sample(GaussianPrior(), None, None, Sampler(steps=20), start(), keyed(start()))
+    plain = sample(GaussianPrior(), None, None, Unconditional(steps=20), start(), keyed(start()))
     guided = sample(
-        GaussianPrior(), Pull(), target, host(steps=20, step_size=4.0, spherical=spherical), start(), keyed(start())
+        GaussianPrior(), Pull(), target, method(steps=20, step_size=4.0, spherical=spherical), start(), keyed(start())
     )
     assert (Pull().loss(guided, target) < 0.9 * Pull().loss(plain, target)).all()
 
@@ -146,7 +147,7 @@ def test_travel_repeats_steps_of_its_window_with_noise_of_its_own():
 
 def test_mpgd_takes_no_gradient_through_the_network():
     class Counting(GaussianPrior):
-        def predict(self, x, t):
+        def predict(self, x, t, prompts=None):
             assert not torch.is_grad_enabled()
             return super().predict(x, t)
 
@@ -178,13 +179,13 @@ def test_options_out_of_range_are_named(option, value):
 def test_a_batch_is_its_images_one_by_one(avatars, name):
     config = compose_config("task=gaussian_deblur", f"sampler={name}", "sampler.steps=10")
     task, sampler = instantiate(config.task), instantiate(config.sampler)
-    pictures = images.load(config.data.root, 64, 4)
-    x, ids = images.to_tensor(pictures), [p.id for p in pictures]
+    inputs = task.inputs(Data(config.data.root, 4), avatars.shape)
+    x, ids = to_tensor([i.truth for i in inputs]), [i.id for i in inputs]
 
     def restore(part):
         noise = ImageNoise(0, ids[part], [0] * len(ids[part]), avatars.shape)
-        out = sample(avatars, task, task.measure(x[part], ids[part], 0), sampler, noise.start(), noise)
-        return images.to_uint8(out).astype(int)
+        out = sample(avatars, task, task.degrade(x[part], ids[part], 0), sampler, noise.start(), noise)
+        return to_uint8(out).astype(int)
 
     together = restore(slice(0, 4))
     for i in range(4):
@@ -192,21 +193,21 @@ def test_a_batch_is_its_images_one_by_one(avatars, name):
 
 
 def restored(prior, faces, ids, steps):
-    """8-bit pictures of DPS with DSG on random inpainting."""
+    """8-bit images of DPS with DSG on random inpainting, from 64 px faces."""
     config = compose_config(f"sampler.steps={steps}")
     task, sampler = instantiate(config.task), instantiate(config.sampler)
-    x = images.to_tensor(faces)[:, :, : prior.shape[1], : prior.shape[2]]
+    x = to_tensor(faces)[:, :, : prior.shape[1], : prior.shape[2]]
     noise = ImageNoise(0, ids, [0] * len(ids), prior.shape)
-    out = sample(prior, task, task.measure(x, ids, 0), sampler, noise.start(), noise)
-    return images.to_uint8(out).astype(int)
+    out = sample(prior, task, task.degrade(x, ids, 0), sampler, noise.start(), noise)
+    return to_uint8(out).astype(int)
 
 
 @pytest.mark.parametrize("which, count, steps", [("avatars", 16, 6), ("tiny_prior", 5, 8)])
 def test_neither_the_batch_nor_the_order_changes_an_image(request, which, count, steps):
     """Also on a prior whose clamped x0 amplifies every rounding (the recorded network, random weights)."""
     prior = request.getfixturevalue(which)
-    faces = images.load(ROOT / "data/avatars64/test", 64, count)
-    ids = [p.id for p in faces]
+    inputs = instantiate(compose_config().task).inputs(Data("data/avatars64/test", count), (3, 64, 64))
+    faces, ids = [i.truth for i in inputs], [i.id for i in inputs]
     together = restored(prior, faces, ids, steps)
     backwards = restored(prior, faces[::-1], ids[::-1], steps)[::-1]
     assert abs(together - backwards).max() <= 2
@@ -224,8 +225,8 @@ def test_draws_are_those_the_loop_asks_for():
         return torch.zeros(1, 3, 8, 8)
 
     sample(GaussianPrior(), Pull(), torch.zeros(1, 3, 8, 8), sampler, torch.ones(1, 3, 8, 8), noise)
-    assert asked == draws(sampler, GaussianPrior.schedule)[: len(asked)]
-    assert len(asked) == len(draws(sampler, GaussianPrior.schedule)) - 1  # none at the last step
+    assert asked == sampler.draws(GaussianPrior.schedule)[: len(asked)]
+    assert len(asked) == len(sampler.draws(GaussianPrior.schedule)) - 1  # none at the last step
 
 
 def test_a_non_finite_image_does_not_touch_the_others(avatars):
@@ -246,3 +247,84 @@ def test_the_norm_of_z_concentrates():
     squares = standard_normal((500, n), "concentration").square().sum(1)
     assert ((squares - n).abs() <= 2 * math.sqrt(n * x) + 2 * x).float().mean() >= 1 - 2 * math.exp(-x) - 0.01
     assert squares.sqrt().std() / math.sqrt(n) < 0.02
+
+
+# --- the contract
+
+
+GUIDED = [
+    DPS(steps=6),
+    DPS(steps=6, spherical=True, interval=2),
+    FreeDoM(steps=6, spherical=True, travel={"repeats": 2, "window": [300, 800]}),
+    MPGD(steps=6),
+    DiffRGD(steps=6, interval=2),
+]
+
+
+@pytest.mark.parametrize("sampler", GUIDED, ids=lambda s: s.name)
+def test_a_sampler_s_cost_is_what_it_asks_of_the_network(sampler):
+    prior = CountedPrior(GaussianPrior())
+    sample(prior, Pull(), torch.zeros_like(start()), sampler, start(), keyed(start()))
+    assert (prior.forward_passes, prior.backward_passes) == sampler.cost(prior.schedule)
+
+
+@pytest.mark.parametrize("kernel", [dict(kernel="ddim"), dict(kernel="ddpm", variance="fixed_small")])
+def test_no_gradient_is_taken_that_is_not_used(kernel):
+    """The last step takes no noise, so that DSG has no sphere there; its loss is told all the same. Without DSG it
+    is guided."""
+    for spherical, backward in ((True, 9), (False, 10)):
+        prior, seen = CountedPrior(GaussianPrior()), []
+        sampler = DPS(steps=10, spherical=spherical, **kernel)
+        sample(prior, Pull(), torch.zeros_like(start()), sampler, start(), keyed(start()), seen.append)
+        assert prior.backward_passes == backward
+        assert (seen[-1].gradient is None) == spherical and seen[-1].loss is not None
+
+
+def test_combine_sees_the_whole_step():
+    seen = []
+
+    class Spy(DPS):
+        def combine(self, state):
+            seen.append(state)
+            return super().combine(state)
+
+    sample(GaussianPrior(), Pull(), torch.zeros_like(start()), Spy(steps=3), start(), keyed(start()))
+    assert len(seen) == 3
+    for state in seen:
+        assert state.x_t.shape == state.x0.shape == state.eps.shape == state.gradient.shape == start().shape
+        noise = keyed(start())(state.index) if state.sigma else torch.zeros_like(start())
+        torch.testing.assert_close(state.unguided, state.mean + state.sigma * noise)
+
+
+@pytest.mark.parametrize("sampler", GUIDED, ids=lambda s: s.name)
+def test_draws_are_named_in_the_order_in_which_they_are_asked_for(sampler):
+    asked = []
+
+    def noise(index, repeat=0, purpose="step"):
+        asked.append((purpose, index, repeat))
+        return standard_normal(start().shape, index, repeat, purpose)
+
+    sample(GaussianPrior(), Pull(), torch.zeros_like(start()), sampler, start(), noise)
+    assert asked == sampler.draws(GaussianPrior.schedule)[: len(asked)] and len(asked) >= 5
+
+
+def test_scaling_by_the_text_is_refused_without_a_prior_that_takes_prompts():
+    with pytest.raises(ValueError, match="sampler.scaling=text"):
+        DPS(scaling="text").check(GaussianPrior(), Pull())
+
+
+def test_every_image_of_diffrgd_moves_alone():
+    target = 0.3 * torch.ones_like(start())
+    together = sample(GaussianPrior(), Pull(), target, DiffRGD(steps=6), start(), keyed(start()))
+    z = [keyed(start())(index) for index in range(6)]
+    alone = sample(GaussianPrior(), Pull(), target[2:3], DiffRGD(steps=6), start()[2:3], lambda i, **_: z[i][2:3])
+    torch.testing.assert_close(together[2:3], alone)
+
+
+def test_diffrgd_stays_at_the_distance_that_the_noise_had():
+    seen = []
+    target = torch.ones_like(start())
+    sample(GaussianPrior(), Pull(), target, DiffRGD(steps=10), start(), keyed(start()), seen.append)
+    assert [s.losses is not None for s in seen] == [True] * 8 + [False] * 2
+    for state in seen[:8]:
+        assert (state.losses[:, -1] < state.losses[:, 0]).all()

@@ -1,4 +1,4 @@
-"""Semantic tasks on the embedded prior: conditions, measures, the command line, the suite."""
+"""Semantic tasks on the embedded prior: inputs, the evaluator, the command line."""
 
 import json
 import subprocess
@@ -12,14 +12,21 @@ from conftest import ROOT, compose_config
 from hydra.utils import instantiate
 from PIL import Image
 
-from dsg.images import Picture
-from dsg.prepare import prepare
-from tasks import semantic
+from dsg.metrics.semantic import AllAttributes, AttributeAccuracy, IdentityAttributes, Miou, SameIdentity
+from dsg.priors.base import Prior
+from dsg.runs.inputs import Data, Input
+from dsg.runs.prepare import prepare
 from tasks.captions import WORDS, asked_for, caption
+from tasks.networks import base as networks
+from tasks.networks.evaluator import load_evaluator
+from tasks.prompts import read_prompts, slug
 from tasks.segmentation import mean_iou
-from tasks.semantic import Case, SemanticTask, read_prompts, slug
+from tasks.semantic import SemanticTask
+from tasks.style import TextStyle
 
 TEST = ROOT / "data/avatars64"
+EVALUATOR = "checkpoints/avatars64/evaluator"
+SHAPE = (3, 64, 64)
 
 
 def call(*overrides, **options):
@@ -65,22 +72,33 @@ def test_the_suite_s_prompts_ask_for_something_that_exists(name):
     assert len(prompts) >= (32 if name == "prompts" else 10)
 
 
-# ---- cases
+# ---- inputs
 
 
-class Toy(SemanticTask):
-    takes = ("reference", "prompt")
+class Brightness(SemanticTask):
+    """A loss of one's own, in a few lines."""
+
+    def loss(self, image, condition):
+        return image.mean((1, 2, 3)).abs()
+
+
+class Toy(Brightness):
+    reference_kind = "image"
+    takes_prompt = True
 
 
 def test_every_reference_with_every_prompt(tmp_path):
     for name in ("a", "b"):
         Image.new("RGB", (80, 64), name == "a" and "red" or "blue").save(tmp_path / f"{name}.png")
     (tmp_path / "p.txt").write_text("# comment\na cat\n\na dog\n")
-    both = Toy("toy", reference=str(tmp_path), prompt=str(tmp_path / "p.txt")).cases(64, None, None)
-    assert [c.id for c in both] == ["a__a-cat", "a__a-dog", "b__a-cat", "b__a-dog"]
-    assert len({c.digest for c in both}) == 4 and both[0].prompt == "a cat"
-    one = Toy("toy", reference=str(tmp_path), prompt="a cat").cases(64, None, 1)
-    assert [c.id for c in one] == ["a"]
+    both = Toy("toy", reference=str(tmp_path), prompt=str(tmp_path / "p.txt")).inputs(Data(), SHAPE)
+    assert [i.id for i in both] == ["a__a-cat", "a__a-dog", "b__a-cat", "b__a-dog"]
+    assert len({i.digest for i in both}) == 4 and both[0].prompt == "a cat"
+    assert both[0].reference.shape == (64, 64, 3) and (both[0].reference == both[1].reference).all()
+    one = Toy("toy", reference=str(tmp_path), prompt="a cat").inputs(Data(limit=1), SHAPE)
+    assert [i.id for i in one] == ["a"]
+    instead = Toy("toy", prompt="a cat").inputs(Data(root=str(tmp_path)), SHAPE)
+    assert [i.id for i in instead] == ["a", "b"]
 
 
 def test_names_of_prompts_are_file_names():
@@ -91,8 +109,50 @@ def test_names_of_prompts_are_file_names():
 
 
 def test_a_loss_of_one_s_own_needs_neither():
-    (case,) = Toy.__mro__[1]("mine").cases(64, None, None)
-    assert case == Case("mine")
+    task = Brightness("mine")
+    (only,) = task.inputs(Data(), SHAPE)
+    assert only.id == "mine" and only.reference is None and only.prompt is None
+    assert task.condition([only], 0) == {} and task.picture(only, {}) is None and task.weights_hash is None
+    x = torch.full((2, 3, 4, 4), 0.5)
+    assert [c.name for c in task.columns] == list(task.metrics(x, {})) == ["mine_loss"]
+
+
+def test_an_input_is_encoded_once_while_batches_repeat_it():
+    class Counting(Brightness):
+        calls = 0
+
+        def encode(self, input):
+            self.calls += 1
+            return {"number": torch.tensor([float(len(input.id))])}
+
+    task, inputs = Counting("counting"), [Input("a", prompt="x"), Input("bc", prompt="y")]
+    assert task.condition([inputs[0], inputs[0], inputs[1]], 0)["number"].tolist() == [1, 1, 2] and task.calls == 2
+    assert task.condition([inputs[1]], 0)["number"].tolist() == [2] and task.calls == 2
+    assert task.condition([inputs[0]], 0)["number"].tolist() == [1] and task.calls == 3
+
+
+class Painter(Prior):
+    """A prior that takes prompts."""
+
+    takes_prompts, weights_hash = True, "none"
+
+    def __init__(self, prompt=None):
+        super().__init__()
+        self.prompt = prompt
+
+    def predict(self, x_t, t, prompts=None):
+        raise NotImplementedError
+
+
+def test_a_prompt_that_is_the_prior_s_has_to_be_one_prompt():
+    network = instantiate(compose_config("task=style").task).guidance
+    task = TextStyle("text_style", network, prompt="a face")
+    task.check_prior(Painter(), [])
+    with pytest.raises(ValueError, match="task.prompt and model.prompt are both the prior's prompt: give one"):
+        task.check_prior(Painter("a cat"), [])
+    wrong = Brightness("mine", prompt="a face")
+    with pytest.raises(ValueError, match="no part of task=mine takes one .model.prompt is the prior's."):
+        wrong.check_prior(Painter(), [])
 
 
 def test_mean_iou_by_hand():
@@ -102,48 +162,69 @@ def test_mean_iou_by_hand():
     assert mean_iou(labels.clamp(max=1), labels, 3).item() == 1
 
 
-# ---- the judge
+# ---- the evaluator
 
 
-@pytest.fixture(scope="module")
-def judge():
-    return instantiate(compose_config().evaluator)
+def faces(folder, names):
+    return np.stack([pixels(TEST / folder / f"{n}.png") for n in names]).astype(np.uint8)
 
 
-def cases_of(names, folder="test"):
-    return [Case(n, Picture(n, TEST, pixels(TEST / folder / f"{n}.png").astype(np.uint8), (64, 64))) for n in names]
+def mean_of(metric, images, inputs):
+    found = metric(EVALUATOR)
+    assert found.missing() is None and found.applies(inputs) and set(found.settings()) == {"evaluator"}
+    return np.mean(found(images, inputs))
 
 
-def test_the_judge_knows_real_people_words_and_parts(judge):
+def test_the_evaluator_knows_real_people_words_and_parts():
     names = [f"{i:05d}" for i in range(48)]
-    again = np.stack([pixels(TEST / "test_again" / f"{n}.png") for n in names]).astype(np.uint8)
-    faces = np.stack([pixels(TEST / "test" / f"{n}.png") for n in names]).astype(np.uint8)
-    task = instantiate(compose_config("task=faceid").task)
-    same = judge.measure(again, cases_of(names), task)
-    other = judge.measure(np.roll(again, 1, axis=0), cases_of(names), task)
-    assert np.mean(same["identity_attributes"]) > 0.93 and np.mean(other["identity_attributes"]) < 0.5
-    assert np.mean(same["same_identity"]) > 0.75 and np.mean(other["same_identity"]) < 0.05
+    again, first, parts = faces("test_again", names), faces("test", names), faces("test_parts", names)
+    people = [Input(n, reference=face) for n, face in zip(names, first)]
+    assert mean_of(IdentityAttributes, again, people) > 0.93
+    assert mean_of(IdentityAttributes, np.roll(again, 1, axis=0), people) < 0.5
+    assert mean_of(SameIdentity, again, people) > 0.75
+    assert mean_of(SameIdentity, np.roll(again, 1, axis=0), people) < 0.05
     table = pd.read_csv(TEST / "test_attributes.csv", keep_default_na=False, dtype={"id": str}).set_index("id")
     rng = np.random.default_rng(0)
-    prompts = [Case(n, prompt=caption(table.loc[n], rng, keep=1.0)) for n in names]
-    task = instantiate(compose_config("task=clip_text").task)
-    assert np.mean(judge.measure(faces, prompts, task)["attribute_accuracy"]) > 0.9
-    assert np.mean(judge.measure(np.roll(faces, 1, axis=0), prompts, task)["attribute_accuracy"]) < 0.5
-    task = instantiate(compose_config("task=segmentation").task)
-    assert np.mean(judge.measure(faces, cases_of(names, "test_parts"), task)["miou"]) > 0.93
+    prompts = [Input(n, prompt=caption(table.loc[n], rng, keep=1.0)) for n in names]
+    assert mean_of(AttributeAccuracy, first, prompts) > 0.9
+    assert mean_of(AttributeAccuracy, np.roll(first, 1, axis=0), prompts) < 0.5
+    assert mean_of(AllAttributes, np.roll(first, 1, axis=0), prompts) < mean_of(AllAttributes, first, prompts)
+    assert mean_of(Miou, first, [Input(n, labels=labels) for n, labels in zip(names, parts)]) > 0.93
+
+
+def test_a_score_for_tuning_is_the_mean_over_what_is_evaluated():
+    names = [f"{i:05d}" for i in range(4)]
+    images, parts = faces("test_again", names), faces("test_parts", names)
+    inputs = [
+        Input(n, reference=face, labels=labels, prompt="a person with red hair")
+        for n, face, labels in zip(names, faces("test", names), parts)
+    ]
+    score = load_evaluator(EVALUATOR).score
+    each = [("identity_attributes", "same_identity"), ("attribute_accuracy", "all_attributes"), ("evaluated_style",)]
+    each += [("miou",)]
+    alone = np.array([score(images, inputs, names) for names in each])
+    assert ((0 <= alone) & (alone <= 1)).all() and alone.std() > 0.1
+    np.testing.assert_allclose(score(images, inputs, [n for names in each for n in names]), alone.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(alone[3], Miou(EVALUATOR)(images, inputs), rtol=1e-6)
+
+
+def test_a_prior_without_an_evaluator_says_so():
+    assert Miou().missing() == "this prior has no evaluator"
+    assert "no checkpoint at nowhere" in Miou("nowhere").missing()
+    assert not Miou(EVALUATOR).applies([Input("a", prompt="a face")])
 
 
 @pytest.mark.parametrize("name", ["faceid", "clip_text", "style", "segmentation"])
-def test_the_guides_tell_what_was_asked_for_from_something_else(name):
+def test_the_guidance_networks_tell_what_was_asked_for_from_something_else(name):
     task = instantiate(compose_config(f"task={name}").task)
-    cases = task.cases(64, str(TEST / "test"), 12)
-    condition = task.condition(cases)
+    inputs = task.inputs(Data(str(TEST / "test"), 12), SHAPE)
+    condition = task.condition(inputs, 0)
     if name == "clip_text":
         rows = pd.read_csv(TEST / "test_attributes.csv", keep_default_na=False, dtype={"id": str}).to_dict("records")
-        ids = [next(r["id"] for r in rows if all(r[n] in v for n, v in asked_for(c.prompt).items())) for c in cases]
+        ids = [next(r["id"] for r in rows if all(r[n] in v for n, v in asked_for(i.prompt).items())) for i in inputs]
         folder = "test"
     else:
-        ids, folder = [c.id for c in cases], {"faceid": "test_again"}.get(name, "test")
+        ids, folder = [i.id for i in inputs], {"faceid": "test_again"}.get(name, "test")
     x = torch.from_numpy(np.stack([pixels(TEST / folder / f"{i}.png") for i in ids])).permute(0, 3, 1, 2) / 127.5 - 1
     with torch.no_grad():
         right, wrong = task.loss(x.float(), condition), task.loss(x.float().roll(1, 0), condition)
@@ -156,36 +237,36 @@ FAST = ["sampler.steps=3", "batch_size=3"]
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory):
+def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("semantic") / "out"
     done = call("task=faceid", "task.reference=data/avatars64/val", "data.limit=2", "samples=2", *FAST, f"out={out}")
     assert done.returncode == 0, done.stderr
     return out
 
 
-def test_a_cell_leaves_samples_references_and_measures(cell):
-    assert sorted(p.name for p in (cell / "images").iterdir()) == [f"0000{i}_{k}.png" for i in (0, 1) for k in (0, 1)]
-    assert sorted(p.name for p in (cell / "condition").iterdir()) == ["00000.png", "00001.png"]
-    assert (pixels(cell / "condition/00000.png") == pixels(TEST / "val/00000.png")).all()
-    assert not any((cell / "truth").iterdir())
-    table = pd.read_csv(cell / "per_image.csv", dtype={"id": str, "image": str})
+def test_a_run_leaves_samples_references_and_metrics(run):
+    assert sorted(p.name for p in (run / "images").iterdir()) == [f"0000{i}_{k}.png" for i in (0, 1) for k in (0, 1)]
+    assert sorted(p.name for p in (run / "condition").iterdir()) == ["00000.png", "00001.png"]
+    assert (pixels(run / "condition/00000.png") == pixels(TEST / "val/00000.png")).all()
+    assert not any((run / "truth").iterdir())
+    table = pd.read_csv(run / "per_image.csv", dtype={"id": str, "image": str})
     assert table[["id_distance", "identity_attributes", "same_identity"]].notna().all().all() and "psnr" not in table
-    summary = json.loads((cell / "metrics.json").read_text())
-    assert summary["measures"]["diversity"]["mean"] > 0.05
-    weights = [line for line in (cell / "config.yaml").read_text().splitlines() if line.strip().startswith("weights:")]
-    assert len(weights) == 2  # the prior's and the guide's are in the cell's identity
-    x, y = pixels(cell / "images/00000_0.png"), pixels(cell / "images/00000_1.png")
-    assert summary["measures"]["diversity"]["high"] >= np.sqrt(np.square((x - y) / 127.5).mean()) * 0.99
+    summary = json.loads((run / "metrics.json").read_text())
+    assert summary["metrics"]["diversity"]["mean"] > 0.05
+    weights = [line for line in (run / "config.yaml").read_text().splitlines() if line.strip().startswith("weights:")]
+    assert len(weights) == 2  # the prior's and the guidance network's are in the run's identity
+    x, y = pixels(run / "images/00000_0.png"), pixels(run / "images/00000_1.png")
+    assert summary["metrics"]["diversity"]["high"] >= np.sqrt(np.square((x - y) / 127.5).mean()) * 0.99
 
 
-def test_more_references_extend_it_and_the_batch_does_not_matter(cell, tmp_path):
-    before = {p: p.stat().st_mtime_ns for p in (cell / "images").iterdir()}
+def test_more_references_extend_it_and_the_batch_does_not_matter(run, tmp_path):
+    before = {p: p.stat().st_mtime_ns for p in (run / "images").iterdir()}
     options = ["task=faceid", "task.reference=data/avatars64/val", "sampler.steps=3"]
-    assert "finished already" in call(*options, "data.limit=2", "samples=2", f"out={cell}").stdout
+    assert "finished already" in call(*options, "data.limit=2", "samples=2", f"out={run}").stdout
     assert call(*options, "data.limit=1", "samples=2", "batch_size=1", f"out={tmp_path / 'o'}").returncode == 0
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
     for k in (0, 1):
-        assert (pixels(cell / f"images/00000_{k}.png") == pixels(tmp_path / f"o/images/00000_{k}.png")).all()
+        assert (pixels(run / f"images/00000_{k}.png") == pixels(tmp_path / f"o/images/00000_{k}.png")).all()
 
 
 def test_prompts_from_a_text_and_from_a_file(tmp_path):
@@ -213,29 +294,46 @@ def test_a_person_and_a_prompt_together(tmp_path):
 
 def test_a_prompt_beside_a_label_map_goes_into_the_loss(tmp_path):
     parts = ["task=composite", "task.weights={faceid: 0, clip_text: 0.1, segmentation: 1}", "task.prompt=a sad person"]
-    cell, _ = prepare(compose_config(*parts, "task.reference=data/avatars64/test_parts/00003.png"), tmp_path / "o")
-    assert set(cell.task.condition(cell.pictures)) == {"clip_text/text", "segmentation/labels"}
+    config = compose_config(*parts, "task.reference=data/avatars64/test_parts/00003.png")
+    prepared = prepare(config, out=tmp_path / "o")
+    assert set(prepared.task.condition(prepared.inputs, 0)) == {"clip_text/text", "segmentation/labels"}
+
+
+def test_a_sum_takes_the_prompts_of_its_parts_and_names_the_rest_as_wrong():
+    summed = instantiate(compose_config("task=composite").task)
+    words = instantiate(compose_config("task=clip_text").task)
+    assert summed.prompt == words.prompt and summed.evaluated_by == (
+        "identity_attributes",
+        "same_identity",
+        "attribute_accuracy",
+        "all_attributes",
+    )
+    assert instantiate(compose_config("task=composite", "task.weights.clip_text=0").task).prompt is None
 
 
 @pytest.mark.parametrize(
     "overrides, words",
     [
-        (["task=faceid", "task.reference=nowhere"], "nowhere: no such picture or folder"),
+        (["task=faceid", "task.reference=nowhere"], "nowhere: no such image or folder"),
         (["task=faceid", "task.reference={tmp}/broken.png"], "broken.png cannot be read"),
         (["task=faceid", "task.reference={tmp}/tiny.png"], "tiny.png is too small: 16x16, at least 32x32"),
         (["task=faceid", "data.degraded=true"], "task=faceid restores nothing"),
-        (["task=faceid", "task.guide.checkpoint=none.pt"], "no checkpoint at"),
+        (["task=faceid", "task.guidance.checkpoint=none.pt"], "no checkpoint at"),
         (["task=faceid", "task.crop=[0,70,0,64]"], "task.crop=[0, 70, 0, 64]"),
         (["task=faceid", "model=celebahq256", "task.reference={tmp}/tiny.png"], "fetch_checkpoints.py"),
         (["task=clip_text", "task.prompt=a purple person"], "does not know 'purple'; its words are a, an, and"),
         (["task=clip_text", "task.prompt={tmp}/none.txt"], "none.txt cannot be read"),
         (["task=clip_text", "task.prompt={tmp}/empty.txt"], "no prompt in it"),
         (["task=clip_text", "task.prompt={tmp}/twice.txt"], "'a face' is there twice"),
-        (["task=clip_text", "task.prompt=''"], "needs task.prompt="),
-        (["task=text_style", "task.prompt='a face'"], "model=avatars64 takes none"),
+        (["task=clip_text", "task.prompt=''"], "task.prompt= is empty"),
+        (["task=clip_text", "task.prompt=null"], "task=clip_text needs task.prompt="),
+        (["task=text_style", "task.prompt='a face'"], "this prior takes none"),
         (["task=style", "sampler=freedom", "sampler.scaling=text"], "needs a prior with a prompt"),
         (["task=segmentation", "task.reference=data/avatars64/val/00000.png"], "is no label map"),
-        (["task=segmentation", "task.reference={tmp}/seven.png"], "holds class 7: the guide knows 0 background"),
+        (
+            ["task=segmentation", "task.reference={tmp}/seven.png"],
+            "class 7: the guidance network knows 0 background",
+        ),
         (["task=composite", "+task.weights.sound=1"], "task.weights.sound: no such part"),
         (["task=composite", "task.weights.style=-1"], "task.weights.style=-1"),
         (["task=composite", "task.weights.faceid=0", "task.reference={tmp}/tiny.png"], "takes none"),
@@ -251,18 +349,17 @@ def test_a_prompt_beside_a_label_map_goes_into_the_loss(tmp_path):
     ],
 )
 def test_bad_input_is_one_clear_line_before_any_work(tmp_path, monkeypatch, overrides, words):
-    monkeypatch.setattr(semantic, "_loaded", {})
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    monkeypatch.setattr(networks, "_loaded", {})
+    (tmp_path / "broken.png").write_bytes(b"no image")
     Image.new("RGB", (16, 16)).save(tmp_path / "tiny.png")
     Image.fromarray(np.full((64, 64), 7, np.uint8)).save(tmp_path / "seven.png")
     (tmp_path / "empty.txt").write_text("# nothing\n")
     (tmp_path / "twice.txt").write_text("a face\na face\n")
-    config = compose_config(*(o.format(tmp=tmp_path) for o in overrides))
     with pytest.raises((ValueError, OSError)) as error:
-        prepare(config, tmp_path / "o")
+        prepare(compose_config(*(o.format(tmp=tmp_path) for o in overrides)), out=tmp_path / "o")
     message = str(error.value)
     assert words in message and "\n" not in message and not (tmp_path / "o").exists()
-    assert semantic._loaded == {}  # before weights load
+    assert networks._loaded == {}  # before weights load
 
 
 def test_bad_input_on_the_command_line(tmp_path):
@@ -274,9 +371,21 @@ def test_bad_input_on_the_command_line(tmp_path):
 # ---- the suite
 
 
-def test_the_suite_tables_pictures_and_a_second_call(tmp_path):
-    command = [sys.executable, "scripts/semantic.py", "--conditions", "2", "--samples", "2", "--steps", "3"]
-    command += ["--tasks", "faceid", "clip_text", "--wandb", "disabled", "--out", str(tmp_path)]
+def test_the_suite_s_tables_figures_and_a_second_call(tmp_path):
+    command = [sys.executable, "scripts/reproduce.py", "--suite", "semantic", "--steps", "3"]
+    command += [
+        "--conditions",
+        "2",
+        "--samples",
+        "2",
+        "--tasks",
+        "faceid",
+        "clip_text",
+        "--wandb",
+        "disabled",
+        "--out",
+        str(tmp_path),
+    ]
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     table = pd.read_csv(tmp_path / "table.csv")
@@ -285,7 +394,7 @@ def test_the_suite_tables_pictures_and_a_second_call(tmp_path):
     faceid = table[table["task"] == "faceid"].set_index("method")
     assert faceid.loc["real", "id_distance"] < faceid.loc["unconditional", "id_distance"]
     assert faceid["diversity"].drop("real").gt(0).all()
-    assert "DSG minus its host" in (tmp_path / "table.md").read_text()
+    assert "DSG minus its base method" in (tmp_path / "table.md").read_text()
     assert Image.open(tmp_path / "faceid.png").width > 500 and (tmp_path / "clip_text.png").exists()
     times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("images/*.png")}
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 0
@@ -295,7 +404,7 @@ def test_the_suite_tables_pictures_and_a_second_call(tmp_path):
 # ---- the data
 
 
-def test_label_maps_and_second_pictures_are_what_the_script_draws():
+def test_label_maps_and_second_images_are_what_the_script_draws():
     import make_avatars
 
     table = pd.read_csv(TEST / "test_attributes.csv", keep_default_na=False, dtype={"id": str})

@@ -10,15 +10,14 @@ import pytest
 import torch
 from conftest import ROOT, TOKENS, compose_config, save_clip, save_tokenizer
 from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel, UNet2DModel
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dsg.prepare import prepare
-from dsg.priors.stable_diffusion import StableDiffusion
-from dsg.runner import run_cell
+from dsg.priors.memory import SD14_UNET, SD14_VAE
+from dsg.priors.stable_diffusion import Pipeline, StableDiffusion
+from dsg.runs.prepare import prepare
 from dsg.samplers import sample
 from dsg.schedule import NoiseSchedule, scaled_linear_betas
 
@@ -33,8 +32,9 @@ def folder(tmp_path_factory):
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     ).save_pretrained(folder / "unet")  # fmt: skip
     AutoencoderKL(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=4, norm_num_groups=4, layers_per_block=1, sample_size=16,
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, norm_num_groups=4, layers_per_block=1,
+        sample_size=16,
     ).save_pretrained(folder / "vae")  # fmt: skip
     text = CLIPTextConfig(
         vocab_size=len(TOKENS), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
 
 def load(folder, *overrides):
     options = [f"model.checkpoint={folder}", "model.image_size=16", *overrides]
-    return instantiate(compose_config("model=sd14", *options).model)
+    return instantiate(compose_config("model=sd14", *options).model).load()
 
 
 @pytest.fixture
@@ -60,36 +60,48 @@ def x():
 
 
 def test_classifier_free_guidance_by_hand(folder, x):
-    plain, prior = load(folder), load(folder, "model.prompt=a cat", "model.cfg=3")
+    unprompted, prior = load(folder), load(folder, "model.prompt=a cat", "model.cfg=3")
     texts = [prior.embed(""), prior.embed("a cat")]
     assert (texts[0] - texts[1]).abs().max() > 1e-3  # the prompt says something
     with torch.no_grad():
         eps = [prior.net(x, 400, encoder_hidden_states=t.expand(2, -1, -1)).sample for t in texts]
-    torch.testing.assert_close(plain.predict(x, 400)[0], eps[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(prior.predict(x, 400)[0], eps[0] + 3 * (eps[1] - eps[0]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(unprompted.predict(x, 400).eps, eps[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prior.predict(x, 400).eps, eps[0] + 3 * (eps[1] - eps[0]), rtol=1e-4, atol=1e-5)
+    assert unprompted.predict(x, 400).text_shift is None and prior.predict(x, 400).v is None
     assert not any(p.requires_grad for p in prior.parameters())
 
 
-def test_a_prompt_for_each_picture(folder, x):
+def test_a_prompt_for_each_image(folder, x):
     prior, prompts = load(folder, "model.cfg=3", "model.prompt=t"), ["a cat", "c"]
-    prior.set_prompts(prompts)
-    together, text_rms = prior.predict(x, 400)[0], prior.text_rms
+    together, _, shift = prior.predict(x, 400, prompts)
     for i, prompt in enumerate(prompts):
         alone = load(folder, "model.cfg=3", f"model.prompt={prompt}")
-        assert torch.equal(alone.predict(x[i : i + 1], 400)[0], together[i : i + 1])
+        assert torch.equal(alone.predict(x[i : i + 1], 400).eps, together[i : i + 1])
         with torch.no_grad():
             eps = [prior.net(x[i : i + 1], 400, encoder_hidden_states=prior.embed(p)).sample for p in ("", prompt)]
-        by_hand = (3 * (eps[1] - eps[0])).square().mean().sqrt()
-        assert by_hand > 1e-3 and text_rms.shape == (2,)
-        torch.testing.assert_close(text_rms[i], by_hand, rtol=1e-4, atol=1e-6)
-    prior.set_prompts([None, "c"])  # one without
-    assert torch.equal(prior.predict(x, 400)[0], torch.cat([load(folder).predict(x[:1], 400)[0], together[1:]]))
-    assert torch.equal(prior.text_rms, text_rms * torch.tensor([0, 1]))
-    prior.set_prompts(["a cat"])
-    with pytest.raises(ValueError, match="1 prompts for a batch of 2"):
-        prior.predict(x, 400)
-    prior.set_prompts(None)
-    assert torch.equal(prior.predict(x, 400)[0], load(folder, "model.cfg=3", "model.prompt=t").predict(x, 400)[0])
+        by_hand = 3 * (eps[1] - eps[0])
+        assert by_hand.square().mean().sqrt() > 1e-3 and shift.shape == x.shape
+        torch.testing.assert_close(shift[i : i + 1], by_hand, rtol=1e-4, atol=1e-5)
+    half, _, half_shift = prior.predict(x, 400, [None, "c"])  # one without
+    assert torch.equal(half, torch.cat([load(folder).predict(x[:1], 400).eps, together[1:]]))
+    assert torch.equal(half_shift, shift * torch.tensor([0, 1])[:, None, None, None])
+    for wrong in (["a cat"], ["a cat"] * 3, []):
+        with pytest.raises(ValueError, match=f"{len(wrong)} prompts for a batch of 2"):
+            prior.predict(x, 400, wrong)
+    assert torch.equal(prior.predict(x, 400).eps, load(folder, "model.cfg=3", "model.prompt=t").predict(x, 400).eps)
+    no_text = prior.predict(x, 400, [None, None])
+    assert torch.equal(no_text.eps, load(folder).predict(x, 400).eps) and no_text.text_shift is None
+
+
+def test_settings_are_known_before_weights_are_read(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "m")
+    for file in (tmp_path / "m").rglob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:99])
+    options = [f"model.checkpoint={tmp_path / 'm'}", "model.image_size=16"]
+    prior = instantiate(compose_config("model=sd14", *options).model)
+    assert prior.shape == (4, 8, 8) and prior.image_shape == (3, 16, 16) and prior.takes_prompts
+    with pytest.raises(ValueError, match="unet cannot be read as a UNet2DConditionModel"):
+        prior.predict(torch.zeros(1, 4, 8, 8), 400)
 
 
 def test_its_schedule_ends_above_zero_noise(folder):
@@ -106,9 +118,9 @@ def test_recomputing_changes_nothing(folder, x):
     for switch in ("true", "false"):
         prior = load(folder, f"model.use_checkpoint={switch}")
         z = x.clone().requires_grad_()
-        picture = prior.decode(z - 0.1 * prior.predict(z, 300)[0])
-        gradients.append(torch.autograd.grad(picture.square().sum(), z)[0])
-        images.append(picture.detach())
+        image = prior.decode(z - 0.1 * prior.predict(z, 300).eps)
+        gradients.append(torch.autograd.grad(image.square().sum(), z)[0])
+        images.append(image.detach())
     assert images[0].shape == (2, 3, 16, 16)
     torch.testing.assert_close(images[0], images[1], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
@@ -126,7 +138,7 @@ def test_linear_tasks_are_guided_through_the_decoder(folder, sampler):
     prior = load(folder)
     x_T = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     task = instantiate(compose_config("task=super_resolution", "task.factor=2", "task.sigma=0").task)
-    condition = task.measure(torch.full((2, 3, 16, 16), 0.3), ["a", "b"], 0)
+    condition = task.degrade(torch.full((2, 3, 16, 16), 0.3), ["a", "b"], 0)
     losses = []
     for name in ("unconditional", sampler):
         options = ["data=diffusers", f"sampler={name}", "sampler.steps=8", "sampler.eta=1"]
@@ -143,12 +155,12 @@ def call(*overrides):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_a_cell_on_the_command_line(folder, tmp_path):
+def test_a_run_on_the_command_line(folder, tmp_path):
     options = [f"model.checkpoint={folder}", "model.image_size=16", "data.root=data/avatars64/test", "sampler.steps=3"]
     done = call(*options, "model.prompt=a cat", "task.mask=null", f"out={tmp_path / 'o'}")
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "o/images/00000.png").size == (16, 16)
-    other = call(*options, "model.prompt=a", f"out={tmp_path / 'o'}")  # another prompt is another cell
+    other = call(*options, "model.prompt=a", f"out={tmp_path / 'o'}")  # another prompt is another run
     assert other.returncode == 2 and "model.prompt was a cat" in other.stderr
 
 
@@ -162,7 +174,7 @@ def styled(folder, tmp_path_factory):
     Image.fromarray(pixels).save(inputs / "portrait.png")
     (inputs / "prompts.txt").write_text("# two of them\na cat\nc\n")
     options = [f"reference={inputs / 'portrait.png'}", f"prompt={inputs / 'prompts.txt'}", "image_size=32"]
-    options = [f"task.{option}" for option in (*options, f"guide.checkpoint={inputs / 'clip'}")]
+    options = [f"task.{option}" for option in (*options, f"guidance.checkpoint={inputs / 'clip'}")]
     return ["task=text_style", f"model.checkpoint={folder}", "model.image_size=16", "device=cpu", *options]
 
 
@@ -181,10 +193,11 @@ def test_a_style_and_prompts_on_the_command_line(styled, tmp_path):
 
 
 def run(out, *options):
-    """The table and the pictures of a cell."""
-    cell, results = prepare(compose_config("model=sd14", "sampler.steps=5", f"out={out}", *options))
-    assert run_cell(cell, results) == []
-    return results.table, [np.asarray(Image.open(results.images / f"{name}.png")).astype(int) for name in NAMES]
+    """The table and the images of a run."""
+    run = prepare(compose_config("model=sd14", "sampler.steps=5", f"out={out}", *options))
+    assert run.execute() == []
+    images = [np.asarray(Image.open(run.results.images / f"{name}.png")).astype(int) for name in NAMES]
+    return run.results.table(), images
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +228,7 @@ def test_styles_of_a_batch_are_those_one_by_one_and_nearer(styled, unguided, tmp
                 "model.prompt=a",
                 "task=text_style",
                 "task.prompt=a cat",
-                "task.guide.checkpoint=docs",
+                "task.guidance.checkpoint=docs",
             ],
             "both the prior's prompt: give one",
         ),
@@ -224,7 +237,7 @@ def test_styles_of_a_batch_are_those_one_by_one_and_nearer(styled, unguided, tmp
 def test_bad_options_are_one_clear_line(folder, tmp_path, overrides, words):
     overrides = ["model=sd14", *(o.format(folder=folder) for o in overrides), "data.root=data/avatars64/test"]
     with pytest.raises((ValueError, OSError)) as error:
-        prepare(compose_config(*overrides), tmp_path / "o")
+        prepare(compose_config(*overrides), out=tmp_path / "o")
     assert words in str(error.value) and "\n" not in str(error.value) and not (tmp_path / "o").exists()
 
 
@@ -242,7 +255,7 @@ def test_missing_weights_are_refused(folder, tmp_path, part):
         del state[sorted(state)[5]]
         return state
 
-    with pytest.raises(InstantiationException, match=f"{part} cannot be read as a .*: 1 weights missing"):
+    with pytest.raises(ValueError, match=f"{part} cannot be read as a .*: 1 weights missing"):
         load(rewritten(folder, tmp_path / "m", part, change))
 
 
@@ -264,14 +277,13 @@ def test_attention_under_its_released_names(folder, tmp_path):
     net.save_pretrained(tmp_path / "u/unet")
     DDPMScheduler().save_pretrained(tmp_path / "u/scheduler")
     renamed = rewritten(tmp_path / "u", tmp_path / "v", "unet", change)
-    found = instantiate(compose_config("model=diffusers", f"model.checkpoint={renamed}").model).net.state_dict()
+    prior = instantiate(compose_config("model=diffusers", f"model.checkpoint={renamed}").model)
+    found = prior.load().net.state_dict()
     assert all(torch.equal(v, found[k]) for k, v in net.state_dict().items())
 
 
 def test_a_guided_step_of_the_released_networks_at_their_full_size():
-    """SD 1.4's U-Net and autoencoder, 943 M parameters, with random weights, on a small picture: a prompt, the loss behind the decoder."""
-    from estimate_memory import SD14_UNET, SD14_VAE
-
+    """SD 1.4's networks, 943 M random parameters, on a small image: a prompt, and the loss behind the decoder."""
     with torch.device("meta"):
         nets = UNet2DConditionModel(**SD14_UNET), AutoencoderKL(**SD14_VAE)
     assert [sum(p.numel() for p in net.parameters()) for net in nets] == [859_520_964, 83_653_863]
@@ -281,21 +293,19 @@ def test_a_guided_step_of_the_released_networks_at_their_full_size():
         for p in net.parameters():  # not drawn one by one: that takes longer than the test
             p.data = texture.repeat(p.numel() // 2**20 + 1)[: p.numel()].view(p.shape) + (p.ndim == 1)
     schedule = NoiseSchedule(scaled_linear_betas(), 1, 1.0)
-    options = {"prompt": "a cat", "image_size": 64, "cpu_batch": 1}
-    prior = StableDiffusion.of_parts(
-        *nets, lambda text: torch.full((1, 77, 768), len(text) / 10), schedule, "epsilon", **options
-    )
+    pipeline = Pipeline(*nets, lambda text: torch.full((1, 77, 768), len(text) / 10), schedule, "eps")
+    prior = StableDiffusion("sd14", pipeline, prompt="a cat", image_size=64, cpu_batch=1)
     x = torch.randn(1, *prior.shape, generator=random)
 
     def loss(x):
-        eps, _ = prior.predict(x, 501)
+        eps = prior.predict(x, 501).eps
         ab = schedule.alpha_bar[501].item()
         return (prior.decode((x - (1 - ab) ** 0.5 * eps) / ab**0.5) - 0.5).flatten(1).norm(dim=1).sum()
 
     x.requires_grad_()
     before = loss(x)
     (gradient,) = torch.autograd.grad(before, x)
-    assert prior.image_shape == (3, 64, 64) and prior.text_rms > 0
+    assert prior.image_shape == (3, 64, 64) and prior.predict(x.detach(), 501).text_shift.abs().max() > 0
     assert torch.isfinite(gradient).all() and gradient.norm() > 0
     with torch.no_grad():
         assert min(loss(x - step * gradient / gradient.norm()) for step in (0.003, 0.03, 0.3)) < before

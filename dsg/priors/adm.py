@@ -1,15 +1,21 @@
-"""The ADM U-Net of Dhariwal & Nichol, "Diffusion Models Beat GANs on Image Synthesis" (arXiv 2105.05233).
+"""The ADM U-Net of Dhariwal & Nichol (arXiv 2105.05233, "Diffusion Models Beat GANs on Image Synthesis") as a prior.
 
 Module names follow openai/guided-diffusion, so that its checkpoints load with `strict=True`.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from dsg.checkpoints import load_into, read_weights, require
+from dsg.priors.adm_blocks import AttentionBlock, Block, Resample, ResBlock, timestep_embedding, zeroed
+from dsg.priors.base import Prediction, Prior, Prompts
+from dsg.priors.batching import in_fixed_batches
+from dsg.priors.prediction import PredictionKind, check_prediction, flow_input, to_eps
+from dsg.schedule import NoiseSchedule, linear_betas
 
 
 class ADMUNet(nn.Module):
@@ -56,56 +62,31 @@ class ADMUNet(nn.Module):
         if class_cond:
             raise ValueError("class_cond=true: class-conditional networks are not supported, use an unconditional one")
         mult = _numbers(channel_mult, float)
-        attention = {image_size // size for size in _numbers(attention_resolutions, int)}
         _check(image_size, num_channels, mult, norm_groups)
         self.in_channels, self.image_size = in_channels, image_size
         self.num_channels, self.learn_sigma = num_channels, learn_sigma
-        emb = 4 * num_channels
-
-        def res(cin: int, cout: int, resample: str | None = None) -> ResBlock:
-            return ResBlock(cin, cout, emb, norm_groups, dropout, use_scale_shift_norm, resample, use_checkpoint)
-
-        def att(ch: int) -> AttentionBlock:
-            heads = num_heads if num_head_channels == -1 else ch // num_head_channels
-            if heads == 0 or ch % heads:
-                raise ValueError(f"num_head_channels={num_head_channels} does not divide the {ch} channels of a level")
-            return AttentionBlock(ch, heads, norm_groups, use_checkpoint)
-
-        def resample(ch: int, kind: str) -> nn.Module:
-            return res(ch, ch, kind) if resblock_updown else Resample(ch, kind, conv_resample)
-
-        self.time_embed = nn.Sequential(nn.Linear(num_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
-        ch = int(mult[0] * num_channels)
-        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(in_channels, ch, 3, padding=1))])
-        skips, ds = [ch], 1
-        for level, m in enumerate(mult):
-            for _ in range(num_res_blocks):
-                layers = [res(ch, int(m * num_channels))]
-                ch = int(m * num_channels)
-                self.input_blocks.append(Block(*layers, *([att(ch)] if ds in attention else [])))
-                skips.append(ch)
-            if level < len(mult) - 1:
-                self.input_blocks.append(Block(resample(ch, "down")))
-                skips.append(ch)
-                ds *= 2
-        self.middle_block = Block(res(ch, ch), att(ch), res(ch, ch))
-        self.output_blocks = nn.ModuleList()
-        for level, m in reversed(list(enumerate(mult))):
-            for i in range(num_res_blocks + 1):
-                layers = [res(ch + skips.pop(), int(m * num_channels))]
-                ch = int(m * num_channels)
-                layers += [att(ch)] if ds in attention else []
-                if level > 0 and i == num_res_blocks:
-                    layers.append(resample(ch, "up"))
-                    ds //= 2
-                self.output_blocks.append(Block(*layers))
+        make = _Layers(
+            4 * num_channels, norm_groups, dropout, use_scale_shift_norm, resblock_updown, conv_resample,
+            num_head_channels, num_heads, use_checkpoint,
+        )  # fmt: skip
+        attended = {image_size // size for size in _numbers(attention_resolutions, int)}
+        levels = [_Level(int(m * num_channels), 2**i in attended) for i, m in enumerate(mult)]
+        self.time_embed = nn.Sequential(nn.Linear(num_channels, make.emb), nn.SiLU(), nn.Linear(make.emb, make.emb))
+        self.input_blocks, skips = _encoder(make, levels, num_res_blocks, in_channels)
+        deepest, finest = levels[-1].channels, levels[0].channels
+        self.middle_block = Block(make.res(deepest, deepest), make.attention(deepest), make.res(deepest, deepest))
+        self.output_blocks = _decoder(make, levels, num_res_blocks, skips)
         out_channels = in_channels * (2 if learn_sigma else 1)
-        self.out = nn.Sequential(
-            nn.GroupNorm(norm_groups, ch), nn.SiLU(), _zero(nn.Conv2d(ch, out_channels, 3, padding=1))
-        )
+        last = zeroed(nn.Conv2d(finest, out_channels, 3, padding=1))
+        self.out = nn.Sequential(nn.GroupNorm(norm_groups, finest), nn.SiLU(), last)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """x [B, C, H, W] in [-1, 1] plus noise, t [B] or [1] in 0..999 -> [B, C, H, W], or [B, 2C, H, W] if `learn_sigma`."""
+        """The prediction [B, C, H, W], or [B, 2C, H, W] if `learn_sigma`.
+
+        Args:
+            x: [B, C, H, W], an image in [-1, 1] plus noise.
+            t: [B], or [1] for all, in 0..999.
+        """
         emb = self.time_embed(timestep_embedding(t, self.num_channels))
         skips = []
         for block in self.input_blocks:
@@ -117,109 +98,77 @@ class ADMUNet(nn.Module):
         return self.out(x).float()
 
 
-def timestep_embedding(t: Tensor, dim: int) -> Tensor:
-    """Sinusoidal embedding [B, dim], cosines first, wavelengths from 2 pi to 2 pi * 10^4."""
-    half = dim // 2
-    freqs = torch.exp(-math.log(10000) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
-    args = t.float()[:, None] * freqs
-    return torch.cat([args.cos(), args.sin()], dim=-1)
+@dataclass
+class _Level:
+    """A resolution of the network."""
+
+    channels: int
+    attended: bool
 
 
-class Block(nn.Sequential):
-    """Layers of one resolution; the time embedding reaches those that take it."""
+@dataclass
+class _Layers:
+    """Makes the layers of one network. The fields are hyper-parameters of `ADMUNet`; `emb` is the embedding's width."""
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        for layer in self:
-            x = layer(x, emb) if isinstance(layer, ResBlock) else layer(x)
-        return x
+    emb: int
+    norm_groups: int
+    dropout: float
+    use_scale_shift_norm: bool
+    resblock_updown: bool
+    conv_resample: bool
+    num_head_channels: int
+    num_heads: int
+    use_checkpoint: bool
 
+    def res(self, cin: int, cout: int, resample: str | None = None) -> ResBlock:
+        return ResBlock(
+            cin, cout, self.emb, self.norm_groups, self.dropout, self.use_scale_shift_norm, resample,
+            self.use_checkpoint,
+        )  # fmt: skip
 
-class ResBlock(nn.Module):
-    def __init__(self, cin, cout, emb, groups, dropout, scale_shift, resample, use_checkpoint):
-        super().__init__()
-        self.scale_shift, self.resample, self.use_checkpoint = scale_shift, resample, use_checkpoint
-        self.in_layers = nn.Sequential(nn.GroupNorm(groups, cin), nn.SiLU(), nn.Conv2d(cin, cout, 3, padding=1))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, 2 * cout if scale_shift else cout))
-        self.out_layers = nn.Sequential(
-            nn.GroupNorm(groups, cout), nn.SiLU(), nn.Dropout(dropout), _zero(nn.Conv2d(cout, cout, 3, padding=1))
-        )
-        self.skip_connection = nn.Identity() if cin == cout else nn.Conv2d(cin, cout, 1)
+    def attention(self, ch: int) -> AttentionBlock:
+        heads = self.num_heads if self.num_head_channels == -1 else ch // self.num_head_channels
+        if heads == 0 or ch % heads:
+            raise ValueError(f"num_head_channels={self.num_head_channels} does not divide the {ch} channels of a level")
+        return AttentionBlock(ch, heads, self.norm_groups, self.use_checkpoint)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return _recompute(self._forward, self.use_checkpoint, x, emb)
+    def at(self, level: _Level, cin: int) -> list[nn.Module]:
+        """A residual block, and attention where the level has it."""
+        res = self.res(cin, level.channels)
+        return [res, self.attention(level.channels)] if level.attended else [res]
 
-    def _forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        norm, act, conv = self.in_layers
-        h = conv(_resample(act(norm(x)), self.resample))
-        emb = self.emb_layers(emb)[..., None, None]
-        norm, *rest = self.out_layers
-        if self.scale_shift:
-            scale, shift = emb.chunk(2, dim=1)
-            h = norm(h) * (1 + scale) + shift
-        else:
-            h = norm(h + emb)
-        for layer in rest:
-            h = layer(h)
-        return self.skip_connection(_resample(x, self.resample)) + h
+    def resample(self, ch: int, kind: str) -> nn.Module:
+        return self.res(ch, ch, kind) if self.resblock_updown else Resample(ch, kind, self.conv_resample)
 
 
-class AttentionBlock(nn.Module):
-    """Self-attention over positions; q, k, v interleaved per head as in guided-diffusion's `QKVAttentionLegacy`."""
-
-    def __init__(self, ch: int, heads: int, groups: int, use_checkpoint: bool):
-        super().__init__()
-        self.heads, self.use_checkpoint = heads, use_checkpoint
-        self.norm = nn.GroupNorm(groups, ch)
-        self.qkv = nn.Conv1d(ch, 3 * ch, 1)
-        self.proj_out = _zero(nn.Conv1d(ch, ch, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _recompute(self._forward, self.use_checkpoint, x)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        b, c, height, width = x.shape
-        qkv = self.qkv(self.norm(x).reshape(b, c, -1))
-        q, k, v = qkv.reshape(b, self.heads, 3, c // self.heads, -1).transpose(-1, -2).unbind(2)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(b, c, -1)
-        return x + self.proj_out(h).reshape(b, c, height, width)
+def _encoder(
+    make: _Layers, levels: list[_Level], num_res_blocks: int, in_channels: int
+) -> tuple[nn.ModuleList, list[int]]:
+    """The way down, and the channels that each of its blocks leaves for the way up."""
+    ch = levels[0].channels
+    blocks, skips = nn.ModuleList([Block(nn.Conv2d(in_channels, ch, 3, padding=1))]), [ch]
+    for level in levels:
+        for _ in range(num_res_blocks):
+            blocks.append(Block(*make.at(level, ch)))
+            ch = level.channels
+            skips.append(ch)
+        if level is not levels[-1]:
+            blocks.append(Block(make.resample(ch, "down")))
+            skips.append(ch)
+    return blocks, skips
 
 
-class Resample(nn.Module):
-    """Halve ("down") or double ("up") the resolution; the convolution is optional."""
-
-    def __init__(self, ch: int, kind: str, conv: bool):
-        super().__init__()
-        self.kind, self.has_conv = kind, conv
-        if conv and kind == "down":
-            self.op = nn.Conv2d(ch, ch, 3, stride=2, padding=1)
-        elif conv:
-            self.conv = nn.Conv2d(ch, ch, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.has_conv and self.kind == "down":
-            return self.op(x)
-        x = _resample(x, self.kind)
-        return self.conv(x) if self.has_conv else x
-
-
-def _resample(x: Tensor, kind: str | None) -> Tensor:
-    if kind == "down":
-        return F.avg_pool2d(x, 2)
-    if kind == "up":
-        return F.interpolate(x, scale_factor=2, mode="nearest")
-    return x
-
-
-def _recompute(function, enabled: bool, *args: Tensor) -> Tensor:
-    if enabled and torch.is_grad_enabled():
-        return checkpoint(function, *args, use_reentrant=False)
-    return function(*args)
-
-
-def _zero(module: nn.Module) -> nn.Module:
-    for p in module.parameters():
-        nn.init.zeros_(p)
-    return module
+def _decoder(make: _Layers, levels: list[_Level], num_res_blocks: int, skips: list[int]) -> nn.ModuleList:
+    """The way up; uses up `skips`."""
+    blocks, ch = nn.ModuleList(), levels[-1].channels
+    for level in reversed(levels):
+        for i in range(num_res_blocks + 1):
+            layers = make.at(level, ch + skips.pop())
+            ch = level.channels
+            if level is not levels[0] and i == num_res_blocks:
+                layers.append(make.resample(ch, "up"))
+            blocks.append(Block(*layers))
+    return blocks
 
 
 def _numbers(value: Sequence | str | int, kind: type) -> list:
@@ -238,3 +187,79 @@ def _check(image_size: int, num_channels: int, mult: list[float], groups: int) -
             raise ValueError(
                 f"{int(m * num_channels)} channels (channel_mult={mult}) do not divide into {groups} groups"
             )
+
+
+class ADMPrior(Prior):
+    """A pixel prior: an ADM U-Net with the weights of a guided-diffusion checkpoint.
+
+    Args:
+        name: names the checkpoint in messages (`python scripts/fetch_checkpoints.py <name>`).
+        checkpoint: .pt or .safetensors file with guided-diffusion's keys; relative to the working directory or,
+            failing that, to the repository.
+        unet: hyper-parameters of `ADMUNet`.
+        prediction: what the network gives: eps, v, x0 or flow (`dsg.priors.prediction`). A flow's network sees
+            (1-s) x0 + s eps, and 1000 s as its time.
+        bf16: run the network under bfloat16 autocast.
+        compile: `torch.compile` the network (worth it for many images; the first step takes a minute or so).
+        channels_last: keep activations in NHWC order, faster on both CPUs and tensor cores.
+        cpu_batch: on a CPU the network sees exactly this many images at a time, however large the batch (0: all of
+            it). CPU kernels round differently for different batch sizes, and guidance amplifies that where x0 is
+            clamped; with a fixed size an image comes out the same, bit for bit, in any batch.
+
+    Raises:
+        FileNotFoundError: no such checkpoint, with the command that fetches it.
+        ValueError: an option that is out of range; on `load`, an unreadable checkpoint, or one of another network.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        checkpoint: str,
+        unet: Annotated[Mapping, ADMUNet],
+        prediction: PredictionKind = "eps",
+        bf16: bool = False,
+        compile: bool = False,
+        channels_last: bool = False,
+        cpu_batch: int = 0,
+    ):
+        super().__init__()
+        check_prediction(prediction)
+        self.name, self.checkpoint = name, require(checkpoint, name)
+        self.prediction, self.bf16, self.channels_last, self.cpu_batch = prediction, bf16, channels_last, cpu_batch
+        self.schedule = NoiseSchedule(linear_betas())
+        with torch.device("meta"):  # no memory and no random numbers: `load` puts the weights in
+            self.net = ADMUNet(**unet).eval().requires_grad_(False)
+        if compile:
+            self.net.compile()
+        self.learns_variance = self.net.learn_sigma
+        self.shape = (self.net.in_channels, self.net.image_size, self.net.image_size)
+        self._weights_hash: str | None = None
+
+    def load(self) -> "ADMPrior":
+        if self._weights_hash is None:
+            state, weights_hash = read_weights(self.checkpoint, self.name)
+            load_into(self.net, state, self.checkpoint, assign=True)
+            self.net.float()
+            if self.channels_last:
+                self.net.to(memory_format=torch.channels_last)
+            self._weights_hash = weights_hash
+        return self
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of the checkpoint."""
+        return self.load()._weights_hash
+
+    def predict(self, x_t: Tensor, t: int, prompts: Prompts | None = None) -> Prediction:
+        """eps and, if the network learned it, v: float32 [B, C, H, W]."""
+        self.load()
+        ab = self.schedule.alpha_bar[t].item()
+        seen, time = x_t, t
+        if self.prediction == "flow":
+            seen, s = flow_input(x_t, ab)
+            time = s * len(self.schedule)
+        ts = torch.full((1,), time, device=x_t.device)  # one embedding serves the whole batch
+        with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
+            out = in_fixed_batches(lambda part: self.net(part, ts), seen, self.cpu_batch)
+        out, v = out.split(self.shape[0], dim=1) if self.learns_variance else (out, None)
+        return Prediction(to_eps(out, x_t, ab, self.prediction), v)

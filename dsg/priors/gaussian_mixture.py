@@ -2,31 +2,32 @@
 
     p(x0) = sum_k w_k N(mu_k, Sigma_k),    Sigma_k = U_k diag(s_k) U_k^T + floor_k^2 (I - U_k U_k^T),    U_k [d, r].
 
-Diffused to x_t = sqrt(ab) x0 + sqrt(1 - ab) eps it stays a mixture, so that everything a sampler can ask for has a closed form:
-responsibilities, E[x0 | x_t] (per component the Wiener filter), the score (Tweedie), Cov[x0 | x_t]. All of it costs O(d K r):
-no d x d matrix is made unless a covariance of full rank was given. float64 throughout (float32 on MPS, which has no other).
+Diffused to x_t = sqrt(ab) x0 + sqrt(1 - ab) eps it stays a mixture, so that everything a sampler can ask for has a
+closed form: responsibilities, E[x0 | x_t] (per component the Wiener filter), the score (Tweedie), Cov[x0 | x_t]. All of
+it costs O(d K r): no d x d matrix is made unless a covariance of full rank was given. float64 throughout (float32 on
+MPS, which has no other).
 """
 
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from dsg.checkpoints import require
+from dsg.checkpoints import read_weights, require
+from dsg.priors.base import Prediction, Prior, Prompts
+from dsg.priors.gaussian_conditional import Conditional
 from dsg.schedule import NoiseSchedule, linear_betas
 
 
-class GaussianMixture:
+class GaussianMixture(Prior):
     """Args:
         weights: [K], positive; normalised here.
         means: [K, d].
         factors: [K, d, r], columns F_k of Sigma_k = F_k F_k^T + floor_k^2 I; or none, for spheres.
-        floor: standard deviation of what the factors leave, a number or [K]; 0 if not given. Without one there is no density
-            at ab = 1.
+        floor: standard deviation of what the factors leave, a number or [K]; 0 if not given. Without one there is no
+            density at ab = 1.
         covariances: [K, d, d] instead of `factors` and `floor`.
         shape: (C, H, W) with C H W = d; (1, 1, d) if not given.
         name: for results.
@@ -37,38 +38,23 @@ class GaussianMixture:
         ValueError: shapes that do not fit, a weight that is not positive, a covariance that is no covariance.
     """
 
-    latent = False
-    learns_variance = False
-
     def __init__(
         self, weights, means, factors=None, floor=None, covariances=None, shape: Sequence[int] | None = None,
         name: str = "gaussian_mixture",
     ):  # fmt: skip
+        super().__init__()
         self.name, self.schedule = name, NoiseSchedule(linear_betas())
-        weights, self.means = _tensor(weights), _tensor(means)
-        positive = (weights > 0).all() and torch.isfinite(weights).all()
-        if self.means.ndim != 2 or weights.shape != self.means.shape[:1] or not positive or not len(weights):
-            raise ValueError(
-                f"model.means {tuple(self.means.shape)} and model.weights {tuple(weights.shape)}: expected [K, d] and [K], "
-                "weights positive"
-            )
-        if not torch.isfinite(self.means).all():
-            raise ValueError("model.means: finite numbers are expected")
+        given = {"weights": weights, "means": means, "factors": factors, "floor": floor, "covariances": covariances}
+        given = {key: _tensor(values) for key, values in given.items() if values is not None}
+        self._weights_hash = _hash_of(given)
+        weights, self.means = given.pop("weights"), given.pop("means")
+        _check(weights, self.means)
         count, d = self.means.shape
         self.shape = (1, 1, d) if shape is None else tuple(shape)
         if math.prod(self.shape) != d:
             raise ValueError(f"model.shape={self.shape} does not hold {d} dimensions")
         self.log_weights = (weights / weights.sum()).log()
-        if covariances is not None:
-            if factors is not None or floor is not None:
-                raise ValueError("model.covariances says it all: give no factors and no floor beside it")
-            self.basis, self.spectrum = _eigen(_tensor(covariances), (count, d, d))
-            self.outside = torch.zeros_like(weights)  # nothing is outside of a full basis
-        else:
-            self.outside = _variance(0.0 if floor is None else floor, count)
-            factors = torch.zeros(count, d, 0) if factors is None else factors
-            self.basis, variance = _span(_tensor(factors), (count, d))
-            self.spectrum = variance + self.outside[:, None]
+        self.basis, self.spectrum, self.outside = _eigen(count, d, **given)
         self._arrange()
 
     def _arrange(self) -> None:
@@ -88,10 +74,8 @@ class GaussianMixture:
 
     @property
     def weights_hash(self) -> str:
-        digest = hashlib.sha256()
-        for tensor in (self.log_weights, self.means, self.basis, self.spectrum, self.outside):
-            digest.update(tensor.cpu().double().numpy().tobytes())
-        return digest.hexdigest()
+        """Of what the mixture was made from, be it a file, options or tensors; the same on every processor."""
+        return self._weights_hash
 
     def to(self, device) -> "GaussianMixture":
         dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
@@ -100,16 +84,11 @@ class GaussianMixture:
         self._arrange()
         return self
 
-    # --- as a prior (dsg.priors)
-
-    def predict(self, x_t: Tensor, t: int) -> tuple[Tensor, None]:
+    def predict(self, x_t: Tensor, t: int, prompts: Prompts | None = None) -> Prediction:
         """The exact eps = E[eps | x_t], like x_t."""
         ab = self.schedule.alpha_bar[t].item()
         x = x_t.to(self.means.dtype)  # before the difference: it cancels at small t
-        return ((x - math.sqrt(ab) * self.denoise(x, ab)) / math.sqrt(1 - ab)).to(x_t), None
-
-    def decode(self, x0: Tensor) -> Tensor:
-        return x0
+        return Prediction(((x - math.sqrt(ab) * self.denoise(x, ab)) / math.sqrt(1 - ab)).to(x_t))
 
     # --- closed forms, at the noise level ab = alpha_bar in (0, 1]
 
@@ -186,11 +165,11 @@ class GaussianMixture:
             square, log_det = square + outside / var_out, log_det + rest * var_out.log()
         return self.log_weights - 0.5 * (square + log_det + self.dimension * math.log(2 * math.pi))
 
-    def conditional(self, x_t: Tensor, ab: float) -> "Conditional":
+    def conditional(self, x_t: Tensor, ab: float) -> Conditional:
         """p(x0 | x_t): its mean, its covariance as an operator, draws from it.
 
-        Per component it is N(mu_k + gain (x_t - sqrt(ab) mu_k), C_k), gain = sqrt(ab) Sigma_k (ab Sigma_k + (1-ab) I)^-1 and
-        C_k = (1-ab) Sigma_k (ab Sigma_k + (1-ab) I)^-1 (the Wiener filter).
+        Per component it is N(mu_k + gain (x_t - sqrt(ab) mu_k), C_k) (the Wiener filter), with
+        gain = sqrt(ab) Sigma_k (ab Sigma_k + (1-ab) I)^-1 and C_k = (1-ab) Sigma_k (ab Sigma_k + (1-ab) I)^-1.
         """
         x, inside, outside = self.project(x_t, ab)
         r = torch.softmax(self._log_joint(x, inside, outside, ab), dim=1)
@@ -203,79 +182,20 @@ class GaussianMixture:
         return Conditional(self, r, mean, x, extra, gain_out, root, ab)
 
 
-@dataclass
-class Conditional:
-    """p(x0 | x_t) for a batch; Cov[x0 | x_t] = sum_k r_k (C_k + (m_k - m)(m_k - m)^T) as an operator."""
-
-    mixture: GaussianMixture
-    responsibilities: Tensor  # [B, K]
-    mean: Tensor  # [B, d]
-    x: Tensor  # [B, d]
-    extra: Tensor  # [B, K, r]
-    gain_out: Tensor  # [K]
-    root: float
-    ab: float
-
-    def _component_variances(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues of C_k: in the basis [K, r], outside [K]."""
-        mix, tiny = self.mixture, torch.finfo(self.mean.dtype).tiny
-        return tuple(
-            (1 - self.ab) * prior / noisy.clamp_min(tiny)
-            for prior, noisy in zip((mix.spectrum, mix.outside), mix._variances(self.ab))
-        )
-
-    def component_means(self) -> Tensor:
-        """m_k = E[x0 | x_t, k], [B, K, d]."""
-        mix = self.mixture
-        straight = self.gain_out[:, None] * self.x[:, None] + (1 - self.root * self.gain_out)[:, None] * mix.means
-        return straight + torch.einsum("bkr,kdr->bkd", self.extra, mix.basis)
-
-    def apply(self, v: Tensor) -> Tensor:
-        """Cov[x0 | x_t] v for v [B, d] or [B, *shape]."""
-        mix, flat = self.mixture, v.flatten(1).to(self.mean)
-        inside, outside = self._component_variances()
-        away = self.component_means() - self.mean[:, None]
-        coefficients = (flat @ mix.columns).unflatten(1, inside.shape) * (inside - outside[:, None])
-        out = (self.responsibilities @ outside)[:, None] * flat
-        out = out + (self.responsibilities[..., None] * coefficients).flatten(1) @ mix.columns.T
-        along = self.responsibilities * torch.einsum("bkd,bd->bk", away, flat)
-        return (out + torch.einsum("bk,bkd->bd", along, away)).reshape(v.shape).to(v)
-
-    def trace(self) -> Tensor:
-        """tr Cov[x0 | x_t], [B]."""
-        inside, outside = self._component_variances()
-        d, rank = self.mixture.dimension, self.mixture.basis.shape[2]
-        away = (self.component_means() - self.mean[:, None]).square().sum(2)
-        return (self.responsibilities * (inside.sum(1) + (d - rank) * outside + away)).sum(1)
-
-    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws of x0, [count, B, d]; the generator is a CPU one."""
-        mix, (batch, d) = self.mixture, self.mean.shape
-        index = torch.multinomial(self.responsibilities.cpu(), count, replacement=True, generator=generator).T.to(
-            self.mean.device
-        )
-        z = torch.randn(count, batch, d, generator=generator, dtype=self.mean.dtype).to(self.mean)
-        inside, outside = (v.sqrt() for v in self._component_variances())
-        out = self.component_means()[torch.arange(batch), index] + outside[index][..., None] * z
-        for k in range(len(mix.means)):  # by component, so that no basis is gathered per draw
-            chosen = index == k
-            out[chosen] += (z[chosen] @ mix.basis[k]) * (inside[k] - outside[k]) @ mix.basis[k].T
-        return out
-
-    def dense(self) -> Tensor:
-        """Cov[x0 | x_t], [B, d, d]: for small d."""
-        mix, (inside, outside) = self.mixture, self._component_variances()
-        eye = torch.eye(mix.dimension).to(self.mean)
-        each = mix.basis * (inside - outside[:, None])[:, None] @ mix.basis.mT + outside[:, None, None] * eye
-        away = self.component_means() - self.mean[:, None]
-        between = (self.responsibilities[..., None] * away).mT @ away
-        return torch.einsum("bk,kde->bde", self.responsibilities, each) + between
-
-
 def from_file(checkpoint: str, shape: Sequence[int], name: str = "gaussian_mixture") -> GaussianMixture:
-    """A fitted mixture (scripts/fit_mixture.py): safetensors with weights, means, factors, floor."""
-    tensors = load_file(require(checkpoint, name))
-    return GaussianMixture(**tensors, shape=shape, name=name)
+    """A fitted mixture (scripts/fit_mixture.py): safetensors with weights, means, factors, floor.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds no mixture.
+    """
+    path = require(checkpoint, name)
+    tensors, weights_hash = read_weights(path, name)
+    if not {"weights", "means"} <= set(tensors) <= {"weights", "means", "factors", "floor", "covariances"}:
+        raise ValueError(f"{path} holds no Gaussian mixture: weights, means, factors and floor are expected")
+    mixture = GaussianMixture(**tensors, shape=shape, name=name)
+    mixture._weights_hash = weights_hash
+    return mixture
 
 
 def seeded(
@@ -293,24 +213,60 @@ def seeded(
     g = torch.Generator().manual_seed(seed)
     means = spread * torch.randn(components, dimension, generator=g, dtype=torch.float64)
     directions, _ = torch.linalg.qr(torch.randn(components, dimension, rank, generator=g, dtype=torch.float64))
-    return GaussianMixture(torch.ones(components), means, scale * directions, floor, shape=shape, name=name)
+    mixture = GaussianMixture(torch.ones(components), means, scale * directions, floor, shape=shape, name=name)
+    made_of = (dimension, components, rank, float(floor), float(spread), float(scale), seed)
+    mixture._weights_hash = hashlib.sha256(f"seeded {made_of}".encode()).hexdigest()
+    return mixture
 
 
 def _tensor(values) -> Tensor:
     return torch.as_tensor(values if isinstance(values, Tensor) else _plain(values), dtype=torch.float64)
 
 
-def _variance(floor, count: int) -> Tensor:
-    """[K], the squared floors."""
-    floor = _tensor(floor)
-    if floor.shape not in ((), (count,)) or not torch.isfinite(floor).all() or not (floor >= 0).all():
-        raise ValueError(f"model.floor={floor.tolist()}: expected a number, or one per component, 0 or more")
-    return (floor**2).expand(count).clone()
-
-
 def _plain(values):
     """Nested lists of a config as Python's own."""
     return [_plain(v) for v in values] if isinstance(values, Sequence) else values
+
+
+def _hash_of(given: dict[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and float64 values. (What is made of them depends on the processor's linear algebra.)"""
+    digest = hashlib.sha256()
+    for name, tensor in given.items():
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check(weights: Tensor, means: Tensor) -> None:
+    positive = (weights > 0).all() and torch.isfinite(weights).all()
+    if means.ndim != 2 or weights.shape != means.shape[:1] or not positive or not len(weights):
+        raise ValueError(
+            f"model.means {tuple(means.shape)} and model.weights {tuple(weights.shape)}: "
+            "expected [K, d] and [K], weights positive"
+        )
+    if not torch.isfinite(means).all():
+        raise ValueError("model.means: finite numbers are expected")
+
+
+def _eigen(
+    count: int, d: int, factors: Tensor | None = None, floor: Tensor | None = None, covariances: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Orthonormal bases [K, d, r], the variances in them [K, r], and the variances outside of them [K]."""
+    if covariances is not None:
+        if factors is not None or floor is not None:
+            raise ValueError("model.covariances says it all: give no factors and no floor beside it")
+        basis, spectrum = _full(covariances, (count, d, d))
+        return basis, spectrum, covariances.new_zeros(count)  # nothing is outside of a full basis
+    outside = _variance(_tensor(0.0) if floor is None else floor, count)
+    basis, variance = _span(_tensor(torch.zeros(count, d, 0)) if factors is None else factors, (count, d))
+    return basis, variance + outside[:, None], outside
+
+
+def _variance(floor: Tensor, count: int) -> Tensor:
+    """[K], the squared floors."""
+    if floor.shape not in ((), (count,)) or not torch.isfinite(floor).all() or not (floor >= 0).all():
+        raise ValueError(f"model.floor={floor.tolist()}: expected a number, or one per component, 0 or more")
+    return (floor**2).expand(count).clone()
 
 
 def _span(factors: Tensor, leading: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -321,7 +277,8 @@ def _span(factors: Tensor, leading: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return basis, singular**2
 
 
-def _eigen(covariances: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def _full(covariances: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Eigenvectors and eigenvalues."""
     if covariances.shape != shape or not torch.allclose(covariances, covariances.mT):
         raise ValueError(f"model.covariances {tuple(covariances.shape)}: expected symmetric matrices {list(shape)}")
     values, vectors = torch.linalg.eigh(covariances)

@@ -1,49 +1,47 @@
-"""Stable Diffusion as a latent prior: a text-conditional U-Net on the latents of an autoencoder, with classifier-free guidance.
+"""Stable Diffusion as a latent prior: a U-Net on an autoencoder's latents, under classifier-free guidance by text.
 
 The samplers do not know: they diffuse latents, and a task's loss sees `decode(x0)`.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from dsg.checkpoints import file_hash, first_line, load_pretrained, require_folder
+from dsg.checkpoints import first_line, load_pretrained, require_folder
+from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.batching import in_fixed_batches
-from dsg.priors.diffusers_prior import read_schedule, to_eps
+from dsg.priors.diffusers import CONFIG, SCHEDULER, hash_of, read_config, read_schedule
+from dsg.priors.prediction import to_eps
 from dsg.schedule import NoiseSchedule
 
-WEIGHTS = ("*.safetensors", "*.bin")
+PARTS, WEIGHTS = ("unet", "vae", "text_encoder"), ("*.safetensors", "*.bin")
 
 
-class StableDiffusion(nn.Module):
+class StableDiffusion(Prior):
     """Args:
         name: names the checkpoint in messages.
-        checkpoint: a folder with a saved pipeline (unet/, vae/, text_encoder/, tokenizer/, scheduler/), or the id of such a
-            repository on the Hugging Face hub.
-        prompt: what the picture should show; empty or null: no text, and one pass through the U-Net instead of two.
+        checkpoint: a folder with a saved pipeline (unet/, vae/, text_encoder/, tokenizer/, scheduler/), or the id of
+            such a repository on the Hugging Face hub; or a `Pipeline` in memory.
+        prompt: what the image should show; empty or null: no text, and one pass through the U-Net instead of two.
         cfg: scale s of classifier-free guidance (Ho & Salimans, arXiv 2207.12598): eps = eps_0 + s (eps_text - eps_0).
-        image_size: side of the pictures in pixels, a multiple of the autoencoder's factor.
+        image_size: side of the images in pixels, a multiple of the autoencoder's factor.
         bf16: run the networks under bfloat16 autocast.
-        use_checkpoint: recompute the decoder's and the U-Net's activations in the backward pass: less memory, more time.
+        use_checkpoint: recompute the activations of decoder and U-Net in the backward pass: less memory, more time.
         cpu_batch: on a CPU the network sees exactly this many images at a time (see `ADMPrior`).
 
-    The schedule is the scheduler's own: for SD 1.4 scaled-linear betas, `steps_offset` 1, and a last alpha_bar of alpha_bar_0, so
-    that the last step still takes noise.
+    The schedule is the scheduler's own: for SD 1.4 scaled-linear betas, `steps_offset` 1, and a last alpha_bar of
+    alpha_bar_0, so that the last step still takes noise.
 
     Raises:
         FileNotFoundError: no such folder, with what to do.
-        ValueError: a part that cannot be read, or an option out of range.
+        ValueError: an option out of range; on `load`, a part that cannot be read.
     """
 
-    latent = True
-    learns_variance = False
-    text_rms: Tensor | None = None  # left by `predict`; having it says that `sampler.scaling=text` is possible
+    takes_prompts = True
 
     def __init__(
         self,
@@ -57,89 +55,55 @@ class StableDiffusion(nn.Module):
         cpu_batch: int = 0,
     ):
         super().__init__()
-        from diffusers import AutoencoderKL, UNet2DConditionModel
-        from transformers import CLIPTextModel
-
         if isinstance(cfg, bool) or not isinstance(cfg, (int, float)) or cfg < 0:
             raise ValueError(f"model.cfg={cfg}: a number, 0 or more")
-        self.folder = require_folder(checkpoint, name)
-        _check_size(image_size, _vae_factor(self.folder / "vae"))  # before gigabytes are read
-        schedule, prediction_type = read_schedule(self.folder)
-        net = _part(self.folder, "unet", UNet2DConditionModel, low_cpu_mem_usage=False)
-        vae = _part(self.folder, "vae", AutoencoderKL, low_cpu_mem_usage=False)
-        encoder = _part(self.folder, "text_encoder", CLIPTextModel)
-        embed = TextEmbedder(encoder, _tokenizer(self.folder / "tokenizer"))
-        self._assemble(
-            net, vae, embed, schedule, prediction_type, prompt=prompt, cfg=cfg, image_size=image_size, bf16=bf16,
-            use_checkpoint=use_checkpoint, cpu_batch=cpu_batch,
-        )  # fmt: skip
+        self.prompt, self.cfg, self.image_size = prompt, float(cfg), image_size
+        self.bf16, self.use_checkpoint, self.cpu_batch = bf16, use_checkpoint, cpu_batch
+        self.net: nn.Module | None = None
+        in_memory = isinstance(checkpoint, Pipeline)
+        self.pipeline = checkpoint if in_memory else SavedPipeline(require_folder(checkpoint, name))
+        self.schedule, self.prediction = self.pipeline.schedule, self.pipeline.prediction
+        _check_size(image_size, self.pipeline.factor)
+        side = image_size // self.pipeline.factor
+        self.shape = (self.pipeline.channels, side, side)
 
-    @classmethod
-    def of_parts(
-        cls, net, vae, embed: Callable[[str], Tensor], schedule: NoiseSchedule, prediction_type: str, **options
-    ):
-        """The prior of networks that are in memory already; `embed`: text -> [1, tokens, channels]; `options` as above."""
-        prior = cls.__new__(cls)
-        nn.Module.__init__(prior)
-        prior._assemble(
-            net.requires_grad_(False), vae.requires_grad_(False), embed, schedule, prediction_type, **options
-        )
-        return prior
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return (3, self.image_size, self.image_size)
 
-    def _assemble(
-        self, net, vae, embed, schedule, prediction_type, prompt=None, cfg=5.0, image_size=512, bf16=False,
-        use_checkpoint=True, cpu_batch=0,
-    ):  # fmt: skip
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
-        _check_size(image_size, factor)
-        self.net, self.vae, self.embed, self.schedule, self.prediction_type = net, vae, embed, schedule, prediction_type
-        self.bf16, self.cfg, self.cpu_batch, self.use_checkpoint = bf16, float(cfg), cpu_batch, use_checkpoint
-        self.shape = (net.config.in_channels, image_size // factor, image_size // factor)
-        self.image_shape = (3, image_size, image_size)
-        if use_checkpoint:
-            net.enable_gradient_checkpointing()
-            net.train()  # diffusers recomputes in training mode only; there is no dropout in it to wake
-        self.prompt = prompt
-        self.set_prompts(None)
+    def load(self) -> "StableDiffusion":
+        if self.net is None:
+            self.net, self.vae, self.embed = self.pipeline.load()
+            if self.use_checkpoint:
+                self.net.enable_gradient_checkpointing()
+                self.net.train()  # diffusers recomputes in training mode only; there is no dropout in it to wake
+        return self
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
         """Of the weights of every part, and of the scheduler's settings."""
-        digest = hashlib.sha256()
-        files = [
-            f
-            for pattern in WEIGHTS
-            for part in ("unet", "vae", "text_encoder")
-            for f in (self.folder / part).glob(pattern)
-        ]
-        for file in sorted([*files, self.folder / "scheduler" / "scheduler_config.json"]):
-            digest.update(file_hash(file).encode())
-        return digest.hexdigest()
+        return self.load().pipeline.weights_hash
 
-    def set_prompts(self, prompts: Sequence[str | None] | None) -> None:
-        """What the pictures of the next batches show: a prompt for each; None: `model.prompt` for all."""
-        self.prompts = None if prompts is None else list(prompts)
+    def predict(self, x_t: Tensor, t: int, prompts: Prompts | None = None) -> Prediction:
+        """eps of latents [B, C, H, W], float32. With a prompt under classifier-free guidance, which gives `text_shift`.
 
-    def predict(self, x_t: Tensor, t: int) -> tuple[Tensor, None]:
-        """eps of latents [B, C, H, W], float32; with a prompt, under classifier-free guidance.
-
-        Leaves in `text_rms` [B] the root mean square of s (eps_text - eps_0), by which FreeDoM's style code scales its step.
+        Raises:
+            ValueError: the prompts are not as many as the latents.
         """
-        prompts = self.prompts if self.prompts is not None else [self.prompt] * len(x_t)
+        self.load()
+        prompts = [self.prompt] * len(x_t) if prompts is None else prompts
         if len(prompts) != len(x_t):
-            raise ValueError(f"{len(prompts)} prompts for a batch of {len(x_t)}: see set_prompts")
-        plain_text = self._embedded([""] * len(x_t), x_t.device)
-        if any(prompts):
-            text = torch.cat([plain_text, self._embedded(prompts, x_t.device)])
-            plain, conditional = self._eps(torch.cat([x_t, x_t]), text, t).chunk(2)
-            shift = self.cfg * (conditional - plain)
-            self.text_rms = shift.detach().square().mean((1, 2, 3)).sqrt()
-            return plain + shift, None
-        self.text_rms = torch.zeros(len(x_t), device=x_t.device)
-        return self._eps(x_t, plain_text, t), None
+            raise ValueError(f"{len(prompts)} prompts for a batch of {len(x_t)}")
+        no_text = self._embedded([""] * len(x_t), x_t.device)
+        if not any(prompts):
+            return Prediction(self._eps(x_t, no_text, t))
+        text = torch.cat([no_text, self._embedded(prompts, x_t.device)])
+        unprompted, prompted = self._eps(torch.cat([x_t, x_t]), text, t).chunk(2)
+        shift = self.cfg * (prompted - unprompted)
+        return Prediction(unprompted + shift, text_shift=shift)
 
     def _eps(self, x: Tensor, text: Tensor, t: int) -> Tensor:
-        return to_eps(self._run(x, text, t), x, self.schedule.alpha_bar[t].item(), self.prediction_type)
+        return to_eps(self._run(x, text, t), x, self.schedule.alpha_bar[t].item(), self.prediction)
 
     def _embedded(self, prompts: Sequence[str | None], device: torch.device) -> Tensor:
         return torch.cat([self.embed(prompt or "") for prompt in prompts]).to(device)
@@ -152,7 +116,7 @@ class StableDiffusion(nn.Module):
         return in_fixed_batches(network, x, self.cpu_batch, text)
 
     def decode(self, x0: Tensor) -> Tensor:
-        """Latents -> pictures [B, 3, 8 H, 8 W], about [-1, 1]; differentiable, its activations recomputed if so asked."""
+        """Latents -> images [B, 3, 8 H, 8 W], about [-1, 1]; differentiable, its activations recomputed if so asked."""
         if self.use_checkpoint and torch.is_grad_enabled():
             return recompute(self._decode, x0, use_reentrant=False)
         return self._decode(x0)
@@ -164,8 +128,62 @@ class StableDiffusion(nn.Module):
             return torch.cat([self.vae.decode(z).sample for z in latent.split(1)]).float()
 
 
+class SavedPipeline:
+    """A pipeline in a folder: its settings; its networks when asked.
+
+    Attributes:
+        schedule, prediction: see `read_schedule`.
+        channels: of a latent.
+        factor: how many times smaller than the images its latents are.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        vae = read_config(folder / "vae" / CONFIG, "an AutoencoderKL", ["block_out_channels"])
+        unet = read_config(folder / "unet" / CONFIG, "a UNet2DConditionModel")
+        self.channels, self.factor = unet.get("in_channels", 4), 2 ** (len(vae["block_out_channels"]) - 1)
+        self.schedule, self.prediction = read_schedule(folder)
+        self.weights_hash: str | None = None
+
+    def load(self) -> tuple[nn.Module, nn.Module, "TextEmbedder"]:
+        """U-Net, autoencoder, and text -> [1, tokens, channels]."""
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPTextModel
+
+        tokenizer = _tokenizer(self.folder / "tokenizer")
+        net = _part(self.folder, "unet", UNet2DConditionModel, low_cpu_mem_usage=False)
+        vae = _part(self.folder, "vae", AutoencoderKL, low_cpu_mem_usage=False)
+        encoder = _part(self.folder, "text_encoder", CLIPTextModel)
+        weights = (f for part in PARTS for pattern in WEIGHTS for f in (self.folder / part).glob(pattern))
+        self.weights_hash = hash_of((*weights, self.folder / "scheduler" / SCHEDULER))
+        return net, vae, TextEmbedder(encoder, tokenizer)
+
+
+@dataclass
+class Pipeline:
+    """A `SavedPipeline` of networks that are in memory already."""
+
+    net: nn.Module
+    vae: nn.Module
+    embed: Callable[[str], Tensor]
+    schedule: NoiseSchedule
+    prediction: str
+    weights_hash: str = "in memory"
+
+    @property
+    def channels(self) -> int:
+        return self.net.config.in_channels
+
+    @property
+    def factor(self) -> int:
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def load(self) -> tuple[nn.Module, nn.Module, Callable[[str], Tensor]]:
+        return self.net.requires_grad_(False), self.vae.requires_grad_(False), self.embed
+
+
 class TextEmbedder:
-    """text -> [1, tokens, channels], padded to the encoder's length as the released pipelines do; each once, on the CPU."""
+    """text -> [1, tokens, channels] on the CPU, each once; padded to the encoder's length, as released pipelines do."""
 
     def __init__(self, encoder: nn.Module, tokenizer):
         self.encoder, self.tokenizer, self.known = encoder, tokenizer, {}
@@ -179,14 +197,6 @@ class TextEmbedder:
             )
             self.known[text] = self.encoder(tokens.input_ids)[0]
         return self.known[text]
-
-
-def _vae_factor(folder: Path) -> int:
-    """How many times smaller than the pictures its latents are."""
-    try:
-        return 2 ** (len(json.loads((folder / "config.json").read_text())["block_out_channels"]) - 1)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} cannot be read as an AutoencoderKL: {first_line(error)}") from None
 
 
 def _check_size(image_size: int, factor: int) -> None:

@@ -1,0 +1,26 @@
+"""Parts of command lines: what cannot be used is one line."""
+
+import argparse
+from typing import NoReturn
+
+
+def positive(text: str) -> int:
+    """An integer, at least 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: an integer, at least 1, is expected")
+    return number
+
+
+class Parser(argparse.ArgumentParser):
+    """Shows the script's docstring as it stands; an option that cannot be used is one line on stderr, exit 2."""
+
+    def __init__(self, description: str | None = None, **options):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(description=description, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")

@@ -1,0 +1,95 @@
+"""Jobs from a plan to their end: all are checked before work starts, what is left is done, what fails does not stop the rest."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+
+import torch
+from tqdm import tqdm
+
+from dsg.benchmark.jobs import Job
+
+EXPECTED = (ValueError, OSError)  # one clear line; anything else is told with where it happened
+
+
+def check(jobs: Sequence[Job]) -> list[str]:
+    """What is wrong with any of the jobs, each error once, in one line."""
+    errors = {}
+    for job in jobs:
+        try:
+            job.check()
+        except EXPECTED as error:
+            errors[str(error).splitlines()[0]] = None
+    return list(errors)
+
+
+def run(jobs: Sequence[Job], title: str, workers: int = 1) -> list[str]:
+    """Run what is not finished under one progress bar.
+
+    Args:
+        jobs: checked.
+        workers: processes, one thread each; 1 is this process, with its threads.
+
+    Returns:
+        what failed, a line each that begins with the job's key.
+    """
+    todo = [job for job in jobs if not job.finished()]
+    total = sum(job.work() for job in todo)
+    bar = tqdm(total=total, unit="evaluation", unit_scale=True, desc=title, disable=total == 0, smoothing=0.02)
+    with bar:
+        return _here(todo, bar) if workers == 1 else _in_workers(todo, bar, workers)
+
+
+def _here(todo: Sequence[Job], bar: tqdm) -> list[str]:
+    failures = []
+    for job in todo:
+        bar.set_postfix_str(_words(job))
+        before, work = bar.n, job.work()
+        try:
+            failed = job.run(bar.update)
+        except Exception as error:
+            failed = [_told(error)]
+        failures += _report(job, failed)
+        bar.update(before + work - bar.n)  # what a failure left undone is not waited for
+    return failures
+
+
+def _in_workers(todo: Sequence[Job], bar: tqdm, workers: int) -> list[str]:
+    failures = []
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        futures = {pool.submit(_alone, job): job for job in todo}
+        for future in as_completed(futures):
+            job = futures[future]
+            bar.set_postfix_str(_words(job))
+            # a worker that was killed raises here, for every job that it leaves undone
+            failed = future.result() if future.exception() is None else [_told(future.exception())]
+            failures += _report(job, failed)
+            bar.update(job.work())
+    return failures
+
+
+def _alone(job: Job) -> list[str]:
+    """In a worker: nobody listens to the progress."""
+    try:
+        return job.run(lambda done: None)
+    except Exception as error:
+        return [_told(error)]
+
+
+def _told(error: BaseException) -> str:
+    if not isinstance(error, EXPECTED):
+        traceback.print_exception(error)
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _report(job: Job, failed: Sequence[str]) -> list[str]:
+    lines = [f"{_words(job)}: {line}" for line in failed]
+    for line in lines:
+        tqdm.write(f"failed: {line}", file=sys.stderr)
+    return lines
+
+
+def _words(job: Job) -> str:
+    return " ".join(str(part) for part in job.key)

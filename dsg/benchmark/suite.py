@@ -1,0 +1,119 @@
+"""A suite as it was asked for: its YAML with the choices of the command line, and what came out of it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.utils import get_method
+from omegaconf import OmegaConf
+
+from dsg.benchmark.jobs import Job
+from dsg.checkpoints import REPOSITORY, resolve
+
+FOLDER = REPOSITORY / "configs/suite"
+
+
+@dataclass
+class Suite:
+    """Attributes:
+    name: of the file in configs/suite/.
+    out: where everything goes.
+    yaml: all that the file says, plain; further keys are read from here by the functions that it names.
+    models, tasks, samplers, steps: the grid.
+    images, samples: how many inputs of a task, how many samples of each.
+    options: overrides of every run, as on the command line of `run.py`.
+    most_steps: jobs of more steps are left out.
+    device, wandb: of every run.
+    workers: processes; 1 is this one. In the YAML also `all`: as many as there are cores.
+    """
+
+    name: str
+    out: Path
+    yaml: Mapping
+    models: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    samplers: Sequence[str] = ()
+    steps: Sequence[int] = ()
+    images: int = 0
+    samples: int = 1
+    options: Sequence[str] = ()
+    most_steps: int | None = None
+    device: str = "auto"
+    wandb: str = "offline"
+    workers: int = 1
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the command line left something out of the grid."""
+        return list(self.tasks) != list(self.yaml.get("tasks", ())) or self.most_steps is not None
+
+
+@dataclass
+class Outcome:
+    """What the tables and figures are made of.
+
+    Attributes:
+        jobs: all jobs, finished or not, in the order of the plan.
+    """
+
+    suite: Suite
+    jobs: Sequence[Job] = field(default_factory=list)
+
+    @property
+    def out(self) -> Path:
+        return self.suite.out
+
+    def of(self, *parts: str) -> list[Job]:
+        """The jobs of these entries of the suite's `jobs`."""
+        return [job for job in self.jobs if job.part in parts]
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load(name: str, **chosen) -> Suite:
+    """The suite, with the options of the command line that are not None.
+
+    Raises:
+        ValueError: an option that the suite does not have, or a value that it cannot take.
+    """
+    yaml = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"), resolve=True)
+    chosen = {option: value for option, value in chosen.items() if value is not None}
+    for option in ("images", "steps", "samples", "tasks"):
+        if option in chosen and option not in yaml:
+            raise ValueError(f"--{option} does not apply to suite {name}: configs/suite/{name}.yaml has none")
+    usual = {key: yaml[key] for key in ("models", "tasks", "samplers", "images", "samples", "workers") if key in yaml}
+    usual |= {"steps": as_list(yaml.get("steps", [])), "out": resolve(yaml["out"])}
+    usual["workers"] = os.cpu_count() if usual.get("workers") == "all" else usual.get("workers", 1)
+    suite = Suite(name, yaml=yaml, **{**usual, **chosen})
+    check(suite)
+    return suite
+
+
+def check(suite: Suite) -> None:
+    yaml, name = suite.yaml, suite.name
+    unknown = [task for task in suite.tasks if task not in yaml.get("tasks", ())]
+    if unknown:
+        raise ValueError(f"--tasks {unknown[0]}: suite {name} has {', '.join(yaml['tasks'])}")
+    if "images" in yaml and suite.images < 2:
+        raise ValueError("--images: 2 or more (intervals are over images)")
+    if yaml.get("samples", 1) > 1 and suite.samples < 2:
+        raise ValueError("--samples: 2 or more (diversity is between the samples of a condition)")
+    if "steps" in yaml and not (suite.steps and 2 <= min(suite.steps) <= max(suite.steps) <= 1000):
+        raise ValueError("--steps: one or more numbers, 2 to 1000")
+    if "steps" in yaml and not isinstance(yaml["steps"], list) and len(suite.steps) > 1:
+        raise ValueError(f"--steps: suite {name} takes one number")
+    if suite.workers < 1:
+        raise ValueError("--workers: 1 or more")
+
+
+def as_list(value) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def call(spec: Mapping, *arguments):
+    """What the function named by `_target_` returns for the arguments and the rest of `spec`."""
+    spec = dict(spec)
+    return get_method(spec.pop("_target_"))(*arguments, **spec)

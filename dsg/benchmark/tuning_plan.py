@@ -1,0 +1,111 @@
+"""What scripts/tune.py searches (configs/tuning.yaml), and the curves that it draws."""
+
+import itertools
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from omegaconf import OmegaConf
+
+from dsg import config as configs
+from dsg.benchmark.methods import Method, style
+from dsg.benchmark.trials import Trials
+from dsg.benchmark.tuning import TITLES, TuningJob
+from dsg.checkpoints import REPOSITORY
+from dsg.runs.prepare import build
+from tasks.inverse import InverseProblem
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+RESULTS = REPOSITORY / "results/tuning"
+
+
+def defaults() -> dict:
+    return OmegaConf.to_container(OmegaConf.load(REPOSITORY / "configs/tuning.yaml"))
+
+
+def plan(
+    model: str, tasks: Sequence[str], steps: Sequence[int], samplers: Sequence[str] | None, criterion: str | None,
+    trials: int, images: int, data: str | None, device: str, out: Path | None,
+) -> list[TuningJob]:  # fmt: skip
+    """A job for each task, sampler and number of steps.
+
+    Args:
+        samplers, criterion: None: those of configs/tuning.yaml for tasks of this kind.
+        data: folder of validation images; None: the model's.
+        out: of trials, curves and a copy of the tuned table; None: results/tuning/ and configs/tuned/ itself.
+
+    Raises:
+        ValueError: one line that names the option.
+    """
+    known, table = Trials((out or RESULTS) / f"{model}.csv"), REPOSITORY / f"configs/tuned/{model}.yaml"
+    jobs = []
+    for n, task in itertools.product(steps, tasks):
+        kind = kind_of(model, task)
+        for sampler in samplers or kind["samplers"]:
+            jobs.append(
+                TuningJob(
+                    model, task, sampler, n, known, table if out is None else out / table.name, trials, images,
+                    criterion or kind["criterion"], [*validation(model, task, data), f"device={device}"],
+                    defaults()["start"].get(task, {}).get(sampler),
+                )
+            )  # fmt: skip
+    return jobs
+
+
+def kind_of(model: str, task: str) -> Mapping:
+    """What is usual for tasks that have a truth, and for those that have none."""
+    restores = isinstance(build(configs.load([f"model={model}", f"task={task}"]).task), InverseProblem)
+    return defaults()["restoration" if restores else "semantic"]
+
+
+def validation(model: str, task: str, data: str | None) -> list[str]:
+    """Overrides: the images, and what else takes the place of the test conditions."""
+    usual = defaults()["validation"].get(model)
+    if data is None and usual is None:
+        raise ValueError(f"--data: model={model} has no validation images of its own; give a folder of images")
+    options = usual["options"].get(task, []) if usual else []
+    return [f"data.root={REPOSITORY / usual['data'] if data is None else Path(data).resolve()}", *options]
+
+
+def copy_table(model: str, out: Path) -> None:
+    """The tuned table, where it is to be changed without touching configs/; one that is there already stays."""
+    source, target = REPOSITORY / f"configs/tuned/{model}.yaml", out / f"{model}.yaml"
+    out.mkdir(parents=True, exist_ok=True)
+    if source.exists() and not target.exists():
+        shutil.copy(source, target)
+
+
+def draw(trials: pd.DataFrame, model: str, out: Path) -> list[str]:
+    """<model>.png of what restores, <model>-semantic.png: score against value, a panel per task and number of steps."""
+    names, semantic = [], trials["evaluator"].notna()
+    for part, score, suffix in ((trials[~semantic], "haarpsi", ""), (trials[semantic], "evaluator", "-semantic")):
+        if len(part):
+            names.append(f"{model}{suffix}.png")
+            _draw(part, score, out / names[-1])
+    return names
+
+
+def _draw(trials: pd.DataFrame, score: str, target: Path) -> None:
+    counts, tasks = sorted(trials["steps"].unique()), list(trials["task"].unique())
+    fig, axes = plt.subplots(len(counts), len(tasks), figsize=(4 * len(tasks), 3 * len(counts)), squeeze=False)
+    for (r, steps), (c, task) in itertools.product(enumerate(counts), enumerate(tasks)):
+        ax, part = axes[r, c], trials[(trials["task"] == task) & (trials["steps"] == steps)]
+        if part.empty:
+            ax.axis("off")
+            continue
+        for sampler, curve in part.groupby("sampler", sort=False):
+            curve = curve.sort_values("value")
+            look = style(Method.of(build(configs.load([f"sampler={sampler}"]).sampler)))
+            ax.plot(curve["value"], curve[score].astype(float), **look)
+        ax.set_xscale("log"), ax.set_title(f"{task.replace('_', ' ')}, {steps} steps", fontsize=9)
+        ax.set_xlabel("step size, or guidance rate of DSG", fontsize=8)
+        ax.set_ylabel({**TITLES, "evaluator": "evaluator's score"}[score], fontsize=8)
+    handles, labels = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda pair: len(pair[1]))
+    fig.legend(handles, labels, fontsize=8, ncol=len(labels), loc="upper center")
+    fig.tight_layout(rect=(0, 0, 1, 0.96))
+    fig.savefig(target, dpi=110)
+    plt.close(fig)

@@ -1,0 +1,299 @@
+"""Every value of a run, and where it came from.
+
+A composed config becomes the values of a run before anything is built. Later layers win:
+
+1. the sampler's defaults: its constructor's, then its YAML's;
+2. the prior's: `model_defaults` in the model's YAML, `{sampler: {...}, task: {<task>: ...}, metric: {<metric>: ...}}`;
+3. the task's recipe, configs/recipe/<task>.yaml, by the sampler's name, else by its base method's;
+4. the tuned table, configs/tuned/<model>.yaml, by task, sampler and steps (`s20`), each of which may be `any`, from
+   general to special: any task before this one, any sampler before this one, any steps before these;
+5. the user's own overrides (`dsg/cli.py`).
+
+Of layers that are not meant for this very sampler (2, `any` in 4, the base method's in 3) it takes the options that it
+has. Recipes, tables and metrics are also read from the user's config folders, whose entries win.
+"""
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dsg.cli import explain, quote, rewrite
+from dsg.layers import CONFIGS, Layers, Sources, files, read
+from dsg.options import accepts, check, fill, leaves, locate, parameters, suggestion
+from dsg.runs.inputs import Data
+from dsg.samplers.base import Sampler
+from tasks.base import Task
+
+PARTS = ("model", "task", "sampler")
+OVERRIDE = "override"  # the source of what the user asked for
+LOWEST = {"batch_size": 1, "samples": 1, "seed": 0, "data.limit": 1}
+_composing = threading.Lock()  # Hydra's compose works on a global
+
+
+@dataclass
+class Tracking:
+    """The options `wandb` of a run."""
+
+    mode: Literal["offline", "online", "disabled"] = "offline"
+    project: str = "dsg"
+    group: str | None = None
+
+
+@dataclass
+class RunOptions:
+    """The options of a run beside model, task, sampler and metrics."""
+
+    data: Data = field(default_factory=Data)
+    batch_size: int = 16
+    samples: int = 1
+    seed: int = 0
+    device: str = "auto"
+    out: str | None = None
+    wandb: Tracking = field(default_factory=Tracking)
+
+
+def load(overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()) -> DictConfig:
+    """The config of a run, ready for `hydra.utils.instantiate(config.model | config.task | config.sampler)`.
+
+    Args:
+        overrides: those of run.py.
+        config_dirs: folders of the user's YAML files, as run.py's --config-dir. They are code: they name what is built.
+
+    Raises:
+        ValueError: one line that names the option.
+    """
+    return load_with_sources(overrides, config_dirs)[0]
+
+
+def load_with_sources(
+    overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()
+) -> tuple[DictConfig, Sources]:
+    """`load`, and where each value came from."""
+    missing = [folder for folder in config_dirs if not Path(folder).is_dir()]
+    if missing:
+        raise ValueError(f"{missing[0]}: no such folder of configs")
+    search = ",".join(quote(f"file://{Path(folder).resolve()}") for folder in config_dirs)
+    arguments = [f"hydra.searchpath=[{search}]"] * bool(search) + [rewrite(override) for override in overrides]
+    try:
+        composed = _compose(arguments)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error)) from None
+    choices = {k: v for k, v in composed.hydra.runtime.choices.items()}
+    return resolve(OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"]), config_dirs, choices)
+
+
+def resolve(
+    composed: DictConfig, config_dirs: Sequence[str | Path] = (), choices: Mapping[str, Any] | None = None
+) -> tuple[DictConfig, Sources]:
+    """The values of a run: plain, complete, of the right types.
+
+    Args:
+        composed: by Hydra from configs/config.yaml; the user's overrides under `user`.
+        config_dirs: where the user's recipes, tables and metrics are.
+        choices: the files that were chosen for model, task, sampler and data; by default, their names.
+
+    Raises:
+        ValueError: one line that names the option.
+    """
+    try:
+        return _Resolver(OmegaConf.to_container(composed), config_dirs, choices or {}).resolve()
+    except OmegaConfBaseException as error:
+        raise ValueError(explain(error)) from None
+
+
+def to_yaml(config: DictConfig, sources: Mapping[str, str]) -> str:
+    """The config as YAML, the source of each value behind it: `  step_size: 4.362  # tuned/avatars64.yaml`."""
+    return "".join(_lines(OmegaConf.to_container(config), sources))
+
+
+class _Resolver:
+    """The layers of one run."""
+
+    def __init__(self, given: dict, config_dirs: Sequence[str | Path], choices: Mapping[str, Any]):
+        self.given, self.config_dirs = given, config_dirs
+        self.user, self.defaults = given.pop("user", {}), given.pop("model_defaults", {})
+        self.check_given()
+        self.names = {part: choices.get(part) or given[part].get("name") for part in PARTS}
+        self.names["data"] = choices.get("data") or self.names["model"]
+        self.sampler = locate(given["sampler"]["_target_"])
+        self.tuned = read("tuned", self.names["model"], config_dirs)
+        self.layers = Layers()
+        self.put = self.layers.put
+
+    def resolve(self) -> tuple[DictConfig, Sources]:
+        self.put("", {k: v for k, v in self.given.items() if k not in (*self.names, "metrics")}, "config.yaml")
+        for part, name in self.names.items():
+            self.put(part, self.given.get(part) or {}, f"{part}/{name}.yaml")
+        self.put_model_defaults()
+        self.put_recipe()
+        self.put_tuned()
+        self.put("", {k: v for k, v in self.user.items() if k != "metrics"}, OVERRIDE)
+        self.put_metrics()
+        config = OmegaConf.create(self.filled())
+        OmegaConf.resolve(config)
+        values = OmegaConf.to_container(config)
+        check_values(values)
+        sources = Sources({path: self.layers.sources.get(path, "interpolation") for path, _ in leaves(values, "")})
+        sources.notes = [*self.unused(values["sampler"], sources), *self.untuned(values["sampler"], sources)]
+        return config, sources
+
+    def check_given(self) -> None:
+        code = [path for path, _ in leaves(self.user, "") if any(key.startswith("_") for key in path.split("."))]
+        if code:
+            raise ValueError(f"{code[0]}: code is named in YAML files (--config-dir), not on the command line")
+        for part in PARTS:
+            if not isinstance(self.given.get(part), dict):
+                names = ", ".join(files(part, self.config_dirs))
+                raise ValueError(f"{part}={self.given.get(part)}: choose one of {names}")
+            if not isinstance(self.user.get(part, {}), dict):
+                raise ValueError(f"{part}={self.user[part]}: expected the name of a file in configs/{part}")
+            if "_target_" not in self.given[part]:
+                raise ValueError(f"{part}: its YAML has no _target_")
+
+    # --- the layers
+
+    def put_model_defaults(self) -> None:
+        source, tasks = f"model/{self.names['model']}.yaml", self.defaults.get("task", {})
+        self.put("task", tasks.get(self.names["task"], {}), source)
+        for part in self.given["task"].get("parts", {}):
+            self.put(f"task.parts.{part}", tasks.get(part, {}), source)
+        self.put("sampler", self.applicable(self.defaults.get("sampler", {})), source)
+
+    def put_recipe(self) -> None:
+        recipe, source = read("recipe", self.names["task"], self.config_dirs), f"recipe/{self.names['task']}.yaml"
+        if self.names["sampler"] in recipe:
+            self.put("sampler", recipe[self.names["sampler"]], source)
+        else:
+            self.put("sampler", self.applicable(recipe.get(self.sampler_option("base_method"), {})), source)
+
+    def put_tuned(self) -> None:
+        steps = f"s{self.sampler_option('steps')}"
+        for task, sampler, number in product(
+            ("any", self.names["task"]), ("any", self.names["sampler"]), ("any", steps)
+        ):
+            options = self.tuned.get(task, {}).get(sampler, {}).get(number, {})
+            options = self.applicable(options) if sampler == "any" else options
+            self.put("sampler", options, f"tuned/{self.names['model']}.yaml")
+
+    def put_metrics(self) -> None:
+        named = self.user.get("metrics", self.given.get("metrics"))
+        if named is not None and not (isinstance(named, list) and all(isinstance(n, str) for n in named)):
+            raise ValueError(f"metrics={named}: expected a list of names, such as [psnr,lpips_vgg]")
+        self.put("metrics", {}, "config.yaml")
+        known, prior = files("metric", self.config_dirs), f"model/{self.names['model']}.yaml"
+        for name in dict.fromkeys(_evaluated_by(self.layers.values["task"]) if named is None else named):
+            if name not in known:
+                raise ValueError(f"metrics: {name} is unknown: one of {', '.join(known)}")
+            self.put(f"metrics.{name}", read("metric", name, self.config_dirs), f"metric/{name}.yaml")
+            self.put(f"metrics.{name}", self.defaults.get("metric", {}).get(name, {}), prior)
+
+    def sampler_option(self, name: str):
+        """An option that decides on others: the user's, the YAML's, or the constructor's."""
+        default = parameters(self.sampler).get(name)
+        own = self.given["sampler"].get(name, default and default.default)
+        return self.user.get("sampler", {}).get(name, own)
+
+    def applicable(self, options: Mapping) -> dict:
+        """Those that the sampler has."""
+        return {k: v for k, v in options.items() if accepts(self.sampler, k)}
+
+    def filled(self) -> dict:
+        """The values, with all defaults of constructors; model, task and sampler first."""
+        values, sources = self.layers.values, self.layers.sources
+        for path, options in _built(values):
+            filled = fill(options, locate(options["_target_"]), path, sources)
+            options.clear()
+            options.update(filled)
+        run = fill({k: v for k, v in values.items() if k not in (*PARTS, "metrics")}, RunOptions, "", sources)
+        return {k: values[k] for k in PARTS} | {"data": run.pop("data"), "metrics": values["metrics"]} | run
+
+    # --- what the user should be told
+
+    def unused(self, options: Mapping, sources: Mapping[str, str]) -> Iterable[str]:
+        """Of options of the sampler that the user chose, and that change nothing."""
+        is_sampler = isinstance(self.sampler, type) and issubclass(self.sampler, Sampler)
+        unused = self.sampler.unused(options) if is_sampler else {}
+        for path, value in leaves(options, "sampler"):
+            name = path.split(".")[1]
+            if name in unused and sources[path] == OVERRIDE:
+                yield f"{path}={value} changes nothing: {unused[name]}"
+
+    def untuned(self, options: Mapping, sources: Mapping[str, str]) -> Iterable[str]:
+        """Of a number of steps that the tuned table does not have."""
+        table = self.tuned.get(self.names["task"], {}).get(self.names["sampler"], {})
+        steps = sorted(int(key[1:]) for key in table if key != "any")
+        tuned = {name: options[name] for values in table.values() for name in values if name in options}
+        asked = [(path, value) for path, value in leaves(tuned, "sampler") if sources[path] != OVERRIDE]
+        if steps and asked and options["steps"] not in steps:
+            taken = ", ".join(f"{path}={value} ({sources[path]})" for path, value in asked)
+            yield f"not tuned for {options['steps']} steps, only for {', '.join(map(str, steps))}; taken: {taken}"
+
+
+def check_values(values: Mapping) -> None:
+    """Raise ValueError for the first option that is unknown, or else wrong."""
+    run = {k: v for k, v in values.items() if k not in (*PARTS, "metrics")}
+    problems = [p for path, options in _built(values) for p in check(options, locate(options["_target_"]), path)]
+    problems += check(run, RunOptions, "")
+    unknown = [problem.path for problem in problems if problem.message is None]
+    if unknown:
+        raise ValueError(suggestion(unknown[0], [path for path in _paths(values) if path not in unknown]))
+    if problems:
+        raise ValueError(problems[0].message)
+    for path, value in leaves(run, ""):
+        if path in LOWEST and value is not None and value < LOWEST[path]:
+            raise ValueError(f"{path}={value}: an integer, {LOWEST[path]} or more")
+
+
+def _built(values: Mapping) -> list[tuple[str, dict]]:
+    """Path and options of all that is built."""
+    return [(part, values[part]) for part in PARTS] + [(f"metrics.{n}", o) for n, o in values["metrics"].items()]
+
+
+def _compose(arguments: list[str]) -> DictConfig:
+    with _composing:
+        inside = GlobalHydra.instance().hydra  # that of @hydra.main, if we are called by it
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+                return compose("config", arguments, return_hydra_config=True)
+        finally:
+            GlobalHydra.instance().hydra = inside
+
+
+def _evaluated_by(task: Mapping) -> list[str]:
+    """The metrics that a task names; of a sum of tasks, those of its parts that have a weight."""
+    kind = locate(task["_target_"])
+    names = list(kind.evaluated_by) if isinstance(kind, type) and issubclass(kind, Task) else []
+    for part, options in task.get("parts", {}).items():
+        names += _evaluated_by(options) if task.get("weights", {}).get(part) else []
+    return names
+
+
+def _paths(value, path: str = "") -> Iterable[str]:
+    """Of every option, mappings too."""
+    for key, below in value.items() if isinstance(value, Mapping) else ():
+        at = f"{path}.{key}" if path else key
+        yield at
+        yield from _paths(below, at)
+
+
+def _lines(value: Mapping, sources: Mapping[str, str], path: str = "", indent: str = "") -> Iterable[str]:
+    for key, below in value.items():
+        at = f"{path}.{key}" if path else key
+        if isinstance(below, Mapping) and below:
+            yield f"{indent}{key}:\n"
+            yield from _lines(below, sources, at, indent + "  ")
+        else:
+            text = yaml.safe_dump(below, default_flow_style=True, allow_unicode=True, width=float("inf"))
+            text = text.removesuffix("\n").removesuffix("\n...")
+            yield f"{indent}{key}: {text}" + (f"  # {sources[at]}\n" if at in sources else "\n")

@@ -1,0 +1,77 @@
+"""Layers of options, the later ones above, with the source of every value."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from dsg.options import leaves
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+class Sources(dict[str, str]):
+    """Option -> where its value comes from: `sampler.step_size` -> `tuned/avatars64.yaml`.
+
+    Attributes:
+        notes: what the user should be told once, a line each.
+    """
+
+    def __init__(self, sources: Mapping[str, str] | None = None, notes: Iterable[str] = ()):
+        super().__init__(sources or {})
+        self.notes = list(notes)
+
+
+class Layers:
+    """Nested options in the making.
+
+    Attributes:
+        values: what they are so far.
+        sources: path of each value -> the layer that it is of.
+    """
+
+    def __init__(self):
+        self.values: dict = {}
+        self.sources: dict[str, str] = {}
+
+    def put(self, path: str, options: Mapping, source: str) -> None:
+        """A layer at `path` ("": the root), above those before it."""
+        below = self.values
+        for key in path.split(".") if path else ():
+            below = below.setdefault(key, {})
+        self.sources.update((leaf, source) for leaf, _ in leaves(options, path))
+        merge(below, options)
+
+
+def merge(below: dict, above: Mapping) -> None:
+    """Put `above` into `below`: mappings entry by entry, everything else as a whole."""
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(below.get(key), dict):
+            merge(below[key], value)
+        else:
+            below[key] = _copy(value)
+
+
+def read(kind: str, name: str, config_dirs: Sequence[str | Path]) -> dict:
+    """configs/<kind>/<name>.yaml, and above it those of the user's folders; {} if there is none."""
+    found: dict = {}
+    for folder in (CONFIGS, *config_dirs):
+        path = Path(folder) / kind / f"{name}.yaml"
+        if path.is_file():
+            merge(found, _parsed(path, path.stat().st_mtime_ns))
+    return found
+
+
+def files(kind: str, config_dirs: Sequence[str | Path]) -> list[str]:
+    """The names in configs/<kind>, and in those of the user's folders."""
+    return sorted({p.stem for folder in (CONFIGS, *config_dirs) for p in (Path(folder) / kind).glob("*.yaml")})
+
+
+@cache
+def _parsed(path: Path, modified: int) -> dict:
+    return OmegaConf.to_container(OmegaConf.load(path)) or {}
+
+
+def _copy(value):
+    return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value

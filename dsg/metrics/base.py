@@ -1,0 +1,83 @@
+"""What a metric is: a number computed from saved images, so that it can be added to finished runs."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+
+import numpy as np
+
+from dsg.runs.inputs import Input
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a number is shown in tables.
+
+    Attributes:
+        name: in CSV and JSON files.
+        title: in tables, with its unit.
+        digits: after the point.
+        larger_is_better: None where neither is.
+    """
+
+    name: str
+    title: str
+    digits: int = 3
+    larger_is_better: bool | None = None
+
+
+class Metric(ABC):
+    """One reported number. A metric keeps a published name only when it is that metric.
+
+    Attributes:
+        column: its name, title, digits and direction.
+        scope: "image" or "set".
+    """
+
+    column: Column
+    scope: str
+
+    @property
+    def name(self) -> str:
+        return self.column.name
+
+    def missing(self) -> str | None:
+        """Why it cannot be had on this machine (weights that are not there), in one line; None if it can."""
+        return None
+
+    def settings(self) -> dict:
+        """What changes the number besides the images (weights, reference set, filters): printed under tables."""
+        return {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of its settings. Numbers that were computed with others are computed again."""
+        return sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:10]
+
+    def applies(self, inputs: Sequence[Input]) -> bool:
+        """Whether these inputs have what it compares with."""
+        return True
+
+
+class ImageMetric(Metric):
+    """A number per image."""
+
+    scope = "image"
+
+    @abstractmethod
+    def __call__(self, images: np.ndarray, inputs: Sequence[Input]) -> list[float]:
+        """Args: images uint8 [B, H, W, 3] as saved; what each was made from. Returns [B]; NaN where there is none."""
+
+
+class SetMetric(Metric):
+    """One number for all images of a run."""
+
+    scope = "set"
+    smallest = 2  # images; fewer give none
+
+    @abstractmethod
+    def __call__(self, images: np.ndarray) -> float:
+        """Args: images uint8 [N, H, W, 3], N at least `smallest`."""

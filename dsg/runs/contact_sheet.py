@@ -1,0 +1,51 @@
+"""All of a run at a glance: condition, restored image and truth, the worst and the best first."""
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw
+
+from dsg.runs.images import save
+from dsg.runs.runner import Run
+
+MOST = 16  # images on a sheet
+ORDER = ("psnr", "haarpsi")  # what ranks them, if it was computed
+
+
+def write_contact_sheet(run: Run) -> None:
+    """`grid.png`: a row per image with its id and rank; half of them the worst, half the best, where there are more
+    than fit."""
+    table = run.results.table()
+    table = table.loc[table.index.intersection([item.name for item in run.items])]
+    if len(table):
+        rows = [_row(run, row) for _, row in chosen(table).iterrows()]
+        save(run.results.out / "grid.png", np.concatenate(rows))
+
+
+def chosen(table: pd.DataFrame) -> pd.DataFrame:
+    """At most `MOST` rows, from the worst to the best."""
+    by = next((name for name in ORDER if name in table and table[name].notna().all()), None)
+    ranked = table if by is None else table.sort_values(by, kind="stable")
+    if len(ranked) <= MOST:
+        return ranked
+    return ranked.iloc[:MOST] if by is None else pd.concat([ranked.iloc[: MOST // 2], ranked.iloc[-MOST // 2 :]])
+
+
+def _row(run: Run, row: pd.Series) -> np.ndarray:
+    """Condition, restored, truth side by side, under a line of text; white where there is none."""
+    restored = run.results.image(row["id"])
+    height, width = restored.shape[:2]
+    cells = [restored]
+    for position, folder in ((0, run.results.condition), (2, run.results.truth)):
+        file = folder / f"{row['image']}.png"
+        if file.exists():
+            with Image.open(file) as image:
+                shown = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.NEAREST))
+            cells.insert(min(position, len(cells)), shown)
+    gap = np.full((height, 2, 3), 255, np.uint8)
+    line = np.concatenate([part for cell in cells for part in (cell, gap)], axis=1)
+    caption = Image.new("RGB", (line.shape[1], 14), "white")
+    words = " ".join(
+        [str(row["id"])] + [f"{row[name]:.3g} {name}" for name in ORDER if name in row and pd.notna(row[name])]
+    )
+    ImageDraw.Draw(caption).text((1, 1), words, fill="black")
+    return np.concatenate([np.asarray(caption), line])

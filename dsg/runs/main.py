@@ -1,0 +1,78 @@
+"""One run on the command line: progress, report, exit code."""
+
+import sys
+from collections.abc import Mapping
+
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from dsg.runs.contact_sheet import write_contact_sheet
+from dsg.runs.prepare import prepare
+from dsg.runs.runner import Run
+from dsg.runs.tracking import log
+
+
+def run_one(config: DictConfig, sources: Mapping[str, str]) -> int:
+    """Restore what is not finished, report and log it.
+
+    Returns:
+        the exit code: 0, 1 if images failed or could not be written, 2 for bad input, 130 if it was interrupted.
+    """
+    try:
+        run = prepare(config, sources)
+    except (ValueError, OSError) as error:
+        print(f"error: {first_lines(error)}", file=sys.stderr)
+        return 2
+    for note in run.notes:
+        print(f"note: {note}", file=sys.stderr)
+    try:
+        failures = with_progress(run)
+    except KeyboardInterrupt:
+        print(f"stopped; the same command goes on: {run.results.out}", file=sys.stderr)
+        return 130
+    except OSError as error:
+        done = len(run.results.rows()) if run.results.out.exists() else 0
+        print(
+            f"error: {first_lines(error)}; {done} images are safe in {run.results.out}, the same command goes on",
+            file=sys.stderr,
+        )
+        return 1
+    report(run)
+    log(run)
+    for failure in failures:
+        print(f"failed: {failure.id}: not finite at step {failure.step_index} (t={failure.t})", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def with_progress(run: Run) -> list:
+    work = run.work()
+    if run.finished:
+        print(f"finished already: {run.results.out}")
+    description = f"{run.task.name} {run.sampler.name}"
+    with tqdm(total=work, unit="pass", desc=description, disable=work == 0, smoothing=0.05) as bar:
+        failures = run.execute(bar.update)
+    if work and run.results.rows():
+        write_contact_sheet(run)
+    return failures
+
+
+def report(run: Run) -> None:
+    summary = run.results.summary()
+    for name, m in summary["metrics"].items():
+        if m["mean"] is not None:
+            interval = "" if m["low"] is None else f"  [{m['low']:.4f}, {m['high']:.4f}]"
+            print(f"{name:>20} {m['mean']:8.4f}{interval}")
+    for name, m in summary["set_metrics"].items():
+        print(f"{name:>20} {m['value']:8.4f}")
+    for metric in run.metrics:
+        if metric.missing():
+            print(f"{metric.name:>20} not computed: {metric.missing()}")
+    if summary["images"]:
+        print(f"{'seconds per image':>20} {summary['seconds_per_image']:8.2f}")
+    sheet = run.results.out / "grid.png"
+    print(f"{summary['images']} images: {run.results.out}" + f", at a glance: {sheet}" * sheet.exists())
+
+
+def first_lines(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split("\n")[0:1]).strip() or type(error).__name__

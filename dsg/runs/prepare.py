@@ -1,0 +1,119 @@
+"""From a resolved config to a run: everything that can be wrong is found here, before work starts."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import torch
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from dsg.checkpoints import resolve
+from dsg.config import to_yaml
+from dsg.runs.inputs import Data
+from dsg.runs.results import Results, identity, short_hash
+from dsg.runs.runner import Run
+from dsg.runs.shards import shard_of_this_process
+from dsg.runs.tracking import check_login
+
+
+def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: Path | None = None) -> Run:
+    """The run that `config` describes, in its folder (`out`, or the config's). Nothing is written yet.
+
+    Args:
+        config: as `dsg.config.load` gives it; `sources` tells where its values came from.
+
+    Raises:
+        ValueError, FileNotFoundError: one clear sentence.
+    """
+    for group in ("model", "task", "sampler"):
+        check_name(f"{group}.name", config[group].name)
+    check_login(config.wandb.mode)
+    device = pick_device(config.device)
+    sampler, task, prior = build(config.sampler), build(config.task), load_once(_as_json(config.model))
+    shape = prior.image_shape
+    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        raise ValueError(
+            f"model={config.model.name} has points of shape {shape}, and run.py restores images (3, n, n): "
+            "use dsg.samplers.sample, or dsg.theory (docs/theory.md)"
+        )
+    task.check(shape)
+    inputs = task.inputs(Data(**config.data), shape)
+    task.check_prior(prior, inputs)
+    sampler.check(prior, task)
+    metrics = [build(metric) for metric in config.metrics.values()]
+    prior, task = prior.to(device), task.to(device)
+    owner = identity(OmegaConf.to_container(config), prior.weights_hash, task.weights_hash)
+    folder = out or output_folder(config, owner)
+    check_folders(folder, config.data.root)
+    run = Run(
+        config, to_yaml(config, sources or {}), prior, task, sampler, inputs, Results(folder, owner), metrics,
+        config.samples, config.seed, config.batch_size, device,
+    )  # fmt: skip
+    run.pending()  # refuses inputs that have changed
+    return run
+
+
+def check_name(option: str, name: str) -> None:
+    """Names become folders."""
+    if not re.fullmatch(r"[\w-][\w.-]*", str(name)):
+        raise ValueError(f"{option}={name}: letters, digits, '_', '-' and '.' only, since it names a folder")
+
+
+def check_folders(out: Path, root: str | None) -> None:
+    """Results below data.root would be read as inputs by the next call."""
+    if root is None or not resolve(root).is_dir():
+        return
+    inside = out.resolve().is_relative_to(resolve(root).resolve())
+    if inside:
+        raise ValueError(f"out={out} lies inside data.root={root}: its images would become inputs; choose another out")
+
+
+def build(config: DictConfig):
+    """Instantiate, with the errors of the object itself rather than Hydra's."""
+    try:
+        return instantiate(config)
+    except HydraException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, (ValueError, FileNotFoundError)):
+            raise cause from None
+        raise ValueError(f"{config.get('name', config.get('_target_'))}: {str(cause).splitlines()[0]}") from cause
+
+
+@cache
+def load_once(config: str):
+    """What a config (as JSON) describes, once per process however many runs use it."""
+    return build(OmegaConf.create(json.loads(config)))
+
+
+def _as_json(config: DictConfig) -> str:
+    return json.dumps(OmegaConf.to_container(config))
+
+
+def pick_device(name: str) -> torch.device:
+    """Raises ValueError if the machine has no such device. Under torchrun, `auto` and `cuda` are the rank's own GPU."""
+    local = int(os.environ.get("LOCAL_RANK", "0")) if shard_of_this_process()[1] > 1 else None
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    kind, colon, index = str(name).partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and not (kind == "cuda" and index.isdigit())):
+        raise ValueError(f"device={name} is unknown: one of auto, cpu, cuda, cuda:<index>, mps")
+    if kind == "cuda" and not colon and local is not None:
+        index, name = str(local), f"cuda:{local}"
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device=mps: not available on this machine")
+    return torch.device(name)
+
+
+def output_folder(config: DictConfig, owner: Mapping) -> Path:
+    if config.out is not None:
+        return Path(config.out).expanduser()
+    run = f"{config.sampler.name}-{config.sampler.steps}-{short_hash(owner)}"
+    return Path("results") / config.model.name / config.task.name / run

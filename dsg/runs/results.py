@@ -1,0 +1,232 @@
+"""The results folder of a run: whom it belongs to, what is finished, and rows that several processes can add to.
+
+Every process appends its rows to a file of its own in `parts/`, a JSON record per line, and never rewrites them. The
+table is what all parts say together; `per_image.csv` and `metrics.json` are made from it.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
+from yaml import YAMLError
+
+from dsg.metrics.base import Metric
+
+OWNER, PARTS = "config.yaml", "parts"
+BY = "by:"  # in a record: with which settings a metric was computed
+# of a model: where its file lies (its hash counts) and what changes no more than rounding
+SPEED = {"checkpoint", "compile", "channels_last", "cpu_batch", "use_checkpoint"}
+
+
+def identity(config: Mapping, prior_hash: str, task_hash: str | None) -> dict:
+    """What changes a run's images: prior and weights, task and its files, sampler, data, seed; nothing else.
+
+    Batch size, device, switches of speed, logging and `data.limit` are not in it. Whether there are several samples is,
+    because their files are numbered then.
+    """
+    task = _without_speed(config["task"])
+    return {
+        "model": {**_without_speed(config["model"]), "weights": prior_hash},
+        "task": task if task_hash is None else {**task, "weights": task_hash},
+        "sampler": config["sampler"],
+        "data": {k: v for k, v in config["data"].items() if k != "limit"},
+        "samples": "several" if config["samples"] > 1 else "one",
+        "seed": config["seed"],
+    }
+
+
+def _without_speed(tree: Mapping) -> dict:
+    return {k: _without_speed(v) if isinstance(v, Mapping) else v for k, v in tree.items() if k not in SPEED}
+
+
+def short_hash(owner: Mapping) -> str:
+    return hashlib.sha256(json.dumps(owner, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+class Results:
+    """The folder `out` of the run `owner` (its `identity`). Nothing is written before `claim`.
+
+    Raises:
+        ValueError: if the folder belongs to another run, saying what differs.
+    """
+
+    def __init__(self, out: Path, owner: Mapping):
+        self.out, self.owner = out, OmegaConf.to_container(OmegaConf.create(dict(owner)))
+        self.images, self.condition, self.truth = out / "images", out / "condition", out / "truth"
+        self._part = out / PARTS / f"{time.time_ns()}-{process_name()}-{secrets.token_hex(3)}.jsonl"
+        self._check_owner()
+
+    def claim(self, config_text: str) -> None:
+        """Make the folder this run's, for all processes that work on it; sweep what killed ones left half-written.
+
+        Args:
+            config_text: YAML of the resolved config; the identity is added.
+        """
+        for folder in (self.images, self.condition, self.truth, self._part.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        text = config_text + OmegaConf.to_yaml(OmegaConf.create({"identity": self.owner}))
+        temporary = temporary_name(self.out / OWNER)
+        temporary.write_text(text, encoding="utf-8")
+        try:
+            os.link(temporary, self.out / OWNER)  # fails if another process was first
+        except FileExistsError:
+            self._check_owner()
+        finally:
+            temporary.unlink()
+        sweep(self.out)
+
+    def _check_owner(self) -> None:
+        file = self.out / OWNER
+        if not file.exists():
+            if self.images.is_dir() and any(self.images.iterdir()):
+                raise ValueError(f"out={self.out} holds images, but no {OWNER} that says whose: choose another folder")
+            return
+        try:
+            before = _flat(OmegaConf.to_container(OmegaConf.load(file))["identity"])
+        except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+            raise ValueError(
+                f"{file} is damaged: it does not say whose results these are; choose another out"
+            ) from None
+        now = _flat(self.owner)
+        differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
+        if differing:
+            k = differing[0]
+            raise ValueError(
+                f"out={self.out} holds the results of another run: {k} was {before.get(k)}, now {now.get(k)}"
+                + f" (and {len(differing) - 1} more)" * (len(differing) > 1)
+                + "; choose another out, or remove it"
+            )
+
+    def add(self, records: Sequence[Mapping]) -> None:
+        """Append records to this process's part: of an image (with `id`), or of the whole set (with `set`)."""
+        self._part.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._part, "a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(record) + "\n" for record in records))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def records(self) -> list[dict]:
+        """All that the parts hold, in the order in which their processes began.
+
+        A line that a kill or a full disk cut short counts for nothing.
+        """
+        found = []
+        for part in sorted((self.out / PARTS).glob("*.jsonl")):
+            for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(record, dict):
+                    found.append(record)
+        return found
+
+    def rows(self) -> dict[str, dict]:
+        """By id, all that was said of an image."""
+        rows: dict[str, dict] = {}
+        for record in self.records():
+            if isinstance(name := record.get("id"), str):
+                made_again = "files" in record and rows.get(name, record).get("files") != record["files"]
+                rows[name] = record if made_again else {**rows.get(name, {}), **record}
+        # metrics of an image whose own record was lost say nothing
+        return {name: rows[name] for name in sorted(rows) if "files" in rows[name]}
+
+    def table(self) -> pd.DataFrame:
+        """A row per image, indexed by id."""
+        rows = [{k: v for k, v in r.items() if k != "files" and not k.startswith(BY)} for r in self.rows().values()]
+        return pd.DataFrame(rows).set_index("id", drop=False) if rows else pd.DataFrame()
+
+    def whole(self, row: Mapping) -> bool:
+        """Whether every file of the row is there as it was written."""
+        return all(file_digest(self.out / name) == digest for name, digest in row["files"].items())
+
+    def image(self, name: str) -> np.ndarray:
+        """The saved image, uint8 [H, W, 3]."""
+        with Image.open(self.images / f"{name}.png") as image:
+            return np.asarray(image.convert("RGB"))
+
+    def set_record(self, metric: Metric, names: Sequence[str]) -> dict | None:
+        """What was computed of exactly these saved images, all together, with the metric's present settings."""
+        wanted = {"set": metric.name, "of": self.digest_of(names), "by": metric.fingerprint}
+        found = [record for record in self.records() if all(record.get(k) == v for k, v in wanted.items())]
+        return found[-1] if found else None
+
+    def new_set_record(self, metric: Metric, names: Sequence[str], value: float) -> dict:
+        about = {"set": metric.name, "of": self.digest_of(names), "by": metric.fingerprint}
+        return {**about, "value": value, "images": len(names), **metric.settings()}
+
+    def digest_of(self, names: Sequence[str]) -> str:
+        """Identifies a set of saved images."""
+        rows = self.rows()
+        lines = "".join(f"{name} {rows[name]['files'][f'images/{name}.png']}\n" for name in names)
+        return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+    def summary(self) -> dict:
+        """metrics.json."""
+        return json.loads((self.out / "metrics.json").read_text(encoding="utf-8"))
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256, short; None if there is no such file."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except FileNotFoundError:
+        return None
+
+
+def process_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def temporary_name(path: Path) -> Path:
+    """Beside `path`, unique to this process."""
+    return path.with_name(f"{path.name[:200]}.{process_name()}-{secrets.token_hex(3)}.partial")
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file is there whole or not at all; one that says the same already is not touched."""
+    if path.exists() and path.read_bytes() == text.encode():
+        return
+    temporary = temporary_name(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the half-written files of processes of this machine that live no more."""
+    host = socket.gethostname()
+    for file in folder.rglob("*.partial"):
+        owner, _, _ = file.name.removesuffix(".partial").rpartition(".")[2].rpartition("-")
+        name, _, pid = owner.rpartition("-")
+        if name == host and pid.isdigit() and not _alive(int(pid)):
+            file.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _flat(tree: Mapping, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat

@@ -1,0 +1,254 @@
+"""Images through a run, in batches: sample, save each image as soon as it is there, evaluate, resume."""
+
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from dsg.checkpoints import REPOSITORY
+from dsg.metrics.base import ImageMetric, Metric, SetMetric
+from dsg.noise import ImageNoise
+from dsg.priors.base import CountedPrior, Prior
+from dsg.runs import images
+from dsg.runs.inputs import Input, to_uint8
+from dsg.runs.results import BY, Results, file_digest, write_text
+from dsg.runs.shards import shard_of_this_process
+from dsg.runs.summary import write_summary
+from dsg.samplers import Sampler, StepState, sample
+
+WEIGHT = {"forward": 1, "backward": 2}  # of a pass, for progress bars (`dsg.samplers.Cost.compute`)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image that a run makes."""
+
+    name: str
+    input: Input
+    sample_number: int
+
+
+@dataclass
+class Failure:
+    """An image whose sampling met a non-finite value."""
+
+    id: str
+    step_index: int
+    t: float
+
+
+@dataclass
+class Run:
+    """A prior, a task, a sampler and a set of inputs, all checked (`dsg.runs.prepare`)."""
+
+    config: DictConfig
+    config_text: str
+    prior: Prior
+    task: object
+    sampler: Sampler
+    inputs: Sequence[Input]
+    results: Results
+    metrics: Sequence[Metric] = ()
+    samples: int = 1
+    seed: int = 0
+    batch_size: int = 16
+    device: torch.device = torch.device("cpu")
+    notes: Sequence[str] = ()  # what the user should know before it starts
+    shard: tuple[int, int] = field(default_factory=shard_of_this_process)
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """Everything the run makes, on all shards."""
+        several = self.samples > 1
+        numbers = range(self.samples)
+        return [Item(f"{i.id}_{k}" if several else i.id, i, k) for i in self.inputs for k in numbers]
+
+    def pending(self) -> list[Item]:
+        """What this shard has still to make: it is not there, or not as it was written.
+
+        Raises:
+            ValueError: an input has changed since its image was made.
+        """
+        rank, count = self.shard
+        rows, todo = self.results.rows(), []
+        for item in self.items[rank::count]:
+            row = rows.get(item.name)
+            if row is not None and row["input"] != item.input.digest:
+                raise ValueError(
+                    f"the input of {item.name} has changed since {self.results.images / item.name}.png was made: "
+                    "choose another out"
+                )
+            if row is None or not self.results.whole(row):
+                todo.append(item)
+        return todo
+
+    def work(self) -> int:
+        """What is left, in forward passes of one image."""
+        return len(self.pending()) * self.sampler.cost(self.prior.schedule).compute
+
+    @property
+    def finished(self) -> bool:
+        return not self.pending() and (self.results.out / "metrics.json").exists() and not unevaluated(self)
+
+    def execute(
+        self, on_progress: Callable[[int], None] = lambda passes: None, callback: Callable | None = None
+    ) -> list[Failure]:
+        """Restore what is not finished, evaluate what is not evaluated, write `per_image.csv` and `metrics.json`.
+
+        Args:
+            on_progress: called with the forward passes that were done, of one image each; a backward pass counts two.
+            callback: called as `callback(state, names)` after every step.
+
+        Returns:
+            the images that failed; the others are done.
+        """
+        todo, failures = self.pending(), []
+        if todo or not self.finished:
+            self.results.claim(self.config_text)
+        for start in range(0, len(todo), self.batch_size):
+            failures += run_batch(self, todo[start : start + self.batch_size], on_progress, callback)
+        evaluate(self)
+        write_summary(self, failures)
+        return failures
+
+
+class Watch:
+    """A callback that notes where each image first stops being finite.
+
+    The notes stay on the device until they are asked for, so that watching does not wait for it.
+    """
+
+    def __init__(self, batch: int, device: torch.device):
+        self.first_bad = torch.full((batch,), -1, device=device)
+        self.steps: list[tuple[int, float]] = []
+
+    def __call__(self, state: StepState) -> None:
+        bad = ~torch.isfinite(state.x_prev).flatten(1).all(1)
+        self.first_bad = torch.where(bad & (self.first_bad < 0), len(self.steps), self.first_bad)
+        self.steps.append((state.index, state.t))
+
+    def failures(self, names: Sequence[str]) -> list[Failure]:
+        return [Failure(name, *self.steps[k]) for name, k in zip(names, self.first_bad.tolist()) if k >= 0]
+
+
+def condition_of(run: Run, inputs: Sequence[Input]) -> dict[str, Tensor]:
+    """The condition of a batch, on the run's device."""
+    return {k: v.to(run.device) for k, v in run.task.condition(inputs, run.seed).items()}
+
+
+def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Callable | None) -> list[Failure]:
+    names, inputs = [item.name for item in batch], [item.input for item in batch]
+    condition = condition_of(run, inputs)
+    prompts = [i.prompt for i in inputs] if run.task.prompts_prior and any(i.prompt for i in inputs) else None
+    prior = CountedPrior(run.prior, prompts, lambda kind: on_progress(WEIGHT[kind] * len(batch)))
+    watch = Watch(len(batch), run.device)
+
+    def each_step(state: StepState) -> None:
+        watch(state)
+        if callback is not None:
+            callback(state, names)
+
+    start = time.perf_counter()
+    noise = ImageNoise(
+        run.seed, [i.id for i in inputs], [item.sample_number for item in batch], run.prior.shape, run.device,
+        run.sampler.draws(run.prior.schedule),
+    )  # fmt: skip
+    x0 = sample(prior, run.task, condition, run.sampler, noise.start(), noise, each_step)
+    with torch.no_grad():
+        restored = run.prior.decode(x0).clamp(-1, 1)
+        own = {k: v.cpu() for k, v in run.task.metrics(restored, condition).items()}
+    failures = watch.failures(names)  # waits for the device
+    numbers = {
+        "seconds": (time.perf_counter() - start) / len(batch),
+        "network_evaluations": prior.forward_passes,
+        "backward_passes": prior.backward_passes,
+    }
+    failed = {failure.id for failure in failures}
+    pixels = to_uint8(torch.nan_to_num(restored))
+    rows = []
+    for i, item in enumerate(batch):
+        if item.name not in failed:
+            files = save(run, item, pixels[i], {k: v[i : i + 1].cpu() for k, v in condition.items()})
+            rows.append(row_of(run, item, {**numbers, **{k: v[i].item() for k, v in own.items()}}, files))
+    if rows:
+        run.results.add(rows)
+    return failures
+
+
+def save(run: Run, item: Item, pixels: np.ndarray, condition: Mapping[str, Tensor]) -> dict[str, str]:
+    """Write the image, and what it was made from; file name -> digest."""
+    results, name = run.results, item.input.id
+    images.save(results.images / f"{item.name}.png", pixels)
+    written = [results.images / f"{item.name}.png"]
+    picture = run.task.picture(item.input, condition)
+    for folder, what in ((results.condition, picture), (results.truth, item.input.truth)):
+        if what is not None:
+            images.save(folder / f"{name}.png", what)
+            written.append(folder / f"{name}.png")
+    if item.input.prompt is not None:
+        write_text(results.condition / f"{name}.txt", item.input.prompt + "\n")
+        written.append(results.condition / f"{name}.txt")
+    return {str(path.relative_to(results.out)): file_digest(path) for path in written}
+
+
+def row_of(run: Run, item: Item, numbers: Mapping, files: Mapping[str, str]) -> dict:
+    """The record of an image."""
+    prompt = {} if item.input.prompt is None else {"prompt": item.input.prompt}
+    about = {"id": item.name, "image": item.input.id, "sample": item.sample_number, "input": item.input.digest}
+    return {**about, **numbers, **prompt, **versions(run.device), "files": dict(files)}
+
+
+def unevaluated(run: Run) -> list[tuple[ImageMetric, list[Item]]]:
+    """Metrics that finished images of this shard still lack."""
+    rank, count = run.shard
+    rows = run.results.rows()
+    found = []
+    for metric in run.metrics:
+        if isinstance(metric, ImageMetric) and metric.missing() is None and metric.applies(run.inputs):
+            items = [i for i in run.items[rank::count] if i.name in rows and not computed(metric, rows[i.name])]
+            found += [(metric, items)] if items else []
+    return found
+
+
+def computed(metric: ImageMetric, row: Mapping) -> bool:
+    """Whether the row has this metric, computed with its present settings."""
+    return metric.name in row and row.get(f"{BY}{metric.name}") == metric.fingerprint
+
+
+def evaluate(run: Run, chunk: int = 64) -> None:
+    """Compute the metrics that are missing, from the saved images."""
+    for metric, items in unevaluated(run):
+        for start in range(0, len(items), chunk):
+            part = items[start : start + chunk]
+            pixels = np.stack([run.results.image(item.name) for item in part])
+            values = metric(pixels, [item.input for item in part])
+            by = {f"{BY}{metric.name}": metric.fingerprint}
+            run.results.add([{"id": i.name, metric.name: v, **by} for i, v in zip(part, values)])
+    rows = run.results.rows()
+    names = [item.name for item in run.items if item.name in rows]
+    for metric in run.metrics:
+        wanted = isinstance(metric, SetMetric) and metric.missing() is None and len(names) >= metric.smallest
+        if wanted and len(names) == len(run.items) and run.results.set_record(metric, names) is None:
+            value = metric(np.stack([run.results.image(name) for name in names]))
+            run.results.add([run.results.new_set_record(metric, names, value)])
+
+
+def versions(device: torch.device) -> dict[str, str]:
+    """What an image was made with."""
+    return {"code": code_version(), "torch": str(torch.__version__), "device": str(device)}
+
+
+@cache
+def code_version() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        described = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    except OSError:  # no git here
+        return "unknown"
+    return described.stdout.strip() or "unknown"

@@ -1,0 +1,88 @@
+"""What a run comes to: `per_image.csv`, and `metrics.json` with means, intervals, versions and failures."""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from dsg.benchmark.statistics import bootstrap
+from dsg.metrics.base import SetMetric
+from dsg.runs.results import Results, write_text
+
+MADE_WITH = ("code", "torch", "device")
+NOT_METRICS = {
+    "id", "image", "sample", "input", "prompt", "seconds", "network_evaluations", "backward_passes", *MADE_WITH
+}  # fmt: skip
+
+
+def write_summary(run, failures: Sequence) -> None:
+    """Both files, over the images that this run asks for; files that would not change are left alone."""
+    table = run.results.table()
+    if len(table):
+        write_text(run.results.out / "per_image.csv", table.to_csv(index=False, float_format="%.6g"))
+        table = table.loc[table.index.intersection([item.name for item in run.items])]
+    if run.samples > 1 and len(table):
+        table = table.assign(diversity=diversity(run.results, table))
+    summary = {
+        "images": int(table["image"].nunique()) if len(table) else 0,
+        "metrics": means(table),
+        "set_metrics": set_metrics(run, table),
+        **{name: _mean(table, key) for name, key in PER_IMAGE.items()},
+        "failures": [vars(failure) for failure in failures],
+        "interval": "95 %, percentile bootstrap over images, 2000 resamples",
+        "image_ids": list(table.index),
+        "versions": {k: sorted(table[k].unique()) for k in MADE_WITH} if len(table) else {},
+    }
+    if summary["images"] or failures:
+        write_text(run.results.out / "metrics.json", json.dumps(summary, indent=1) + "\n")
+
+
+PER_IMAGE = {
+    "seconds_per_image": "seconds", "network_evaluations": "network_evaluations", "backward_passes": "backward_passes"
+}  # fmt: skip
+
+
+def means(table: pd.DataFrame) -> dict[str, dict]:
+    """Mean and 95 % interval of every metric over images (samples of one are not independent); one image has no
+    interval."""
+    found = {}
+    for name in [column for column in table.columns if column not in NOT_METRICS]:
+        values = table.groupby("image")[name].mean().to_numpy()
+        mean, low, high = bootstrap(values)
+        several = np.isfinite(values).sum() > 1
+        found[name] = {
+            "mean": _number(mean), "low": _number(low) if several else None, "high": _number(high) if several else None
+        }  # fmt: skip
+    return found
+
+
+def set_metrics(run, table: pd.DataFrame) -> dict[str, dict]:
+    """What was computed of exactly these images, with its settings."""
+    found = {}
+    for metric in run.metrics:
+        if isinstance(metric, SetMetric) and len(table):
+            record = run.results.set_record(metric, [i.name for i in run.items if i.name in table.index])
+            if record is not None:
+                found[metric.name] = {k: v for k, v in record.items() if k not in ("set", "of", "by")}
+    return found
+
+
+def diversity(results: Results, table: pd.DataFrame) -> pd.Series:
+    """Mean distance (RMS over pixels in [-1, 1]) of each sample to the other samples of its condition; NaN for a
+    single one."""
+    distances = pd.Series(np.nan, index=table.index)
+    for _, names in table.groupby("image").groups.items():
+        if len(names) > 1:
+            x = np.stack([results.image(name) for name in names]).reshape(len(names), -1) / 127.5
+            between = [np.sqrt(np.square(x - one).mean(1)).sum() for one in x]  # row by row: images may be large
+            distances[names] = np.array(between) / (len(names) - 1)
+    return distances
+
+
+def _mean(table: pd.DataFrame, column: str) -> float | None:
+    return _number(table[column].mean()) if len(table) else None
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.6g}") if np.isfinite(value) else None

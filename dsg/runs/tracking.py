@@ -1,0 +1,80 @@
+"""A run as a Weights & Biases run: offline by default, so that nothing leaves the machine unasked.
+
+Trouble with W&B is one line of warning: the results are on the disk, and the next call of the same command logs them.
+"""
+
+import os
+import sys
+
+from dsg.runs.results import Results, file_digest, short_hash, write_text
+from dsg.runs.runner import Run
+
+MODES = ("offline", "online", "disabled")
+MARK = "wandb-logged"  # in the run's folder: what was logged last
+PATIENCE = 20  # seconds for a server that does not answer
+
+
+def check_login(mode: str) -> None:
+    """Raises ValueError for an unknown mode, or for mode online without a login."""
+    if mode not in MODES:
+        raise ValueError(f"wandb.mode={mode} is unknown: one of {', '.join(MODES)}")
+    if mode == "online" and "WANDB_API_KEY" not in os.environ:
+        import wandb
+
+        if not wandb.api.api_key:
+            raise ValueError("wandb.mode=online needs a login: run 'wandb login', or use wandb.mode=offline")
+
+
+def log(run: Run) -> None:
+    """Log the run, unless exactly this has been logged already. Never raises."""
+    settings, results = run.config.wandb, run.results
+    if settings.mode == "disabled":
+        return
+    state = f"{settings.mode} {file_digest(results.out / 'metrics.json')}\n"
+    mark = results.out / MARK
+    try:
+        if not mark.exists() or mark.read_text() != state:
+            _log(run)
+            write_text(mark, state)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # wandb raises whatever its parts raise, SystemExit among it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        print(f"warning: W&B could not log this run ({reason}); the next call tries again", file=sys.stderr)
+
+
+def _log(run: Run) -> None:
+    """Config, metrics, per-image table and images (condition, restored, truth)."""
+    import wandb  # here, because it takes seconds and nothing else needs it
+    from omegaconf import OmegaConf
+
+    config, results, summary = run.config, run.results, run.results.summary()
+    with wandb.init(
+        project=config.wandb.project,
+        group=config.wandb.group,
+        name=f"{config.model.name}/{config.task.name}/{config.sampler.name}/{config.sampler.steps}",
+        id=short_hash(results.owner),  # an extended run goes on in its W&B run
+        resume="allow",
+        mode=config.wandb.mode,
+        dir=str(results.out),
+        config=OmegaConf.to_container(config),
+        settings=wandb.Settings(silent=True, console="off", init_timeout=PATIENCE),
+    ) as logged:
+        for name, metric in summary["metrics"].items():
+            logged.summary.update({f"{name}/{bound}": value for bound, value in metric.items()})
+        logged.summary.update({name: metric["value"] for name, metric in summary["set_metrics"].items()})
+        counted = ("images", "seconds_per_image", "network_evaluations", "backward_passes")
+        logged.summary.update({key: summary[key] for key in counted})
+        table = wandb.Table(dataframe=results.table().reset_index(drop=True))
+        logged.log({"per_image": table, "images": _images(results)})
+
+
+def _images(results: Results, count: int = 8) -> list:
+    import wandb
+
+    table, found = results.table(), []
+    for name, image in list(zip(table["id"], table["image"]))[:count]:
+        for folder, stem in ((results.condition, image), (results.images, name), (results.truth, image)):
+            if (folder / f"{stem}.png").exists():
+                found.append(wandb.Image(str(folder / f"{stem}.png"), caption=f"{folder.name} {stem}"))
+    return found

@@ -1,0 +1,189 @@
+"""What a sampler is: it owns its loop, from x_T to x0."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from dsg.priors.base import Prior
+from dsg.schedule import NoiseSchedule
+
+
+class Noise(Protocol):
+    """Where a sampler gets its noise: every draw is named by what it is for, and is the same whoever asks for it."""
+
+    def __call__(self, step_index: int, repeat: int = 0, purpose: str = "step") -> Tensor:
+        """Standard normal, like x_T. `step_index` counts down to 0; `repeat` counts inner iterations up."""
+
+
+class Draw(NamedTuple):
+    """The key of one draw."""
+
+    purpose: str
+    step_index: int
+    repeat: int
+
+
+@dataclass
+class StepState:
+    """What a `callback` sees of a step: tensors [B, C, H, W], detached.
+
+    Attributes:
+        index: counts down to 0.
+        t: noise level that the network saw.
+        repeat: counts repetitions of the step up from 0.
+        x_t: where the step began.
+        x0: the predicted clean image (of a latent prior: latent).
+        x_prev: where it ended.
+        loss: [B], the task's loss where it was computed.
+    """
+
+    index: int
+    t: float
+    repeat: int
+    x_t: Tensor
+    x0: Tensor
+    x_prev: Tensor
+    loss: Tensor | None
+
+
+Callback = Callable[[StepState], None]
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """The option of a sampler that is searched, on a logarithmic scale.
+
+    Attributes:
+        option: its name.
+        start: where the search begins.
+        low, high: bounds.
+        direction: 1 if a larger value guides more, -1 if it guides less.
+    """
+
+    option: str
+    start: float
+    low: float = 0.0
+    high: float = math.inf
+    direction: int = 1
+
+
+class Cost(NamedTuple):
+    """What a sampler asks of the network for one image, at most: for plans and progress bars. A run counts what it
+    was."""
+
+    forward: int
+    backward: int
+
+    @property
+    def compute(self) -> int:
+        """In forward passes: a backward pass costs about two."""
+        return self.forward + 2 * self.backward
+
+
+class Sampler(ABC):
+    """A method. Everything is per image: losses, norms, step sizes, when to stop.
+
+    Attributes:
+        name: what results are filed under.
+        steps: number of reverse steps.
+        base_method: name of the sampler that it is compared with; None if with none.
+    """
+
+    name: str
+    steps: int
+    base_method: str | None = None
+
+    @abstractmethod
+    def sample(
+        self, prior: Prior, task, condition: Mapping[str, Tensor], x_T: Tensor, noise: Noise, callback: Callback | None
+    ) -> Tensor:
+        """x0 [B, *prior.shape], unclamped, from x_T. The arguments are those of `dsg.samplers.sample`."""
+
+    def start(self, prior: Prior, task, condition: Mapping[str, Tensor] | None, z: Tensor) -> Tensor:
+        """x_T, the state that the first step begins with, from z [B, *prior.shape] standard normal: by default, z."""
+        return z
+
+    @abstractmethod
+    def cost(self, schedule: NoiseSchedule) -> Cost:
+        """What `sample` asks of the network."""
+
+    def check(self, prior: Prior, task) -> None:
+        """Raise a ValueError, one line, if this sampler cannot work with them; no weights are needed for that."""
+
+    def draws(self, schedule: NoiseSchedule) -> list[Draw]:
+        """The draws that `sample` will ask for, in its order, so that they can be made ahead; empty: made when asked
+        for."""
+        return []
+
+    @classmethod
+    def unused(cls, options: Mapping[str, Any]) -> dict[str, str]:
+        """Of these options (all of the constructor's), those that change nothing beside the others, and why."""
+        return {}
+
+    @property
+    def tunable(self) -> Tunable | None:
+        """What `scripts/tune.py` searches."""
+        return None
+
+
+def sample(
+    prior: Prior,
+    task,
+    condition: Mapping[str, Tensor] | None,
+    sampler: Sampler,
+    x_T: Tensor,
+    noise: Noise | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Run the reverse process from x_T under the guidance of `task.loss(image, condition)`.
+
+    Args:
+        prior: see `dsg.priors.base.Prior`.
+        task: any object with `loss(images [B, C, H, W] in [-1, 1], condition) -> [B]`. Unused without guidance.
+        condition: what the task's loss takes, for the whole batch.
+        x_T: [B, C, H, W], where the first step begins: what `sampler.start` makes of standard normal noise.
+        noise: `noise(step_index, repeat=0, purpose="step") -> z` like x_T; fresh draws if None.
+        callback: called with the `StepState` of every step.
+
+    Returns:
+        [B, C, H, W]: the sample, unclamped, in the prior's space (`prior.decode` gives the image).
+
+    Raises:
+        ValueError: if the prior cannot do what the sampler asks.
+    """
+    return sampler.sample(prior, task, condition, x_T, noise or _fresh_noise(x_T), callback)
+
+
+def _fresh_noise(like: Tensor) -> Noise:
+    return lambda step_index, repeat=0, purpose="step": torch.randn_like(like)
+
+
+# --- checks of options, shared by the samplers
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"sampler.{option}={value} is unknown: one of {', '.join(choices)}")
+
+
+def check_switch(option: str, value) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"sampler.{option}={value}: true or false")
+
+
+def check_window(option: str, value) -> None:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    if not is_list or len(value) != 2 or not all(isinstance(t, (int, float)) for t in value) or value[0] > value[1]:
+        raise ValueError(f"sampler.{option}={value}: expected [lo, hi], numbers with lo <= hi")
+
+
+def check_range(option: str, value, low: float, high: float = math.inf, kind: type = float) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or (kind is int and not isinstance(value, int)) or not low <= value <= high:
+        allowed = f"at least {low}" if high == math.inf else f"{low} to {high}"
+        raise ValueError(f"sampler.{option}={value} is out of range: {'an integer, ' if kind is int else ''}{allowed}")

@@ -1,0 +1,106 @@
+"""DDRM: "Denoising Diffusion Restoration Models", arXiv 2201.11793, code bahjat-kawar/ddrm. The released settings:
+`configs/sampler/ddrm.yaml`."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dsg.priors.base import Prior
+from dsg.samplers.base import Callback, Cost, Draw, Noise, StepState, Tunable, check_range
+from dsg.samplers.inverse import InverseSampler, noise_to_signal, predicted_x0
+from dsg.schedule import NoiseSchedule, Step
+from tasks.inverse import LinearInverseProblem
+from tasks.solvers import SVD
+
+
+@dataclass
+class DDRM(InverseSampler):
+    """Diffusion in the coordinates of A = U diag(d) V^T, where every component is observed by itself, or not at all.
+
+    Args:
+        steps: S noise levels, at the multiples of T//S from 0; more than S where S does not divide T.
+        eta: share of fresh noise, in [0, 1], in components that y does not tell more of than the state does.
+        eta_b: weight of y, in [0, 1], in those that it does.
+
+    Raises:
+        ValueError: naming the option that is out of range.
+    """
+
+    name: str = "ddrm"
+    base_method: str | None = None
+    steps: int = 20
+    eta: float = 0.85
+    eta_b: float = 1.0
+
+    def __post_init__(self):
+        check_range("steps", self.steps, 2, kind=int)
+        check_range("eta", self.eta, 0, 1)
+        check_range("eta_b", self.eta_b, 0, 1)
+
+    def start(self, prior: Prior, task, condition, z: Tensor) -> Tensor:
+        svd = task.svd(condition, z.shape)
+        s = noise_to_signal(self.reverse_steps(prior.schedule)[0].alpha_bar)
+        known = svd.values * s > task.sigma
+        told = svd.pseudo_data(condition["y"])
+        spread = (s**2 - (task.sigma / _above_0(svd.values)) ** 2).clamp_min(0).sqrt()
+        return svd.replaced(s * z, torch.where(known, told + spread * svd.into(z), s * svd.into(z))) / s
+
+    def sample(
+        self, prior: Prior, task, condition: Mapping[str, Tensor], x_T: Tensor, noise: Noise, callback: Callback | None
+    ) -> Tensor:
+        x, svd = x_T.detach(), task.svd(condition, x_T.shape)
+        for step in self.reverse_steps(prior.schedule):
+            # 1. the prior's x0 and eps
+            with torch.no_grad():
+                eps = prior.predict(x, step.t).eps
+            x0 = predicted_x0(x, eps, step.alpha_bar)
+            x_prev = x0
+            if step.index > 0:
+                # 2. the next level, component by component
+                z, s = noise(step.index), noise_to_signal(step.alpha_bar_prev)
+                unobserved = x0 + s * (math.sqrt(1 - self.eta**2) * eps + self.eta * z)
+                observed = self.observed(svd, condition["y"], task.sigma, svd.into(x0), svd.into(z), s)
+                # 3. back to pixels
+                x_prev = math.sqrt(step.alpha_bar_prev) * svd.replaced(unobserved, observed)
+            if callback is not None:
+                callback(StepState(step.index, step.t, 0, x, x0, x_prev, None))
+            x = x_prev
+        return x
+
+    def observed(self, svd: SVD, y: Tensor, sigma: float, x0: Tensor, z: Tensor, s: float) -> Tensor:
+        """Components at noise level s, from those of x0 and z. Those whose noise in y is below s follow y; the others
+        take what y and x0 differ by for their noise."""
+        d = _above_0(svd.values)
+        spread = (s**2 - (self.eta_b * sigma / d) ** 2).clamp_min(0).sqrt()
+        near = self.eta_b * svd.pseudo_data(y) + (1 - self.eta_b) * x0 + spread * z
+        if sigma == 0:
+            return near
+        data_noise = (svd.left(y) - svd.values * x0) / sigma
+        far = x0 + s * (math.sqrt(1 - self.eta**2) * data_noise + self.eta * z)
+        return torch.where(svd.values * s < sigma, far, near)
+
+    def reverse_steps(self, schedule: NoiseSchedule) -> list[Step]:
+        return schedule.steps_at(range(0, len(schedule), len(schedule) // self.steps))
+
+    def check(self, prior: Prior, task) -> None:
+        super().check(prior, task)
+        if not isinstance(task, LinearInverseProblem) or not task.has_svd:
+            raise ValueError(f"sampler=ddrm needs the singular values of the operator, which task={task.name} has not")
+
+    def draws(self, schedule: NoiseSchedule) -> list[Draw]:
+        return [Draw("step", step.index, 0) for step in self.reverse_steps(schedule)[:-1]]
+
+    def cost(self, schedule: NoiseSchedule) -> Cost:
+        return Cost(len(self.reverse_steps(schedule)), 0)
+
+    @property
+    def tunable(self) -> Tunable:
+        return Tunable("eta", 0.85, high=1.0, direction=-1)
+
+
+def _above_0(values: Tensor) -> Tensor:
+    """Singular values to divide by, where those that are 0 do not matter."""
+    return torch.where(values > 0, values, 1.0)

@@ -1,0 +1,365 @@
+"""One loop, in which DPS, FreeDoM and MPGD, each with or without DSG, differ in two rules.
+
+Every reverse step predicts x0, takes a gradient of the task's loss, computes the reverse kernel's mean and sigma, draws
+noise, and combines. The methods differ in where the gradient is taken (at x_t, through the network, or at x0, beside
+it) and in `combine` (subtracted, or under the spherical constraint). Interval, window and time travel belong to the
+loop.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from dsg.constraint import spherical_gaussian_step
+from dsg.priors.base import Prediction, Prior
+from dsg.samplers.base import (
+    Callback,
+    Cost,
+    Draw,
+    Noise,
+    Sampler,
+    StepState,
+    Tunable,
+    check_choice,
+    check_range,
+    check_switch,
+    check_window,
+)
+from dsg.schedule import KERNELS, SPACINGS, VARIANCES, NoiseSchedule, Step, is_noiseless, reverse_kernel
+
+SCALINGS = ("gradient", "noise", "text")
+Window = Annotated[Sequence[float], "[lo, hi]"]
+
+
+@dataclass
+class Travel:
+    """Time travel (FreeDoM, algorithm 2): a step with lo <= t <= hi is taken `repeats` times."""
+
+    repeats: int = 1
+    window: Window = (400, 700)
+
+
+@dataclass
+class Boost:
+    """The step size is multiplied by `factor` where lo <= t <= hi (MPGD's CLIP code)."""
+
+    factor: float = 1.0
+    window: Window = (200, 500)
+
+
+@dataclass
+class GuidedState(StepState):
+    """All of a step, for `combine` and for callbacks.
+
+    Attributes:
+        step: its place in the schedule.
+        eps: noise that goes with x0.
+        mean, sigma: of the unguided kernel; sigma a number or a field like x_t.
+        unguided: mean + sigma z.
+        gradient: of the loss, like x_t; None where the step is not guided.
+        text_shift: see `dsg.priors.base.Prediction`.
+    """
+
+    step: Step
+    eps: Tensor
+    mean: Tensor
+    sigma: float | Tensor
+    unguided: Tensor
+    gradient: Tensor | None
+    text_shift: Tensor | None
+
+
+@dataclass
+class GuidedSampler(Sampler):
+    """Settings of the loop, and the two rules of a method.
+
+    Args:
+        name: what results are filed under.
+        base_method: name of the sampler that it is compared with.
+        steps: S >= 2 reverse steps.
+        kernel: ddim, ddpm or freedom (`dsg.schedule.reverse_kernel`).
+        eta: noise of the ddim and freedom kernels, in [0, 1]; ddpm has none to choose.
+        spacing: linspace or leading (`NoiseSchedule.timesteps`).
+        variance: of kernel ddpm: learned_range or fixed_small; null takes the learned one where the prior has it.
+        clip_denoised: clamp x0 to [-1, 1] (the gradient flows through the clamp) and recompute eps from it.
+        spherical: DSG, the spherical Gaussian constraint, instead of a subtraction. Steps without noise, such as the
+            last, have no sphere and are not guided; subtracted gradients guide them too, as in the released codes.
+        guidance_rate: g_r of DSG, in [0, 1].
+        interval: guided where step index % interval == 0, not elsewhere.
+        step_size: factor of the subtracted gradient (DPS's zeta, FreeDoM's rho, MPGD's scale).
+        scaling: what else multiplies it, per image; null is the method's own, constant but for FreeDoM's sqrt(ab_t).
+            With RMS over the entries of an image, g the gradient, c1 the posterior mean's factor of x0:
+            gradient: 1/RMS(g);  noise: c1 RMS(eps) sqrt((1-ab_t)/ab_t)/RMS(g);  text: RMS(s (eps_text -
+            eps_0))/RMS(g), s the scale of classifier-free guidance, which asks for a prior with a prompt.
+        boost: a larger step size in a window of t.
+        window: guided for lo < t <= hi only; null is everywhere.
+        travel: time travel.
+
+    Raises:
+        ValueError: naming the option that is out of range.
+    """
+
+    name: str
+    base_method: str | None = None
+    steps: int = 100
+    kernel: str = "ddim"
+    eta: float = 1.0
+    spacing: str = "linspace"
+    variance: str | None = None
+    clip_denoised: bool = True
+    spherical: bool = False
+    guidance_rate: float = 0.2
+    interval: int = 1
+    step_size: float = 0.5
+    scaling: str | None = None
+    boost: Boost = field(default_factory=Boost)
+    window: Window | None = None
+    travel: Travel = field(default_factory=Travel)
+
+    through_network = False  # where the gradient is taken: at x_t, through the network, or at x0, beside it
+
+    def __post_init__(self):
+        self.travel = self.travel if isinstance(self.travel, Travel) else Travel(**(self.travel or {}))
+        self.boost = self.boost if isinstance(self.boost, Boost) else Boost(**(self.boost or {}))
+        for option, choices in (("kernel", KERNELS), ("spacing", SPACINGS)):
+            check_choice(option, getattr(self, option), choices)
+        for option, choices in (("scaling", SCALINGS), ("variance", VARIANCES)):
+            if getattr(self, option) is not None:
+                check_choice(option, getattr(self, option), choices)
+        check_range("steps", self.steps, 2, kind=int)
+        check_range("eta", self.eta, 0, 1)
+        check_range("guidance_rate", self.guidance_rate, 0, 1)
+        check_range("interval", self.interval, 1, kind=int)
+        check_range("step_size", self.step_size, 0)
+        check_range("travel.repeats", self.travel.repeats, 1, kind=int)
+        check_range("boost.factor", self.boost.factor, 0)
+        for option in ("clip_denoised", "spherical"):
+            check_switch(option, getattr(self, option))
+        check_window("travel.window", self.travel.window)
+        check_window("boost.window", self.boost.window)
+        if self.window is not None:
+            check_window("window", self.window)
+
+    # --- the two rules
+
+    def gradient(self, prior: Prior, task, condition, step: Step, x_t: Tensor, x0: Tensor) -> tuple[Tensor, Tensor]:
+        """The task's loss [B], and its gradient per image, like x_t. x0 hangs on x_t if it is taken through the
+        network."""
+        at = x_t if self.through_network else x0.detach().requires_grad_()
+        loss = task.loss(prior.decode(x0 if self.through_network else at), condition)
+        (gradient,) = torch.autograd.grad(loss.sum(), at)
+        return loss.detach(), gradient
+
+    def combine(self, state: GuidedState) -> Tensor:
+        """x_prev of a guided step."""
+        if self.spherical:
+            deviation = state.unguided - state.mean
+            return spherical_gaussian_step(state.mean, deviation, state.gradient, state.sigma, self.guidance_rate)
+        return state.unguided - self.step_length(state.step) * self.scaled(state)
+
+    def step_length(self, step: Step) -> float:
+        """What the scaled gradient is multiplied by when it is subtracted."""
+        lo, hi = self.boost.window
+        return self.step_size * (self.boost.factor if lo <= step.t <= hi else 1)
+
+    def scaled(self, state: GuidedState) -> Tensor:
+        """The gradient times what `scaling` says."""
+        if self.scaling is None:
+            return state.gradient
+        unit = state.gradient / _rms(state.gradient).clamp_min(1e-20)
+        if self.scaling == "noise":
+            odds = math.sqrt((1 - state.step.alpha_bar) / state.step.alpha_bar)
+            return unit * (state.step.posterior_x0 * odds * _rms(state.eps))
+        if self.scaling == "text":  # no prompt, no text to follow
+            return unit * (0 if state.text_shift is None else _rms(state.text_shift))
+        return unit
+
+    # --- when
+
+    def wants_guidance(self, step: Step) -> bool:
+        """Whether interval and window choose the step."""
+        in_window = self.window is None or self.window[0] < step.t <= self.window[1]
+        return in_window and step.index % self.interval == 0
+
+    def guides(self, step: Step) -> bool:
+        """Whether the step's gradient is used: a step without noise has no sphere."""
+        return self.wants_guidance(step) and not (self.spherical and is_noiseless(self.kernel, self.eta, step))
+
+    def repeats(self, step: Step) -> int:
+        lo, hi = self.travel.window
+        return self.travel.repeats if lo <= step.t <= hi else 1
+
+    # --- the loop
+
+    def sample(
+        self, prior: Prior, task, condition: Mapping[str, Tensor], x_T: Tensor, noise: Noise, callback: Callback | None
+    ) -> Tensor:
+        x = x_T.detach()
+        for step in prior.schedule.steps(self.steps, self.spacing):
+            repeats = self.repeats(step)
+            for repeat in range(repeats):
+                state = self.reverse_step(prior, task, condition, x, step, repeat, noise)
+                if callback is not None:
+                    callback(state)
+                if repeat + 1 < repeats:  # back to the noise level of x_t
+                    b = step.alpha_bar / step.alpha_bar_prev
+                    z = noise(step.index, repeat=repeat, purpose="travel")
+                    x = math.sqrt(b) * state.x_prev + math.sqrt(1 - b) * z
+            x = state.x_prev
+        return x
+
+    def reverse_step(
+        self, prior: Prior, task, condition, x_t: Tensor, step: Step, repeat: int, noise: Noise
+    ) -> GuidedState:
+        guided = self.guides(step)
+        with torch.set_grad_enabled(guided and self.through_network):
+            x_t = x_t.detach().requires_grad_(guided and self.through_network)
+            prediction = prior.predict(x_t, step.t)
+            x0, eps = self.clean(x_t, prediction.eps, step)
+        loss = gradient = None
+        if guided:
+            with torch.enable_grad():
+                loss, gradient = self.gradient(prior, task, condition, step, x_t, x0)
+        elif self.wants_guidance(step):  # the loss is told all the same
+            with torch.no_grad():
+                loss = task.loss(prior.decode(x0), condition)
+        x_t, x0, eps, prediction = x_t.detach(), x0.detach(), eps.detach(), _detached(prediction)
+        mean, sigma = self.kernel_of(prediction, step, x_t, x0, eps)
+        noiseless = not isinstance(sigma, Tensor) and sigma == 0
+        unguided = mean if noiseless else mean + sigma * noise(step.index, repeat=repeat, purpose="step")
+        state = GuidedState(
+            step.index, step.t, repeat, x_t, x0, unguided, loss,
+            step, eps, mean, sigma, unguided, gradient, prediction.text_shift,
+        )  # fmt: skip
+        if gradient is not None:
+            state.x_prev = self.combine(state)
+        return state
+
+    def clean(self, x_t: Tensor, eps: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """x0 and the eps that goes with it, in guided-diffusion's order of operations: long runs amplify rounding."""
+        per_x, per_eps = math.sqrt(1 / step.alpha_bar), math.sqrt(1 / step.alpha_bar - 1)
+        x0 = per_x * x_t - per_eps * eps
+        if self.clip_denoised:
+            x0 = x0.clamp(-1, 1)
+            eps = (per_x * x_t.detach() - x0.detach()) / per_eps
+        return x0, eps
+
+    def kernel_of(self, prediction: Prediction, step: Step, x_t: Tensor, x0: Tensor, eps: Tensor):
+        """Mean and sigma of the unguided kernel; the variance is the sampler's choice, or the best that the prior
+        offers."""
+        v = prediction.v
+        if self.kernel == "ddpm" and self.variance == "learned_range" and v is None:
+            raise ValueError("sampler.variance=learned_range, but this prior learned no variance: use fixed_small")
+        variance = self.variance or ("fixed_small" if v is None else "learned_range")
+        return reverse_kernel(self.kernel, self.eta, variance, step, x_t, x0, eps, v)
+
+    # --- what others want to know
+
+    def check(self, prior: Prior, task) -> None:
+        prior.schedule.timesteps(self.steps, self.spacing)
+        if self.kernel == "ddpm" and self.variance == "learned_range" and not prior.learns_variance:
+            raise ValueError("sampler.variance=learned_range, but this prior learned no variance: use fixed_small")
+        if self.scaling == "text" and not self.spherical and not prior.takes_prompts:
+            raise ValueError("sampler.scaling=text needs a prior with a prompt (model=sd14): use gradient or noise")
+
+    def draws(self, schedule: NoiseSchedule) -> list[Draw]:
+        order = []
+        for step in schedule.steps(self.steps, self.spacing):
+            for repeat in range(self.repeats(step)):
+                order += [Draw("step", step.index, repeat), Draw("travel", step.index, repeat)]
+            order.pop()  # no travel after the last repeat
+        return order
+
+    def cost(self, schedule: NoiseSchedule) -> Cost:
+        steps = schedule.steps(self.steps, self.spacing)
+        forward = sum(self.repeats(step) for step in steps)
+        guided = sum(self.repeats(step) for step in steps if self.guides(step))
+        return Cost(forward, guided if self.through_network else 0)
+
+    @classmethod
+    def unused(cls, options: Mapping[str, Any]) -> dict[str, str]:
+        unused = {}
+        if options["spherical"]:
+            unused |= dict.fromkeys(("step_size", "scaling", "boost"), "spherical=true has a guidance_rate instead")
+        else:
+            unused["guidance_rate"] = "spherical=false has a step_size instead"
+        if options["kernel"] == "ddpm":
+            unused["eta"] = "kernel=ddpm has its own noise"
+        else:
+            unused["variance"] = f"kernel={options['kernel']} has no variance to choose"
+        return unused
+
+    @property
+    def tunable(self) -> Tunable | None:
+        return Tunable("guidance_rate", 0.2, high=1.0) if self.spherical else Tunable("step_size", 4.0)
+
+
+@dataclass
+class Unconditional(GuidedSampler):
+    """The prior's own samples."""
+
+    name: str = "unconditional"
+
+    def wants_guidance(self, step: Step) -> bool:
+        return False
+
+    @classmethod
+    def unused(cls, options: Mapping[str, Any]) -> dict[str, str]:
+        guidance = ("spherical", "guidance_rate", "interval", "step_size", "scaling", "boost", "window")
+        return super().unused(options) | dict.fromkeys(guidance, "nothing is guided")
+
+    @property
+    def tunable(self) -> None:
+        return None
+
+
+@dataclass
+class DPS(GuidedSampler):
+    """Chung et al., "Diffusion Posterior Sampling", arXiv 2209.14687: x_prev -= zeta grad_{x_t} |y - A(x0)|."""
+
+    name: str = "dps"
+    through_network = True
+
+
+@dataclass
+class FreeDoM(GuidedSampler):
+    """Yu et al., "FreeDoM", arXiv 2303.09833: x_prev -= rho_t grad_{x_t} loss, with time travel.
+
+    rho_t = step_size sqrt(ab_t), as in its face code; for linear tasks FreeDoM gives no recipe, this is ours. Its CLIP
+    and style codes have other rules: `scaling`.
+    """
+
+    name: str = "freedom"
+    through_network = True
+
+    def step_length(self, step: Step) -> float:
+        return super().step_length(step) * (math.sqrt(step.alpha_bar) if self.scaling is None else 1)
+
+
+@dataclass
+class MPGD(GuidedSampler):
+    """He et al., "Manifold Preserving Guided Diffusion", arXiv 2311.16424, without projection.
+
+    x0 -= (scale/sqrt(ab_prev)) grad_{x0} loss with eps kept: in the ddim and freedom kernels that is x_prev -= scale
+    grad_{x0}, so it combines as DPS does; in ddpm the posterior mean's factor of x0 comes in. Its style code
+    (scaling: text) leaves 1/sqrt(ab_prev) out. No backward pass through the network.
+    """
+
+    name: str = "mpgd"
+
+    def step_length(self, step: Step) -> float:
+        per_x0 = step.posterior_x0 if self.kernel == "ddpm" else math.sqrt(step.alpha_bar_prev)
+        return super().step_length(step) * per_x0 / (1 if self.scaling == "text" else math.sqrt(step.alpha_bar_prev))
+
+
+def _detached(prediction: Prediction) -> Prediction:
+    return Prediction(*(None if tensor is None else tensor.detach() for tensor in prediction))
+
+
+def _rms(x: Tensor) -> Tensor:
+    """Root mean square per image, [B, 1, ...]."""
+    return x.square().mean(tuple(range(1, x.ndim)), keepdim=True).sqrt()

@@ -1,0 +1,48 @@
+"""What the samplers for inverse problems share: whom they work with, the prediction of x0, and Adam."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from dsg.priors.base import Prior
+from dsg.samplers.base import Sampler
+from tasks.inverse import InverseProblem
+
+
+class InverseSampler(Sampler):
+    """A method that knows the measurement y, and a prior of images."""
+
+    def check(self, prior: Prior, task) -> None:
+        prior.schedule.timesteps(self.steps, "leading")
+        if not isinstance(task, InverseProblem):
+            raise ValueError(f"sampler={self.name} restores measurements: it needs a task with an operator and a y")
+        if prior.image_shape != prior.shape:
+            raise ValueError(f"sampler={self.name} applies the operator to what is diffused: it takes no latent prior")
+
+
+def predicted_x0(x: Tensor, eps: Tensor, alpha_bar: float, clip: bool = False) -> Tensor:
+    """x0 of x = sqrt(ab) x0 + sqrt(1-ab) eps; `clip` clamps it to [-1, 1]."""
+    x0 = (x - math.sqrt(1 - alpha_bar) * eps) / math.sqrt(alpha_bar)
+    return x0.clamp(-1, 1) if clip else x0
+
+
+def noise_to_signal(alpha_bar: float) -> float:
+    """s = sqrt((1-ab)/ab): the standard deviation of the noise in x/sqrt(ab)."""
+    return math.sqrt((1 - alpha_bar) / alpha_bar)
+
+
+class Adam:
+    """Kingma & Ba, arXiv 1412.6980: entry by entry, so that the images of a batch know nothing of each other."""
+
+    def __init__(self, learning_rate: float, beta1: float, beta2: float, eps: float = 1e-8):
+        self.learning_rate, self.beta1, self.beta2, self.eps = learning_rate, beta1, beta2, eps
+        self.taken, self.mean, self.square = 0, 0.0, 0.0
+
+    def change(self, gradient: Tensor) -> Tensor:
+        """What is added to the variable, like the gradient."""
+        self.taken += 1
+        self.mean = self.beta1 * self.mean + (1 - self.beta1) * gradient
+        self.square = self.beta2 * self.square + (1 - self.beta2) * gradient**2
+        spread = torch.sqrt(self.square) / math.sqrt(1 - self.beta2**self.taken)
+        return -self.learning_rate / (1 - self.beta1**self.taken) * self.mean / (spread + self.eps)

@@ -1,0 +1,88 @@
+"""What the suite `theory` writes when its jobs are done: CSV files, table.md, figures."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from dsg.benchmark.methods import Method
+from dsg.benchmark.suite import Outcome
+from dsg.runs.results import write_text
+from dsg.theory import figures, plan
+from dsg.theory.jobs import Guided
+from dsg.theory.tables import COLUMNS, collect
+
+HEAD = """# Samplers against exact posteriors
+
+Written by `make reproduce SUITE=theory`; docs/theory.md explains it.
+
+Each method is tuned for each number of steps: its value is the best of {tuning[trials]} trials, by sliced Wasserstein
+distance on {tuning[observations]} observations x {tuning[samples]} samples. The numbers are means over
+{report[observations]} other observations x {report[samples]} samples.
+`plane` and `faces768` have other counts: configs/suite/theory.yaml.
+
+| column | meaning |
+|---|---|
+| value | step size, or guidance rate with DSG; * if the best is at the edge of what was tried |
+| sliced W2 | sliced 2-Wasserstein distance / standard deviation of the posterior |
+| energy | energy distance / mean distance between samples of the posterior |
+| bias | error of the mean / standard deviation of the posterior, less what so many samples have by chance |
+| cov. | relative error of the covariance |
+| spread | tr Cov / that of the posterior |
+| modes | total variation between component weights |
+| in 90 % | share of samples in the exact 90 % highest-density region |
+| coverage | share of the truth's coordinates in the samples' central 90 % intervals |
+| to truth | mean squared distance to the truth / 2 tr C of the posterior: 1 for its samples, .5 for its mean |
+
+`exact`: other exact samples, the floor. `oracle`: the unconditional sampler under the true conditional score.
+`dps_open`, `direction_dsg`, `length`: "Direction or length?" in docs/theory.md.
+"""
+PAIRED = """
+## DSG minus its base method
+
+sliced W2, observation by observation: mean, and bounds of its 95 % bootstrap interval.
+
+"""
+CORRELATIONS = """
+## Leaving the sphere, and the distance to the posterior
+
+Rank correlation of mean |deviation - 1| with sliced W2, over trials: every step size, at every number of steps.
+
+"""
+
+
+def write(outcome: Outcome) -> list[str]:
+    """Every table and figure of what is finished. Returns the names of the files."""
+    suite, out = outcome.suite, outcome.out
+    guided = methods(outcome)
+    tables = collect(outcome.jobs, {m.name: m.base_method for m in guided.values() if m.spherical})
+    shown = {name: table for name, table in tables.items() if name != "points"}
+    for name, table in shown.items():
+        write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+    write_text(out / "table.md", markdown(tables, suite.yaml))
+    known = plan.setting(suite, "plane").truth("tuning") if "plane" in suite.tasks else None
+    return ["table.md", *(f"{name}.csv" for name in shown), *figures.draw(tables, out, known, guided)]
+
+
+def methods(outcome: Outcome) -> dict[str, Method]:
+    """The suite's samplers, without its ablations."""
+    jobs = [job for job in outcome.jobs if isinstance(job, Guided) and job.method in outcome.suite.samplers]
+    return {job.method: Method.of(job.build()) for job in jobs}
+
+
+def markdown(tables: Mapping[str, pd.DataFrame], yaml: Mapping) -> str:
+    """table.md: a table per setting, then the differences and the correlations."""
+    text = HEAD.format(**yaml)
+    for setting, part in tables["runs"].groupby("setting", sort=False):
+        table = part[["method"]].assign(steps=part["steps"].replace(0, "-"), value=_values(part))
+        for column in COLUMNS:
+            table[column.title] = part[column.name].map(f"{{:.{column.digits}f}}".format)
+        options = " ".join(yaml["tasks"][setting]["options"])
+        text += f"\n## {setting}\n\n`{options}`\n\n{table.to_markdown(index=False, disable_numparse=True)}\n"
+    text += PAIRED + tables["paired"].to_markdown(index=False, floatfmt="+.3f", intfmt="d") + "\n"
+    return text + CORRELATIONS + tables["correlations"].to_markdown(index=False, floatfmt=".2f") + "\n"
+
+
+def _values(runs: pd.DataFrame) -> list[str]:
+    """The best values; * where it is at the edge of what was tried."""
+    stars = ["" if inside is True else "*" for inside in runs["inside"]]
+    return ["" if pd.isna(value) else f"{value:.3g}{star}" for value, star in zip(runs["value"], stars)]

@@ -1,0 +1,90 @@
+"""The tables of results/theory: the runs, DSG against its base method, leaving the sphere against the distance."""
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from dsg.benchmark import statistics
+from dsg.benchmark.jobs import Job
+from dsg.metrics.base import Column
+from dsg.theory.diagnosis import concentration
+from dsg.theory.ground_truth import METRICS
+
+DISTANCE = "sliced_wasserstein"
+COLUMNS = (
+    Column(DISTANCE, "sliced W2"),
+    Column("energy", "energy"),
+    Column("bias", "bias"),
+    Column("covariance_error", "cov.", 2),
+    Column("spread", "spread", 2),
+    Column("mode_error", "modes"),
+    Column("in_region", "in 90 %", 2),
+    Column("coverage", "coverage", 2),
+    Column("to_truth", "to truth", 2),
+)
+
+
+def collect(jobs: Iterable[Job], base_methods: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    """What the jobs saved, and what follows from it.
+
+    Args:
+        base_methods: of the samplers with DSG, by name.
+
+    Returns:
+        observations, trials, deviation, diagnosis, points: of the jobs; the last two where there are any.
+        runs: a row per method and number of steps: means over observations with intervals, and the best value.
+        paired, correlations, concentration: see the functions of these names.
+    """
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for job in jobs:
+        for name, table in job.tables().items():
+            parts.setdefault(name, []).append(table)
+    tables = {name: pd.concat(part, ignore_index=True) for name, part in parts.items()}
+    by_run = keyed(tables["observations"])
+    tables["runs"] = runs(tables["runs"], by_run)
+    tables["paired"] = paired(by_run, base_methods)
+    tables["correlations"] = correlations(tables["trials"], list(base_methods.values()))
+    tables["concentration"] = concentration()
+    return tables
+
+
+def keyed(observations: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
+    """By (setting, method, steps), as `dsg.benchmark.statistics` has them by (task, method, steps)."""
+    table = observations.rename(columns={"observation": "image"})
+    return dict(iter(table.groupby(["setting", "method", "steps"], sort=False)))
+
+
+def runs(found: pd.DataFrame, by_run: Mapping[tuple, pd.DataFrame]) -> pd.DataFrame:
+    """Bias, best value, and of every metric the mean over observations with its 95 % interval."""
+    key = ["setting", "method", "steps"]
+    metrics = {setting: METRICS for setting in found["setting"]}
+    summary = statistics.summarise(by_run, metrics).rename(columns={"task": "setting"})
+    intervals = [f"{name}{bound}" for name in METRICS for bound in ("", "_low", "_high")]
+    merged = found.merge(summary[[*key, *intervals]], on=key)
+    return merged[[*key, "bias", *intervals, "value", "inside"]]
+
+
+def paired(by_run: Mapping[tuple, pd.DataFrame], base_methods: Mapping[str, str]) -> pd.DataFrame:
+    """DSG minus its base method in sliced W2, observation by observation, with 95 % bootstrap intervals."""
+    metrics = {setting: [DISTANCE] for setting, _, _ in by_run}
+    table = statistics.paired(by_run, metrics, base_methods).rename(columns={"task": "setting"})
+    return table[["setting", "base_method", "steps", "difference", "low", "high"]]
+
+
+def correlations(trials: pd.DataFrame, base_methods: Iterable[str]) -> pd.DataFrame:
+    """Spearman's rank correlation of leaving the sphere (mean |deviation - 1| of a run) with the distance.
+
+    Of each base method in each setting: over all trials, and without those whose guidance is weaker than the best.
+    """
+    rows = []
+    found = trials[trials["method"].isin(base_methods)].dropna(subset=[DISTANCE])
+    for (setting, method), part in found.groupby(["setting", "method"], sort=False):
+        best = part.loc[part.groupby("steps")[DISTANCE].idxmin()].set_index("steps")["value"]
+        strong = part[part["value"] >= part["steps"].map(best)]
+        row = {"setting": setting, "base_method": method, "all": _spearman(part)}
+        rows.append({**row, "not weaker than the best": _spearman(strong)})
+    return pd.DataFrame(rows)
+
+
+def _spearman(trials: pd.DataFrame) -> float:
+    return float(trials["off_sphere"].rank().corr(trials[DISTANCE].rank()))

@@ -1,0 +1,69 @@
+"""Train the networks that guide the semantic tasks on avatars64, or that evaluate them, each on a budget of time.
+
+    python scripts/avatars64/render.py train=40960 identities=2048
+    python scripts/avatars64/train_guidance.py identity --minutes 86      # guides faceid: IR-SE with ArcFace's loss
+    python scripts/avatars64/train_guidance.py clip --minutes 33          # guides clip_text and style
+    python scripts/avatars64/train_guidance.py parts --minutes 8          # guides segmentation
+    python scripts/avatars64/train_guidance.py attributes --minutes 37    # evaluates all but segmentation
+    python scripts/avatars64/train_guidance.py labels --minutes 8         # evaluates segmentation
+
+The weights (fp16) and the state go to checkpoints/avatars64/training/, which is not in git. A stopped training goes on
+from its state, and starts again if training_<name>.pt is removed. `--out checkpoints/avatars64 --overwrite` replaces the
+embedded weights; `scripts/avatars64/describe_guidance.py` writes their card.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from dsg.arguments import Parser
+from dsg.avatars64.faces import DATA
+from dsg.avatars64.guidance_training.loop import EVALUATORS, JOBS, Training
+from dsg.checkpoints import REPOSITORY
+
+
+def minutes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: a number above 0 is expected")
+    return number
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser(__doc__)
+    parser.add_argument("name", choices=list(JOBS))
+    parser.add_argument("--minutes", type=minutes, default=10, help="of training, all resumed parts together (10)")
+    parser.add_argument("--seed", type=int, default=0, help="0; the evaluators take 1000 more")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the faces (data/avatars64)")
+    out = REPOSITORY / "checkpoints/avatars64/training"
+    parser.add_argument("--out", type=Path, default=out, help="folder of the weights (checkpoints/avatars64/training)")
+    parser.add_argument("--overwrite", action="store_true", help="replace weights that another training left in --out")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    seed = args.seed + 1000 * (args.name in EVALUATORS)
+    try:
+        training = Training(args.name, args.minutes, seed, args.data, args.out, args.overwrite)
+        weights = args.out / training.job.file
+        if training.finished:
+            print(f"{args.name}: finished already, {training.step} steps: {weights}")
+            return 0
+        loss = training.run()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last save", file=sys.stderr)
+        return 130
+    print(f"{args.name}: {training.step} steps of {training.job.batch} faces, loss {loss:.4f}: {weights}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

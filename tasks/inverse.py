@@ -1,0 +1,159 @@
+"""Inverse problems: y = A(x) + sigma n is given, and x in [-1, 1] is wanted.
+
+sigma is the noise's standard deviation in units of [-1, 1], as in DPS's and DSG's code: 0.05 here is 0.025 of [0, 1],
+or 6.4 of 255. Sizes follow the tensor.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsg.checkpoints import resolve
+from dsg.metrics.base import Column
+from dsg.noise import standard_normal
+from dsg.runs import images
+from dsg.runs.inputs import Data, Input, to_tensor, to_uint8
+from tasks.base import Condition, Task
+
+
+class InverseProblem(Task):
+    """An operator A and its noise. Subclasses give `forward`, and `draw` where A itself is drawn per image.
+
+    A condition holds "y" and what of A belongs to an image (its mask, its kernel).
+
+    Args:
+        name: files results, and keys the noise.
+        sigma: standard deviation of the noise, in units of [-1, 1].
+
+    Attributes:
+        resizable: whether an image that is degraded already may be reduced to the prior's size. Where A has a length in
+            pixels (a blur, a factor) it may not.
+    """
+
+    columns = (Column("residual", "residual", 4),)
+    evaluated_by = ("psnr", "ssim", "haarpsi", "lpips_vgg")
+    resizable = False
+
+    def __init__(self, name: str, sigma: float = 0.05):
+        if not is_number(sigma, 0):
+            raise ValueError(f"task.sigma={sigma}: a standard deviation in units of [-1, 1], 0 or more")
+        self.name, self.sigma = name, sigma
+
+    @abstractmethod
+    def forward(self, x: Tensor, condition: Condition) -> Tensor:
+        """A(x), x [B, C, H, W]."""
+
+    def draw(self, shape: Sequence[int], key: tuple) -> dict[str, Tensor]:
+        """What of A is drawn for an image of `shape` (C, H, W), by `rng(*key, ...)`: tensors [1, ...]."""
+        return {}
+
+    def observed_part(self, y: Tensor, condition: Condition) -> Tensor:
+        """y, and 0 where nothing is observed."""
+        return y
+
+    def measurement_size(self, size: int) -> int:
+        """Side of y for a square image of side `size`, in pixels."""
+        return size
+
+    def check_degraded(self, shape: Sequence[int]) -> None:
+        """Raise a ValueError if images that are degraded already cannot be restored, for example as A is not known."""
+        if self.draw(shape, (0, "", self.name)):
+            raise ValueError(
+                f"task={self.name} draws its operator per image: data.degraded=true needs the one that was used"
+            )
+
+    def inputs(self, data: Data, shape: Sequence[int]) -> list[Input]:
+        """The images of `data.root`: truths, or measurements where `data.degraded`."""
+        if data.root is None:
+            raise ValueError("data.root is null: give a folder of images")
+        if data.degraded:
+            self.check_degraded(shape)
+        files = list(images.find(resolve(data.root)).items())[: data.limit]
+        if not data.degraded:
+            return [Input(name, truth=images.read(path, shape[-1]), path=path) for name, path in files]
+        side, exact = self.measurement_size(shape[-1]), not self.resizable
+        return [
+            Input(name, measurement=images.read(path, side, images.AVERAGE, exact), path=path) for name, path in files
+        ]
+
+    def condition(self, inputs: Sequence[Input], seed: int) -> dict[str, Tensor]:
+        """Of truths: their degraded y, [B, ...]. Of measurements: these. `inputs` are all the one or all the other."""
+        given = {"mask": torch.cat([i.mask for i in inputs])} if inputs[0].mask is not None else {}
+        if inputs[0].measurement is None:
+            return self.degrade(to_tensor([i.truth for i in inputs]), [i.id for i in inputs], seed, **given)
+        condition = self.observed(to_tensor([i.measurement for i in inputs]), **given)
+        return {**condition, "y": self.observed_part(condition["y"], condition)}
+
+    def degrade(self, x: Tensor, ids: Sequence[str], seed: int, **given: Tensor) -> dict[str, Tensor]:
+        """The condition of clean images x [B, C, H, W], with noise on what is observed.
+
+        Args:
+            ids: of the images; with `seed` they key what is drawn.
+            given: what of A belongs to an image, [B, ...], in place of a draw: `mask=...`, `kernel=...`.
+        """
+        if given:
+            condition = dict(given)
+        else:
+            drawn = [self.draw(x.shape[1:], (seed, i, self.name)) for i in ids]
+            condition = {k: torch.cat([d[k] for d in drawn]) for k in drawn[0]}
+        clean = self.forward(x, condition)
+        noise = torch.stack([standard_normal(clean.shape[1:], seed, i, self.name, "measurement") for i in ids])
+        condition["y"] = clean + self.sigma * self.observed_part(noise, condition)
+        return condition
+
+    def observed(self, y: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+        """The condition of a measurement y [B, ...] that is given, with its mask [1 or B, 1 or C, H, W], 1 = observed.
+
+        Raises:
+            ValueError: if what belongs to A is missing, or does not fit.
+        """
+        if mask is not None:
+            raise ValueError(f"task={self.name} takes no mask")
+        return {"y": y}
+
+    def loss(self, image: Tensor, condition: Condition) -> Tensor:
+        """|y - A(x)|, the norm and not its square (DPS, algorithm 1), per image: [B]."""
+        return (condition["y"] - self.forward(image, condition)).flatten(1).norm(dim=1)
+
+    def residual(self, image: Tensor, condition: Condition) -> Tensor:
+        """Root mean square of y - A(x) over what is observed, [B]: about sigma for the truth."""
+        count = self.observed_part(torch.ones_like(condition["y"]), condition).flatten(1).sum(1)
+        return self.loss(image, condition) / count.sqrt()
+
+    def metrics(self, image: Tensor, condition: Condition) -> dict[str, Tensor]:
+        return {"residual": self.residual(image, condition)}
+
+    def picture(self, input: Input, condition: Condition) -> np.ndarray:
+        """y as an image; missing pixels are grey (0)."""
+        return to_uint8(condition["y"])[0]
+
+
+class LinearInverseProblem(InverseProblem):
+    """An inverse problem whose A is linear.
+
+    Attributes:
+        baseline_title: what tables call its `baseline`.
+    """
+
+    baseline_title = "A^T y"
+
+    def transpose(self, y: Tensor, condition: Condition, shape: Sequence[int]) -> Tensor:
+        """A^T(y) of the shape [B, C, H, W], exact: the vector-Jacobian product of the linear A."""
+        x = torch.zeros(tuple(shape), dtype=y.dtype, device=y.device)
+        return torch.func.vjp(lambda x: self.forward(x, condition), x)[1](y)[0]
+
+    def baseline(self, condition: Condition, shape: Sequence[int]) -> Tensor:
+        """What one has without a prior: A^T(y)."""
+        return self.transpose(condition["y"], condition, shape)
+
+
+def is_integer(value, low: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def is_number(value, low: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value < math.inf

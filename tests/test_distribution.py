@@ -1,0 +1,185 @@
+"""FID and KID: against torch-fidelity and pytorch-fid with the same random network, and against closed forms."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import compose_config
+from hydra.utils import instantiate
+from PIL import Image
+
+from dsg.metrics import inception as inception_module
+from dsg.metrics.distribution import FID, KID, kernel_distance
+from dsg.metrics.inception import Inception, Reference, save_statistics
+
+fidelity = pytest.importorskip("torch_fidelity")
+COUNT = 8
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file with a random Inception, in the names of pytorch-fid's."""
+    file, generator = tmp_path_factory.mktemp("inception") / "random.pth", torch.Generator().manual_seed(0)
+    state = torch.load(_released_names(file), weights_only=True)
+    for name, value in state.items():
+        if name.endswith("conv.weight"):  # keeps the size of the activations
+            state[name] = torch.randn(value.shape, generator=generator) * (2 / value[0].numel()) ** 0.5
+    torch.save(state, file)
+    return str(file)
+
+
+def _released_names(file):
+    """A state dict of the network as torch-fidelity has it, without its weights."""
+    original = fidelity.FeatureExtractorInceptionV3.load_state_dict
+    fidelity.FeatureExtractorInceptionV3.load_state_dict = lambda self, state: None
+    try:
+        torch.save({}, file)
+        net = fidelity.FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=str(file))
+    finally:
+        fidelity.FeatureExtractorInceptionV3.load_state_dict = original
+    torch.save(net.state_dict(), file)
+    return file
+
+
+def random_images(seed, size=40, low=0, high=256):
+    return np.random.default_rng(seed).integers(low, high, (COUNT, size, size, 3)).astype(np.uint8)
+
+
+OURS, REAL = random_images(0), random_images(1, low=60, high=200)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "real").mkdir()
+    for i, image in enumerate(REAL):
+        Image.fromarray(image).save(tmp_path / f"real/{i}.png")
+    return tmp_path / "real"
+
+
+def reference_features(weights, images):
+    net = fidelity.FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path=weights)
+    with torch.no_grad():
+        return net(torch.from_numpy(images).permute(0, 3, 1, 2))[0]
+
+
+def test_features_are_torch_fidelity_s(weights):
+    found = Inception(weights).features(OURS)
+    expected = reference_features(weights, OURS)
+    torch.testing.assert_close(torch.from_numpy(found).float(), expected, rtol=1e-4, atol=1e-5)
+    assert expected.std(0).mean() > 1e-3  # the random network tells images apart
+
+
+def test_features_with_pytorch_s_resize_are_pytorch_fid_s(weights, monkeypatch):
+    released = pytest.importorskip("pytorch_fid.inception")
+    monkeypatch.setattr(released, "load_state_dict_from_url", lambda *_, **__: torch.load(weights, weights_only=True))
+    net = released.InceptionV3([3]).eval()
+    with torch.no_grad():
+        expected = net(torch.from_numpy(OURS).permute(0, 3, 1, 2).float() / 255)[0].flatten(1)
+    found = Inception(weights, "pytorch").features(OURS)
+    torch.testing.assert_close(torch.from_numpy(found).float(), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(found - Inception(weights).features(OURS)).max() > 1e-3  # the resize matters
+
+
+def test_fid_and_kid_are_torch_fidelity_s(weights, folder):
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+
+    ours, real = reference_features(weights, OURS), reference_features(weights, REAL)
+    expected = fid_statistics_to_metric(fid_features_to_statistics(ours), fid_features_to_statistics(real), False)
+    found = FID(str(folder), weights=weights, smallest=2)(OURS)
+    assert found == pytest.approx(expected["frechet_inception_distance"], rel=1e-3) and found > 1e-3
+    expected = kid_features_to_metric(ours, real, kid_subsets=5, kid_subset_size=6, verbose=False)
+    found = KID(str(folder), weights=weights, smallest=6, subsets=5, subset_size=6)(OURS)
+    assert found == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-3, abs=1e-6)
+
+
+def test_the_kernel_distance_by_hand():
+    x, y = np.array([[1.0, 1.0], [-1.0, 1.0]]), np.array([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+    # kernels off the diagonal: x.x' = 0; y.y' = 0; x.y = 1, 2, 0, -1, 2, 0
+    between = (1.5**3 + 2**3 + 1 + 0.5**3 + 2**3 + 1) / 6
+    assert kernel_distance(x, y) == pytest.approx(1 + 1 - 2 * between)
+
+
+def test_the_kernel_distance_has_no_bias():
+    rng = np.random.default_rng(0)
+    found = [kernel_distance(*rng.standard_normal((2, 20, 16))) for _ in range(400)]
+    assert abs(np.mean(found)) < 3 * np.std(found) / 20
+
+
+def test_saved_statistics_stand_for_their_folder_and_remember_the_resize(weights, folder, tmp_path):
+    file = tmp_path / "real.npz"
+    save_statistics(folder, None, Inception(weights), file)
+    for metric in (FID, KID):
+        options = {"weights": weights, "smallest": 4} | ({"subset_size": 4, "subsets": 3} if metric is KID else {})
+        of_folder, of_file = metric(str(folder), **options)(OURS), metric(str(file), **options)(OURS)
+        assert of_file == pytest.approx(of_folder, rel=1e-3)
+    with pytest.raises(ValueError, match="made with resize"):
+        FID(str(file), resize="pytorch", weights=weights, smallest=4)(OURS)
+    with pytest.raises(FileExistsError):
+        save_statistics(folder, None, Inception(weights), file)
+    with np.load(file) as data:
+        assert json.loads(str(data["made_with"]))["images"] == COUNT
+
+
+def test_published_statistics_do_for_fid_but_not_for_kid(weights, folder, tmp_path):
+    statistics = Reference(str(folder)).statistics(Inception(weights))
+    np.savez(tmp_path / "published.npz", mu=statistics.mean, sigma=statistics.covariance)
+    expected = FID(str(folder), weights=weights, smallest=2)(OURS)
+    assert FID(str(tmp_path / "published.npz"), weights=weights, smallest=2)(OURS) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="has no features"):
+        KID(str(tmp_path / "published.npz"), weights=weights, smallest=4, subset_size=4)(OURS)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", "mu"])
+def test_what_holds_no_statistics_is_one_line(weights, tmp_path, content):
+    file = tmp_path / "wrong.npz"
+    if content == "mu":
+        np.savez(file, mu=np.zeros(3), sigma=np.zeros(3))
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match="wrong.npz"):
+        FID(str(file), weights=weights, smallest=2)(OURS)
+
+
+def test_the_reference_s_size_is_a_setting_that_changes_the_number(weights, folder):
+    whole, reduced = (FID(str(folder), reference_size=size, weights=weights, smallest=2) for size in (None, 20))
+    assert whole.settings()["reference_prepared"] == "as it is"
+    assert reduced.settings()["reference_prepared"] == "central square of 20 px"
+    assert whole.fingerprint != reduced.fingerprint
+    assert abs(whole(OURS) - reduced(OURS)) > 1e-3
+
+
+def test_settings_say_how_it_was_computed_and_change_with_the_reference(weights, folder):
+    def made():
+        return FID(str(folder), weights=weights)
+
+    before = made()
+    assert {"features", "weights", "resize", "reference", "reference_prepared", "reference_hash"} <= set(
+        before.settings()
+    )
+    (folder / "0.png").unlink()
+    assert made().fingerprint != before.fingerprint
+
+
+def test_what_is_missing_is_said(tmp_path, weights, folder, monkeypatch):
+    assert "needs a reference set" in FID().missing()
+    assert "fetch_checkpoints.py fid_inception" in FID(str(folder), weights=str(tmp_path / "none.pth")).missing()
+    assert "no reference set at" in KID(str(tmp_path / "none"), weights=weights).missing()
+    assert FID(str(folder), weights=weights).missing() is None
+    assert FID(str(tmp_path / "none"), weights=str(tmp_path / "none.pth")).fingerprint  # tables ask for it
+    monkeypatch.setattr(inception_module, "find_spec", lambda name: None)
+    assert "pip install torch-fidelity" in FID(str(folder), weights=weights).missing()
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(ValueError, match="resize=nearest is unknown: one of tensorflow, pytorch"):
+        FID(resize="nearest")
+    with pytest.raises(ValueError, match="kid.subset_size=1000: from 2 to kid.smallest=500"):
+        KID(smallest=500)
+
+
+def test_the_configs_build_them():
+    metrics = {name: instantiate(metric) for name, metric in compose_config("metrics=[fid,kid]").metrics.items()}
+    assert {name: metric.smallest for name, metric in metrics.items()} == {"fid": 1000, "kid": 1000}
+    assert all(metric.name == name and metric.scope == "set" for name, metric in metrics.items())

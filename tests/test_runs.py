@@ -1,0 +1,257 @@
+"""A run in this process: what it leaves, resumes, redoes and refuses."""
+
+import json
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsg.config import load_with_sources
+from dsg.runs import main, tracking
+from dsg.runs.prepare import prepare
+from dsg.runs.tracking import log
+
+FAST = ["sampler.steps=3", "data.limit=3", "wandb.mode=disabled"]
+
+
+def prepared(out, *overrides):
+    config, sources = load_with_sources([*FAST, *overrides])
+    return prepare(config, sources, out)
+
+
+def snapshot(out):
+    """Every file but W&B's, with content and time."""
+    files = [p for p in sorted(out.rglob("*")) if p.is_file() and "wandb" not in p.parts]
+    return {str(p.relative_to(out)): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "o"
+    assert prepared(out).execute() == []
+    return out
+
+
+def test_a_finished_run_writes_nothing(finished):
+    before = snapshot(finished)
+    run = prepared(finished)
+    assert run.finished and run.work() == 0 and run.execute() == []
+    assert snapshot(finished) == before
+
+
+def test_progress_adds_up_to_the_work_that_was_announced(tmp_path):
+    run = prepared(tmp_path / "o", "sampler=dps", "batch_size=2")
+    done = []
+    announced = run.work()
+    run.execute(done.append)
+    assert sum(done) == announced == 3 * (3 + 2 * 3)  # three steps there and back, for three images
+
+
+def test_network_evaluations_and_backward_passes_are_counted(finished):
+    summary = prepared(finished).results.summary()
+    assert summary["network_evaluations"] == 3 and summary["backward_passes"] == 2  # none in DSG's last step
+
+
+def test_metrics_json_is_the_same_to_the_byte_however_often_the_run_was_interrupted(finished, tmp_path):
+    """Rows from memory or from the disk; but for the time that it took."""
+
+    def without_time(out):
+        summary = json.loads((out / "metrics.json").read_text())
+        return json.dumps({k: v for k, v in summary.items() if k != "seconds_per_image"})
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_two(state, names):
+        if names == ["00002"]:
+            raise Stop
+
+    with pytest.raises(Stop):
+        prepared(tmp_path / "o", "batch_size=1").execute(callback=stop_after_two)
+    assert len(prepared(tmp_path / "o").pending()) == 1
+    prepared(tmp_path / "o").execute()
+    assert without_time(tmp_path / "o") == without_time(finished)
+
+
+@pytest.mark.parametrize("file", ["images/00001.png", "truth/00001.png", "condition/00001.png"])
+@pytest.mark.parametrize("damage", ["cut", "emptied", "exchanged", "removed"])
+def test_damaged_results_are_made_again(tmp_path, finished, file, damage):
+    import shutil
+
+    shutil.copytree(finished, tmp_path / "o")
+    path = tmp_path / "o" / file
+    before = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(before[:-20])
+    elif damage == "emptied":
+        path.write_bytes(b"")
+    elif damage == "exchanged":
+        shutil.copy(path.with_name("00000.png"), path)
+    else:
+        path.unlink()
+    run = prepared(tmp_path / "o")
+    assert [item.name for item in run.pending()] == ["00001"]
+    run.execute()
+    assert path.read_bytes() == before and prepared(tmp_path / "o").finished
+
+
+def test_one_bad_image_ends_alone(tmp_path):
+    """Its measurement is not a number: the others come out, it is in the record, and a second call tries it again."""
+    run = prepared(tmp_path / "o")
+    condition = run.task.condition
+
+    def spoilt(inputs, seed):
+        made = condition(inputs, seed)
+        made["y"][[i.id == "00001" for i in inputs]] = float("nan")
+        return made
+
+    run.task.condition = spoilt
+    (failure,) = run.execute()
+    assert (failure.id, failure.step_index) == ("00001", 2)
+    assert sorted(p.name for p in (tmp_path / "o/images").iterdir()) == ["00000.png", "00002.png"]
+    assert [item.name for item in run.pending()] == ["00001"]
+    assert [f["id"] for f in run.results.summary()["failures"]] == ["00001"]
+
+
+def test_two_processes_on_one_run_both_end_well(tmp_path, finished):
+    """Both begin with everything pending, and write the same files at the same time."""
+    runs = [prepared(tmp_path / "o", "batch_size=1") for _ in range(2)]
+    codes = []
+
+    def work(run):
+        codes.append(run.execute())
+
+    threads = [threading.Thread(target=work, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == [[], []]
+    images = {p.name: p.read_bytes() for p in (tmp_path / "o/images").iterdir()}
+    assert images == {p.name: p.read_bytes() for p in (finished / "images").iterdir()}
+    assert prepared(tmp_path / "o").finished and not list((tmp_path / "o").rglob("*.partial"))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shards_together_are_the_run_of_one_process(tmp_path, finished, count):
+    for rank in reversed(range(count)):
+        run = prepared(tmp_path / "o")
+        run.shard = (rank, count)
+        run.execute()
+    assert prepared(tmp_path / "o").finished
+    for folder in ("images", "truth", "condition"):
+        for file in (finished / folder).iterdir():
+            assert (tmp_path / "o" / folder / file.name).read_bytes() == file.read_bytes()
+    merged, single = (json.loads((o / "metrics.json").read_text()) for o in (tmp_path / "o", finished))
+    assert merged["metrics"] == single["metrics"] and merged["image_ids"] == single["image_ids"]
+
+
+def test_one_image_has_no_interval(tmp_path):
+    prepared(tmp_path / "o", "data.limit=1").execute()
+    psnr = json.loads((tmp_path / "o/metrics.json").read_text())["metrics"]["psnr"]
+    assert psnr["mean"] > 0 and psnr["low"] is None and psnr["high"] is None
+
+
+def test_one_sample_and_several_do_not_share_a_folder(finished):
+    with pytest.raises(ValueError, match="samples was one, now several"):
+        prepared(finished, "samples=2")
+
+
+def test_results_inside_the_inputs_are_refused(tmp_path):
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="lies inside data.root"):
+        prepared(tmp_path / "o", f"data.root={tmp_path}")
+
+
+def test_names_that_leave_the_results_folder_are_refused():
+    with pytest.raises(ValueError, match="task.name"):
+        prepared(None, "task.name=../../x")
+
+
+def test_a_full_disk_is_one_line_that_says_what_is_safe(tmp_path, monkeypatch, capsys):
+    """The second image cannot be written. With space again the same call goes on."""
+    from dsg.runs import runner
+
+    config, sources = load_with_sources([*FAST, f"out={tmp_path / 'o'}", "batch_size=1"])
+    save = runner.images.save
+
+    def full(path, pixels):
+        if path.name.startswith("00001"):
+            raise OSError(28, "No space left on device", str(path))
+        save(path, pixels)
+
+    monkeypatch.setattr(runner.images, "save", full)
+    assert main.run_one(config, sources) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "No space left" in said and "00001.png" in said and "1 images are safe" in said
+    monkeypatch.setattr(runner.images, "save", save)
+    assert main.run_one(config, sources) == 0
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path, monkeypatch, capsys):
+    config, sources = load_with_sources([*FAST, f"out={tmp_path / 'o'}"])
+    monkeypatch.setattr("dsg.runs.runner.sample", lambda *a, **k: os.kill(os.getpid(), signal.SIGINT))
+    assert main.run_one(config, sources) == 130
+    assert "the same command goes on" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_without_git_the_version_is_unknown(monkeypatch):
+    from dsg.runs import runner
+
+    monkeypatch.setenv("PATH", "/nowhere")
+    runner.code_version.cache_clear()
+    assert runner.code_version() == "unknown"
+    runner.code_version.cache_clear()
+
+
+# --- W&B
+
+
+def failing(*args, **kwargs):
+    raise SystemExit("cannot reach the server\nand more lines")
+
+
+def test_trouble_with_wandb_is_one_warning_and_the_next_call_logs(finished, monkeypatch, capsys):
+    import wandb
+
+    run = prepared(finished)
+    run.config.wandb.mode = "offline"
+    init = wandb.init
+    monkeypatch.setattr(wandb, "init", failing)
+    log(run)
+    assert capsys.readouterr().err == (
+        "warning: W&B could not log this run (cannot reach the server); the next call tries again\n"
+    )
+    calls = []
+    monkeypatch.setattr(wandb, "init", lambda **options: (calls.append(options), init(**options))[1])
+    log(run)
+    log(run)  # nothing is new
+    assert len(calls) == 1 and capsys.readouterr().err == ""
+    assert calls[0]["name"] == "avatars64/inpaint/dps_dsg/3" and calls[0]["resume"] == "allow"
+    assert list((finished / "wandb").glob("offline-run-*"))
+
+
+def test_an_extended_run_is_logged_again_under_the_same_id(finished, tmp_path, monkeypatch):
+    import shutil
+
+    logged = []
+    monkeypatch.setattr(tracking, "_log", lambda run: logged.append(run.results.summary()["images"]))
+    shutil.copytree(finished, tmp_path / "o")
+    (tmp_path / "o" / tracking.MARK).unlink(missing_ok=True)
+    for limit in (3, 3, 4, 4):
+        run = prepared(tmp_path / "o", f"data.limit={limit}")
+        run.config.wandb.mode = "offline"
+        run.execute()
+        log(run)
+    assert logged == [3, 4]
+
+
+def test_the_contact_sheet_shows_all_images(finished):
+    from dsg.runs.contact_sheet import write_contact_sheet
+
+    write_contact_sheet(prepared(finished))
+    sheet = np.asarray(Image.open(finished / "grid.png"))
+    assert sheet.shape == (3 * (64 + 14), 3 * 66, 3)

@@ -1,0 +1,203 @@
+"""The search for a step size or guidance rate, and the one entry that it writes."""
+
+import difflib
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import ROOT
+
+from dsg.benchmark import engine
+from dsg.benchmark.search import is_inside, next_value
+from dsg.benchmark.tuned_table import set_entry, value_in
+from dsg.benchmark.tuning_plan import copy_table, plan
+from dsg.samplers import Tunable
+
+STEP_SIZE, RATE = Tunable("step_size", 4.0), Tunable("guidance_rate", 0.2, high=1.0)
+
+
+def test_the_tuner_finds_an_optimum_far_from_its_grid():
+    """On a curve whose best value is known: the grid is extended until the optimum is inside, then refined."""
+    for optimum in (0.3, 4.0, 60.0):
+        tried = pd.DataFrame(columns=["value", "score"], dtype=float)
+        for _ in range(12):
+            value = next_value(tried, STEP_SIZE, 4.0)
+            assert not np.isclose(tried["value"], value).any()  # no trial is spent twice
+            tried.loc[len(tried)] = [value, -(np.log(value / optimum) ** 2)]
+        best = tried["value"][tried["score"].idxmax()]
+        assert abs(np.log(best / optimum)) < np.log(1.5)
+        assert tried["value"].min() < best < tried["value"].max()
+
+
+@pytest.mark.parametrize("sign, bound", [(1, 1.0), (-1, 0.05)])
+def test_values_are_tuned_within_their_bounds(sign, bound):
+    tunable = Tunable("guidance_rate", 0.2, low=0.05, high=1.0)
+    tried = pd.DataFrame(columns=["value", "score"], dtype=float)
+    for _ in range(10):
+        value = next_value(tried, tunable, 0.8 if sign > 0 else 0.1)
+        tried.loc[len(tried)] = [value, sign * value]  # the larger, or the smaller, the better
+    assert tried["value"].between(0.05, 1.0).all() and bound in set(tried["value"]) and len(set(tried["value"])) == 10
+    assert is_inside(tried, tunable)
+
+
+# --- the table
+
+TABLE = """# Sources: a paper.
+any: {any: {any: {clip_denoised: true}}}  # of all
+inpaint:
+  # its code
+  dps:
+    s1000: {kernel: ddpm, step_size: 0.5}  # released
+    any: {step_size: 0.5}
+  dps_dsg: {any: {guidance_rate: 0.2}}
+
+super_resolution:
+  mpgd:
+    s20: {step_size: 17.5}  # released
+    s100: {step_size: 4.0}
+# the end
+"""
+
+
+def changed_lines(before, after):
+    lines = difflib.ndiff(before.splitlines(), after.splitlines())
+    return [line for line in lines if line[0] in "+-"]
+
+
+def test_an_entry_s_number_and_comment_change_and_nothing_else():
+    text = set_entry(TABLE, ("inpaint", "dps", 1000), {"step_size": 0.731}, "HaarPSI 0.9 on 8")
+    assert changed_lines(TABLE, text) == [
+        "-     s1000: {kernel: ddpm, step_size: 0.5}  # released",
+        "+     s1000: {kernel: ddpm, step_size: 0.731}  # HaarPSI 0.9 on 8",
+    ]
+
+
+def test_an_option_is_added_to_an_entry_that_lacks_it():
+    before = "inpaint:\n  dps_dsg:\n    s20: {interval: 5}\n"
+    text = set_entry(before, ("inpaint", "dps_dsg", 20), {"guidance_rate": 0.1}, "n")
+    assert text == "inpaint:\n  dps_dsg:\n    s20: {interval: 5, guidance_rate: 0.1}  # n\n"
+
+
+def test_a_new_number_of_steps_stands_in_its_place():
+    text = set_entry(TABLE, ("super_resolution", "mpgd", 50), {"step_size": 7.5}, "n")
+    assert changed_lines(TABLE, text) == ["+     s50: {step_size: 7.5}  # n"]
+    assert text.index("s20:") < text.index("s50:") < text.index("s100:")
+    last = set_entry(TABLE, ("super_resolution", "mpgd", 200), {"step_size": 2}, "n")
+    assert last.endswith("s100: {step_size: 4.0}\n    s200: {step_size: 2}  # n\n# the end\n")
+    before_any = set_entry(TABLE, ("inpaint", "dps", 2000), {"step_size": 2}, "n")
+    assert before_any.index("s2000") < before_any.index("    any: {step_size: 0.5}")
+
+
+@pytest.mark.parametrize("key", [("inpaint", "freedom", 20), ("hdr", "dps", 20)])
+def test_a_new_sampler_or_task_is_added(key):
+    text = set_entry(TABLE, key, {"step_size": 3.0}, "n")
+    added = ["+   freedom:"] if key[0] == "inpaint" else ["+ hdr:", "+   dps:"]
+    assert changed_lines(TABLE, text) == [*added, "+     s20: {step_size: 3}  # n", "+     any: {step_size: 3}"]
+    assert value_in(text, key, "step_size") == 3 and value_in(TABLE, key, "step_size") is None
+
+
+def test_a_table_begins_with_its_first_entry():
+    text = set_entry("", ("inpaint", "dps", 20), {"step_size": 3.14159}, "n")
+    assert yaml.safe_load(text) == {"inpaint": {"dps": {"s20": {"step_size": 3.142}, "any": {"step_size": 3.142}}}}
+
+
+@pytest.mark.parametrize("shared", ["  freedom_dsg: *r\n", "  freedom_dsg:\n    <<: *r\n"])
+def test_an_entry_that_others_share_is_not_written(shared):
+    text = "inpaint:\n  dps_dsg: &r\n    s20: {guidance_rate: 0.2}\n" + shared
+    with pytest.raises(ValueError, match="inpaint.freedom_dsg.s20 cannot be written"):
+        set_entry(text, ("inpaint", "freedom_dsg", 20), {"guidance_rate": 0.5}, "n")
+
+
+# --- searches
+
+
+def tune(*options):
+    command = [sys.executable, "scripts/tune.py", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_tuning_does_not_mix_scores_on_other_images():
+    before = (ROOT / "results/tuning/avatars64.csv").read_bytes()
+    done = tune("--steps", "50", "--tasks", "faceid", "--images", "2")
+    assert done.returncode == 2 and "faceid was tuned on 24 images: --images 24" in done.stderr, done.stderr
+    assert (ROOT / "results/tuning/avatars64.csv").read_bytes() == before
+
+
+def test_an_unknown_task_is_one_clear_line(tmp_path):
+    done = tune("--tasks", "inpant", f"--out={tmp_path / 'o'}")
+    assert done.returncode == 2 and "task=inpant" in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def jobs_of(out, model="avatars64", sampler="mpgd", trials=2, **options):
+    usual = {"tasks": ["super_resolution"], "steps": [20], "criterion": None, "data": None, "images": 2}
+    return plan(model=model, samplers=[sampler], trials=trials, device="cpu", out=out, **{**usual, **options})
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"sampler": "unconditional"}, "sampler=unconditional has nothing to tune"),
+        ({"tasks": ["clip_text"], "criterion": "psnr"}, "task=clip_text has no truth"),
+        ({"criterion": "evaluator"}, "no evaluator for task=super_resolution"),
+        ({"model": "ffhq256"}, "--data: model=ffhq256 has no validation images"),
+        ({"model": "ffhq256", "data": "data/avatars64/val"}, "python scripts/fetch_checkpoints.py ffhq256"),
+        ({"images": 1000}, "there are"),
+    ],
+)
+def test_what_cannot_be_tuned_is_said_before_work_starts(tmp_path, options, words):
+    try:
+        errors = engine.check(jobs_of(tmp_path / "o", **options))
+    except ValueError as error:
+        errors = [str(error)]
+    assert len(errors) == 1 and words in errors[0] and not (tmp_path / "o").exists()
+
+
+def test_a_search_changes_one_entry_goes_on_and_stops(tmp_path):
+    configs = ROOT / "configs/tuned/avatars64.yaml"
+    before = configs.read_text()
+    copy_table("avatars64", tmp_path)
+    run_all(jobs_of(tmp_path, trials=1))
+    run_all(jobs_of(tmp_path))
+    trials = pd.read_csv(tmp_path / "avatars64.csv")
+    assert len(trials) == 2 and trials["haarpsi"].between(0, 1).all()  # the first was not spent again
+    best = trials.loc[trials["haarpsi"].idxmax(), "value"]
+    removed, added = changed_lines(before, (tmp_path / "avatars64.yaml").read_text())
+    assert "s20: {step_size: 6.727}" in removed and f"s20: {{step_size: {best:.4g}}}  # HaarPSI" in added
+    (job,) = jobs_of(tmp_path)
+    job.check()
+    assert job.finished() and configs.read_text() == before
+
+
+def run_all(jobs):
+    assert engine.check(jobs) == [] and engine.run(jobs, "tuning") == []
+
+
+def test_another_prior_is_tuned_by_psnr(tmp_path):
+    """A search beside other searches: its own centre, its own bounds."""
+    jobs = jobs_of(tmp_path, "gaussian_mixture", "dps_dsg", trials=1, steps=[2], criterion="psnr")
+    run_all(jobs)
+    (row,) = pd.read_csv(tmp_path / "gaussian_mixture.csv").to_dict("records")
+    assert row["value"] == pytest.approx(0.05) and row["psnr"] > 5
+    assert "# PSNR" in (tmp_path / "gaussian_mixture.yaml").read_text()
+
+
+def test_the_evaluator_s_score_tunes_semantic_tasks(tmp_path):
+    jobs = jobs_of(tmp_path, sampler="freedom", trials=1, tasks=["segmentation"], steps=[2])
+    run_all(jobs)
+    (row,) = pd.read_csv(tmp_path / "avatars64.csv").to_dict("records")
+    assert 0 < row["evaluator"] < 1 and row["value"] == pytest.approx(0.1 / 4) and np.isnan(row["haarpsi"])
+
+
+def test_a_search_begins_at_the_best_value_of_the_nearest_number_of_steps(tmp_path):
+    (job,) = jobs_of(tmp_path, steps=[10])
+    job.check()
+    assert job.centre() == 4.0
+    for steps, best in ((12, 3.0), (100, 9.0)):
+        for value in (best, 2 * best):
+            about = {"task": "super_resolution", "sampler": "mpgd", "steps": steps, "images": 2}
+            job.trials.add({**about, "value": value, "haarpsi": 1 / value, "weights": job.weights})
+    assert job.centre() == 3.0
