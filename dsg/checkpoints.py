@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+MANIFEST = REPOSITORY / "checkpoints/manifest.json"  # path below checkpoints/ -> SHA-256, of what git tracks
 
 
 def resolve(path: str | Path) -> Path:
@@ -93,9 +95,29 @@ def read_weights(path: Path, name: str) -> tuple[dict[str, Tensor], str]:
             f"{path} cannot be read as a checkpoint (truncated, or not one): {first_line(error)}. "
             f"Remove it and get it again: {how_to_get(name)}"
         ) from None
+    digest = hashlib.sha256(data).hexdigest()
+    check_shipped(path, digest)
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict (a mapping from names to tensors)")
-    return state, hashlib.sha256(data).hexdigest()
+    return state, digest
+
+
+def check_shipped(path: Path, digest: str) -> None:
+    """Refuse a file of this repository whose SHA-256 is not the one in `checkpoints/manifest.json`.
+
+    A network of one's own goes elsewhere, with `model.checkpoint=<file>`.
+
+    Raises:
+        ValueError: a flipped bit, or another file under this name.
+    """
+    file = path.resolve()
+    if file.is_relative_to(MANIFEST.parent):
+        shipped = json.loads(MANIFEST.read_text()).get(file.relative_to(MANIFEST.parent).as_posix())
+        if shipped is not None and shipped != digest:
+            raise ValueError(
+                f"{path} is not the file that the repository ships (SHA-256 {digest[:16]}..., not {shipped[:16]}...); "
+                f"git checkout -- {path} restores it; weights of your own go elsewhere (model.checkpoint=<file>)"
+            )
 
 
 def load_into(net: nn.Module, state: dict[str, Tensor], path: Path, assign: bool = False) -> None:
@@ -126,6 +148,8 @@ def load_pretrained(kind: type, folder: Path, **options) -> nn.Module:
     Raises:
         ValueError: it cannot be read, or weights are missing (the libraries would only warn, and leave them random).
     """
+    for file in folder.glob("*.safetensors"):
+        check_shipped(file, file_hash(file))
     try:
         net, found = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
         if missing := sorted(found["missing_keys"]):

@@ -54,11 +54,12 @@ class RunOptions:
     """The options of a run beside model, task, sampler and metrics."""
 
     data: Data = field(default_factory=Data)
-    batch_size: int = 16
+    batch_size: int | None = None
     samples: int = 1
     seed: int = 0
     device: str = "auto"
     out: str | None = None
+    save_film: bool = False
     wandb: Tracking = field(default_factory=Tracking)
 
 

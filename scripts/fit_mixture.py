@@ -1,6 +1,6 @@
 """Fit the closed-form prior: a Gaussian mixture on the avatars' training split at 16 px.
 
-    python scripts/make_avatars.py train=40960
+    python scripts/avatars64/render.py train=40960
     python scripts/fit_mixture.py
 
 Each component has a mean, `rank` factors and a floor (`dsg/priors/mixture_fit.py`). Writes
@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
-from train_prior import load_faces
 
+from dsg.avatars64.faces import DATA, load_faces
 from dsg.checkpoints import REPOSITORY
 from dsg.config import load
 from dsg.priors.gaussian_mixture import GaussianMixture

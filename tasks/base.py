@@ -60,6 +60,10 @@ class Task(ABC):
     def check_prior(self, prior: Prior, inputs: Sequence[Input]) -> None:
         """Raise a ValueError if the prior does not suit what is asked for. Needs no weights."""
 
+    def notes(self, inputs: Sequence[Input]) -> list[str]:
+        """What the user should know of the inputs before work starts, a line each."""
+        return []
+
     def to(self, device: torch.device) -> "Task":
         """Load what it guides with, onto the device."""
         return self

@@ -7,6 +7,7 @@ or 6.4 of 255. Sizes follow the tensor.
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -72,13 +73,15 @@ class InverseProblem(Task):
             raise ValueError("data.root is null: give a folder of images")
         if data.degraded:
             self.check_degraded(shape)
-        files = list(images.find(resolve(data.root)).items())[: data.limit]
-        if not data.degraded:
-            return [Input(name, truth=images.read(path, shape[-1]), path=path) for name, path in files]
+        files = dict(list(images.find(resolve(data.root)).items())[: data.limit])
         side, exact = self.measurement_size(shape[-1]), not self.resizable
-        return [
-            Input(name, measurement=images.read(path, side, images.AVERAGE, exact), path=path) for name, path in files
-        ]
+
+        def read(name: str, path: Path) -> Input:
+            if data.degraded:
+                return Input(name, measurement=images.read(path, side, images.AVERAGE, exact), path=path)
+            return Input(name, truth=images.read(path, shape[-1]), path=path)
+
+        return list(images.each(files, read, data.on_error).values())
 
     def condition(self, inputs: Sequence[Input], seed: int) -> dict[str, Tensor]:
         """Of truths: their degraded y, [B, ...]. Of measurements: these. `inputs` are all the one or all the other."""

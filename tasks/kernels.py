@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dsg.checkpoints import first_line, resolve
+
 
 def bicubic_matrix(n: int, factor: int) -> np.ndarray:
     """float64 [ceil(n/factor), n]: Keys' kernel (a = -.5) stretched by `factor`, rows summing to 1."""
@@ -64,3 +66,21 @@ def _scatter(weights: np.ndarray, taps: np.ndarray, n: int) -> np.ndarray:
     matrix = np.zeros((len(taps), n))
     np.add.at(matrix, (np.arange(len(taps))[:, None], taps), weights)
     return matrix
+
+
+def read_kernel(file: str) -> Tensor:
+    """float32 [K, K], summing to 1, from a .npy file.
+
+    Raises:
+        ValueError: no such file, or no kernel in it.
+    """
+    try:
+        kernel = np.load(resolve(file), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"task.kernel={file} cannot be read as a .npy file: {first_line(error)}") from None
+    square = isinstance(kernel, np.ndarray) and kernel.ndim == 2 and kernel.shape[0] == kernel.shape[1]
+    if not square or len(kernel) % 2 == 0 or kernel.dtype.kind not in "fiu" or not np.isfinite(kernel).all():
+        raise ValueError(f"task.kernel={file}: expected finite numbers [K, K] with K odd")
+    if kernel.min() < 0 or kernel.sum() <= 0:
+        raise ValueError(f"task.kernel={file}: expected numbers of 0 or more that do not sum to 0")
+    return torch.from_numpy(kernel / kernel.sum()).float()

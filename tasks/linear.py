@@ -8,6 +8,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from dsg.runs import images
 from dsg.runs.inputs import Data, Input
 from tasks.base import Condition
 from tasks.inverse import LinearInverseProblem, is_integer, is_number
-from tasks.kernels import bicubic_matrix, gaussian_matrix, motion_kernel
+from tasks.kernels import bicubic_matrix, gaussian_matrix, motion_kernel, read_kernel
 
 
 class Inpainting(LinearInverseProblem):
@@ -49,6 +50,13 @@ class Inpainting(LinearInverseProblem):
             return found
         masks = images.read_masks(resolve(self.mask), {i.id: i.path for i in found}, shape[-1])
         return [replace(i, mask=masks[i.id]) for i in found]
+
+    def notes(self, inputs: Sequence[Input]) -> list[str]:
+        if self.mask is None:
+            return []
+        missing = sorted(100 * (1 - i.mask.mean().item()) for i in inputs)
+        least, most = f"{missing[0]:.1f}", f"{missing[-1]:.1f}"
+        return [f"task.mask: {least if least == most else f'{least} to {most}'} % of the pixels are missing"]
 
     def check_degraded(self, shape: Sequence[int]) -> None:
         if self.mask is None:
@@ -193,28 +201,51 @@ class MotionDeblur(LinearInverseProblem):
     Args:
         kernel_size: odd, in pixels; the trajectory fits in it.
         intensity: in [0, 1].
+        kernel: .npy file with a kernel [K, K], K odd, to use for every image instead; it is scaled to a sum of 1.
     """
 
-    def __init__(self, name: str, sigma: float = 0.05, kernel_size: int = 61, intensity: float = 0.5):
+    def __init__(
+        self,
+        name: str,
+        sigma: float = 0.05,
+        kernel_size: int = 61,
+        intensity: float = 0.5,
+        kernel: str | None = None,
+    ):
         super().__init__(name, sigma)
         if not is_integer(kernel_size, 5) or kernel_size % 2 == 0 or not is_number(intensity, 0) or intensity > 1:
             raise ValueError(
                 f"task.kernel_size={kernel_size}, task.intensity={intensity}: an odd size >= 5, intensity in [0, 1]"
             )
-        self.kernel_size, self.intensity = kernel_size, intensity
+        self.kernel, self.intensity = None if kernel is None else read_kernel(kernel), intensity
+        self.kernel_size = kernel_size if self.kernel is None else len(self.kernel)
 
     def check(self, shape: Sequence[int]) -> None:
         if self.kernel_size // 2 >= min(shape[-2:]):
             raise ValueError(f"task.kernel_size={self.kernel_size} is too large for {shape[-2]}x{shape[-1]} pixels")
 
     def observed(self, y: Tensor, mask: Tensor | None = None, kernel: Tensor | None = None) -> dict[str, Tensor]:
-        """`kernel` [1 or B, K, K], K odd: the blur that made y."""
+        """`kernel` [1 or B, K, K], K odd: the blur that made y, where the task has none."""
+        kernel = self.kernel[None] if kernel is None and self.kernel is not None else kernel
         if mask is not None or kernel is None:
             raise ValueError(f"task={self.name} needs the kernel that goes with y, and takes no mask")
         return {"y": y, "kernel": kernel.to(y).expand(len(y), -1, -1)}
 
     def draw(self, shape: Sequence[int], key: tuple) -> dict[str, Tensor]:
-        return {"kernel": motion_kernel(rng(*key, "kernel"), self.kernel_size, self.intensity)[None]}
+        drawn = self.kernel is None
+        kernel = motion_kernel(rng(*key, "kernel"), self.kernel_size, self.intensity) if drawn else self.kernel
+        return {"kernel": kernel[None]}
+
+    def check_degraded(self, shape: Sequence[int]) -> None:
+        if self.kernel is None:
+            raise ValueError(
+                f"task={self.name} with data.degraded=true needs task.kernel=<.npy file>: the blur's kernel"
+            )
+
+    @property
+    def weights_hash(self) -> str | None:
+        """Of the kernel that was given."""
+        return None if self.kernel is None else sha256(self.kernel.numpy().tobytes()).hexdigest()
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         batch, channels, radius = len(x), x.shape[1], condition["kernel"].shape[-1] // 2

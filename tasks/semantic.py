@@ -112,8 +112,10 @@ class SemanticTask(Task):
         if source is None:
             raise ValueError(f"task={self.name} needs task.reference=<image or folder>")
         option = "task.reference" if self.reference is not None else "data.root"
-        files = list(images.find(resolve(source), option).items())[: data.limit]
-        return [self.read_reference(path, name, size) for name, path in files]
+        files = dict(list(images.find(resolve(source), option).items())[: data.limit])
+        return list(
+            images.each(files, lambda name, path: self.read_reference(path, name, size), data.on_error).values()
+        )
 
     def read_reference(self, path: Path, name: str, size: int) -> Input:
         """One reference, for images of side `size`."""

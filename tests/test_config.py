@@ -72,7 +72,7 @@ def test_each_layer_wins_over_those_before_it_and_is_recorded():
         "task.cpu_batch": (4, "task/faceid.yaml"),
         "metrics.same_identity.checkpoint": ("checkpoints/avatars64/evaluator", "model/avatars64.yaml"),
         "data.limit": (16, "data/avatars64.yaml"),
-        "batch_size": (16, "config.yaml"),
+        "batch_size": (None, "config.yaml"),
     }
     assert {path: (OmegaConf.select(config, path), sources[path]) for path in expected} == expected
     _, sources = load_with_sources(["model=sd14", "sampler.guidance_rate=0.3"])

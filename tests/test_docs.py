@@ -102,7 +102,7 @@ def test_the_constraint_in_a_loop_of_diffusers():
 
 
 def test_ground_truth_measures_a_sampler(capsys):
-    exec(BLOCKS["measure_mine.py"], {})
+    exec(BLOCKS["compare_mine.py"], {})
     measured = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "dtype" not in line)
     assert 0.2 < float(measured["sliced_wasserstein"]) < 2 and 0 < float(measured["coverage"]) <= 1
 

@@ -1,5 +1,7 @@
 """Images in and out, on cases that can be worked out by hand."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -85,7 +87,7 @@ def test_masks_that_do_not_fit_are_named(tmp_path):
 def test_a_folder_of_masks_needs_one_for_every_image(tmp_path):
     (tmp_path / "masks").mkdir()
     for path in (tmp_path / "a.png", tmp_path / "b.png", tmp_path / "masks/a.png"):
-        Image.new("RGB", (64, 64), "white").save(path)
+        Image.fromarray(gradient(64, 64)).convert("L").save(path)
     paths = {name: tmp_path / f"{name}.png" for name in ("a", "b")}
     with pytest.raises(ValueError, match="masks has no mask for b$"):
         images.read_masks(tmp_path / "masks", paths, 64)
@@ -113,3 +115,100 @@ def test_ids_are_paths(tmp_path):
         Image.fromarray(gradient(64, 64)).save(tmp_path / name)
     assert list(images.find(tmp_path)) == ["b__c__x", "b__y", "z"]
     assert list(images.load(tmp_path, 64, limit=2)) == ["b__c__x", "b__y"]
+
+
+# --- files as they come
+
+
+def test_hidden_files_are_left_alone_and_files_without_a_suffix_are_read_if_they_are_images(tmp_path):
+    Image.fromarray(gradient(64, 64)).save(tmp_path / "a.png")
+    Image.fromarray(gradient(64, 64)).save(tmp_path / "b", format="PNG")
+    (tmp_path / "notes").write_text("no image")
+    (tmp_path / "._a.png").write_bytes(b"\x00\x05\x16\x07 of macOS")
+    (tmp_path / ".cache").mkdir()
+    Image.fromarray(gradient(64, 64)).save(tmp_path / ".cache/c.png")
+    assert list(images.find(tmp_path)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "avif", "jp2"])
+def test_other_formats_are_read(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (64, 64), (200, 100, 50)).save(path)
+    assert abs(images.read(path, 64).astype(int) - [200, 100, 50]).max() <= 4
+
+
+def test_all_files_that_cannot_be_used_are_named_at_once_or_skipped(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        Image.fromarray(gradient(64, 64)).save(tmp_path / f"{name}.png")
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.png").write_bytes(b"\x89PNG no")
+    files = images.find(tmp_path)
+
+    def read(name, path):
+        return images.read(path, 64)
+
+    with pytest.raises(ValueError) as error:
+        images.each(files, read)
+    said = str(error.value)
+    assert "2 of 3 files" in said and "a.png" in said and "c.png" in said and "\n" not in said
+    assert list(images.each(files, read, "skip")) == ["b"]
+    assert capsys.readouterr().err.count("skipped: ") == 2
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(ValueError, match="2 of 2 files"):
+        images.each(images.find(tmp_path), read, "skip")
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "carriage\rreturn", "bell\a"])
+def test_names_that_results_cannot_have_are_refused_before_work_starts(tmp_path, name):
+    Image.fromarray(gradient(64, 64)).save(tmp_path / f"{name}.png")
+    with pytest.raises(ValueError, match="rename it") as error:
+        images.find(tmp_path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path):
+    Image.fromarray(gradient(64, 64)).save(
+        os.path.join(os.fsencode(tmp_path), b"\xff.png").decode(errors="surrogateescape")
+    )
+    with pytest.raises(ValueError, match="not UTF-8"):
+        images.find(tmp_path)
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_floats_are_scaled_by_what_the_file_says(tmp_path, scale):
+    Image.fromarray(np.full((64, 64), 0.5 * scale, np.float32)).save(tmp_path / "a.tif")
+    assert abs(images.read(tmp_path / "a.tif", 64).astype(int) - 128).max() <= 1
+
+
+@pytest.mark.parametrize("value", [-1.0, 300.0, float("nan")])
+def test_floats_of_an_unknown_scale_are_refused(tmp_path, value):
+    Image.fromarray(np.full((64, 64), value, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="what is white is not known"):
+        images.read(tmp_path / "a.tif", 64)
+
+
+def test_ten_bits_in_sixteen_are_refused_and_not_turned_black(tmp_path):
+    Image.fromarray(np.full((64, 64), 1023, np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="no value above 1023"):
+        images.read(tmp_path / "a.png", 64)
+
+
+def test_masks_that_say_nothing_are_refused(tmp_path):
+    Image.fromarray(gradient(64, 64)).save(tmp_path / "a.png")
+    clear = np.full((64, 64, 4), 255, np.uint8)
+    clear[:32, :, 3] = 0
+    for name, mask in (
+        ("white", np.full((64, 64), 255, np.uint8)),
+        ("black", np.zeros((64, 64), np.uint8)),
+        ("transparent", clear),
+    ):
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+        with pytest.raises(ValueError, match=name):
+            images.read_mask(tmp_path / "mask.png", tmp_path / "a.png", 64)
+
+
+def test_a_small_file_that_claims_gigabytes_is_refused(tmp_path):
+    Image.new("1", (13000, 13000)).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < 100_000
+    with pytest.raises(ValueError, match="more than 100 million"):
+        images.read(tmp_path / "a.png", 64)

@@ -133,7 +133,7 @@ def test_measurements_are_taken_as_they_are(folder):
     "task, size, words",
     [
         (make("inpaint"), 24, "task=inpaint with data.degraded=true needs task.mask="),
-        (make("motion_deblur"), 24, "task=motion_deblur draws its operator per image"),
+        (make("motion_deblur"), 24, "task=motion_deblur with data.degraded=true needs task.kernel="),
         (make("gaussian_deblur"), 32, "a degraded image is not resized, its shorter side must be 32"),
         (make("super_resolution"), 24, "a degraded image is not resized, its shorter side must be 8"),
         (Matrix("linear"), 24, "task=linear: a measurement is no image"),
@@ -161,3 +161,26 @@ def test_the_matrix_is_part_of_what_identifies_a_run(tmp_path):
         hashes.append(Matrix("linear", matrix=str(tmp_path / "a.npy")).weights_hash)
     assert None not in hashes and hashes[0] != hashes[1]
     assert Matrix("linear").weights_hash is None
+
+
+def test_a_kernel_of_one_s_own_blurs_and_restores(tmp_path):
+    """A streak of three pixels; its scale does not matter."""
+    streak = np.zeros((5, 5))
+    streak[2, 1:4] = 7
+    np.save(tmp_path / "kernel.npy", streak)
+    task = MotionDeblur("motion_deblur", sigma=0.0, kernel=str(tmp_path / "kernel.npy"))
+    x = torch.rand(2, 3, 24, 24)
+    condition = task.degrade(x, ["a", "b"], 0)
+    expected = (x[..., 1:-1] + x[..., :-2] + x[..., 2:]) / 3
+    torch.testing.assert_close(condition["y"][..., 1:-1], expected)
+    assert task.loss(x, task.observed(condition["y"])).max() < 1e-5
+    task.check_degraded((3, 24, 24))
+
+
+@pytest.mark.parametrize(
+    "kernel", [np.zeros((3, 3)), np.ones((4, 4)), np.ones(3), -np.ones((3, 3)), np.full((3, 3), np.nan)]
+)
+def test_what_is_no_kernel_is_refused(tmp_path, kernel):
+    np.save(tmp_path / "kernel.npy", kernel)
+    with pytest.raises(ValueError, match="task.kernel"):
+        MotionDeblur("motion_deblur", kernel=str(tmp_path / "kernel.npy"))

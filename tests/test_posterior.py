@@ -184,9 +184,9 @@ def test_credible_regions_cover_as_often_as_they_say():
     prior = seeded(dimension=16, components=3, rank=4, floor=0.2, spread=0.3, scale=0.8)
     task = instantiate(compose_config("task=linear", "task.sigma=0.3").task)
     known = GroundTruth(prior, task, observations=60, samples=400)
-    measured = known.compare(known.floor()).mean()
-    assert measured["coverage"] == pytest.approx(0.9, abs=0.03)
-    assert measured["in_region"] == pytest.approx(0.9, abs=0.01)
+    found = known.compare(known.floor()).mean()
+    assert found["coverage"] == pytest.approx(0.9, abs=0.03)
+    assert found["in_region"] == pytest.approx(0.9, abs=0.01)
     inside = [
         distances.in_credible_region(truth.reshape(1, -1).double(), posterior, exact)
         for truth, posterior, exact in zip(known.truths, known.posteriors, known.exact)

@@ -255,3 +255,32 @@ def test_the_contact_sheet_shows_all_images(finished):
     write_contact_sheet(prepared(finished))
     sheet = np.asarray(Image.open(finished / "grid.png"))
     assert sheet.shape == (3 * (64 + 14), 3 * 66, 3)
+
+
+def test_a_film_shows_every_step(tmp_path):
+    from dsg.runs.film import Film
+
+    run = prepared(tmp_path / "o", "data.limit=1", "save_film=true")
+    run.execute(callback=Film(run))
+    with Image.open(tmp_path / "o/film/00000.gif") as film:
+        assert film.n_frames == 3 and film.size == (64, 64)
+
+
+def test_images_that_do_not_fit_their_measurements_are_warned_of(tmp_path):
+    """An unguided sample fits nothing, and is not blamed; guidance that is much too weak is."""
+    weak = prepared(tmp_path / "weak", "sampler=dps", "sampler.step_size=0.001", "data.limit=1")
+    weak.execute()
+    (said,) = main.misfits(weak)
+    assert "residual" in said and "0.05" in said and "avatars64 knows drawn faces only" in said
+    free = prepared(tmp_path / "free", "sampler=unconditional", "data.limit=1")
+    free.execute()
+    assert main.misfits(free) == []
+
+
+def test_own_masks_are_told_by_what_they_hide(tmp_path):
+    mask = np.full((64, 64), 255, np.uint8)
+    mask[:16] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert prepared(tmp_path / "o", f"task.mask={tmp_path / 'mask.png'}").notes == [
+        "task.mask: 25.0 % of the pixels are missing"
+    ]

@@ -21,6 +21,7 @@ from dsg.runs.results import Results
 from dsg.runs.runner import Run
 from dsg.runs.tracking import log
 from dsg.samplers import Sampler, Tunable
+from dsg.schedule import NoiseSchedule, linear_betas
 from tasks.base import Task
 
 
@@ -30,7 +31,7 @@ class ImageJob(Job):
     section: of the tables; the task, with several models <model>/<task>.
     model, task, sampler: names of configs.
     steps: of the sampler.
-    value: instead of the tuned step size, or whatever the sampler's `tunable` is.
+    value: of the option that is tuned, where `options` override it: for the folder's name.
     images, samples: how many inputs, how many samples of each.
     folder: the run is in <folder>/<sampler>-<steps>[-<value>].
     options: further overrides.
@@ -71,9 +72,6 @@ class ImageJob(Job):
     def config(self) -> DictConfig:
         chosen = [f"model={self.model}", f"task={self.task}", f"sampler={self.sampler}", f"sampler.steps={self.steps}"]
         chosen += [f"data.limit={self.images}", f"samples={self.samples}", *self.options]
-        if self.value is not None:
-            option = build(configs.load(chosen).sampler).tunable.option
-            chosen.append(f"sampler.{option}={self.value:.6g}")
         return configs.load(chosen)
 
     @cached_property
@@ -134,7 +132,7 @@ class ImageJob(Job):
         return {"images": table[table["image"].isin(self.ids) & (table["sample"] < self.samples)]}
 
     def about(self) -> dict[str, object]:
-        cost = self.sampler_object.cost(build(self.config.model).schedule)
+        cost = self.sampler_object.cost(self.schedule())
         made = f"{self.images}" + (f" x {self.samples}" if self.samples > 1 else "")
         return {
             "images": made,
@@ -143,8 +141,18 @@ class ImageJob(Job):
             "left": "" if self.results is None else f"{self.left:.0f}",
         }
 
+    def schedule(self) -> NoiseSchedule:
+        try:
+            return load_once(_model(self.config)).schedule
+        except (ValueError, OSError):  # no weights here: DDPM's, which takes as many passes
+            return NoiseSchedule(linear_betas())
+
     def rate(self) -> float:
-        return seconds_per_pass(json.dumps(OmegaConf.to_container(self.config.model)), str(self.config.device))
+        return seconds_per_pass(_model(self.config), str(self.config.device))
+
+
+def _model(config: DictConfig) -> str:
+    return json.dumps(OmegaConf.to_container(config.model))
 
 
 @cache

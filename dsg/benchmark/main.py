@@ -1,12 +1,51 @@
 """A suite on the command line: plan, check, run, tables and figures, exit code."""
 
+import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from dsg.benchmark import engine
 from dsg.benchmark.dry import describe
 from dsg.benchmark.jobs import Job
 from dsg.benchmark.plan import plan
-from dsg.benchmark.suite import Outcome, Suite, call
+from dsg.benchmark.suite import Outcome, Suite, call, load, names
+from dsg.runs.prepare import pick_device
+from dsg.runs.tracking import MODES, check_login
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--suite", default="embedded", choices=names())
+    result.add_argument("--images", "--conditions", type=int, help="per task (default: the suite's)")
+    result.add_argument("--samples", type=int, help="per image or condition")
+    result.add_argument("--steps", help="numbers of steps, '20 100'")
+    result.add_argument("--tasks", "--settings", nargs="+", help="only these")
+    result.add_argument("--most-steps", type=int, help="leave out what takes more steps")
+    result.add_argument("--options", nargs="+", help="overrides of every run, as for run.py")
+    result.add_argument("--out", type=Path, help="folder (default: the suite's)")
+    result.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:<index>, mps")
+    result.add_argument("--wandb", default="offline", choices=MODES)
+    result.add_argument("--workers", type=int, help="processes, one thread each (default: the suite's)")
+    result.add_argument("--dry", action="store_true", help="print the plan, and run nothing")
+    return result
+
+
+def main(arguments: Sequence[str], description: str = "") -> int:
+    """The exit code of `scripts/reproduce.py`."""
+    command_line = parser(description)
+    args = command_line.parse_args(arguments)
+    try:
+        steps = None if args.steps is None else [int(n) for n in args.steps.replace(",", " ").split()]
+        suite = load(
+            args.suite, images=args.images, samples=args.samples, steps=steps, tasks=args.tasks, options=args.options,
+            most_steps=args.most_steps, out=args.out, device=args.device, wandb=args.wandb, workers=args.workers,
+        )  # fmt: skip
+        pick_device(args.device)
+        check_login(args.wandb)
+    except ValueError as error:
+        command_line.error(str(error))
+    return run_suite(suite, args.dry)
 
 
 def run_suite(suite: Suite, dry: bool = False) -> int:
@@ -54,7 +93,8 @@ def draw(suite: Suite, jobs: list[Job], failures: list[str]) -> list[str]:
     return written
 
 
-def tell(errors: list[str]) -> int:
-    for error in errors:
-        print(f"error: {error.splitlines()[0]}", file=sys.stderr)
+def tell(errors: Sequence[str]) -> int:
+    """The first error; a dry run lists them all."""
+    more = f" (and {len(errors) - 1} more: --dry lists them)" if len(errors) > 1 else ""
+    print(f"error: {errors[0].splitlines()[0]}{more}", file=sys.stderr)
     return 2

@@ -51,14 +51,19 @@ def around_tuned(
     for model in suite.models:
         for sampler in suite.samplers:
             tuned = image_job(few, model, task, sampler, steps)
-            option = tuned.tunable
-            if option is None:
-                continue
-            value = tuned.chosen_value
-            values = {float(f"{np.clip(value * factor, option.low, option.high):.6g}") for factor in factors}
-            others = [v for v in sorted(values) if not np.isclose(v, value)]
-            jobs += [image_job(few, model, task, sampler, steps, v) for v in others] + [tuned]
+            if tuned.tunable is not None:
+                jobs += [with_value(tuned, v) for v in values_around(tuned, factors)] + [tuned]
     return jobs
+
+
+def values_around(tuned: ImageJob, factors: Sequence[float]) -> list[float]:
+    option, value = tuned.tunable, tuned.chosen_value
+    values = {float(f"{np.clip(value * factor, option.low, option.high):.6g}") for factor in factors}
+    return [v for v in sorted(values) if not np.isclose(v, value)]
+
+
+def with_value(tuned: ImageJob, value: float) -> ImageJob:
+    return replace(tuned, value=value, options=[*tuned.options, f"sampler.{tuned.tunable.option}={value:.6g}"])
 
 
 def pooled_floor(suite: Suite, task: str, sampler: str, enough: int) -> list[ImageJob]:
@@ -69,10 +74,10 @@ def pooled_floor(suite: Suite, task: str, sampler: str, enough: int) -> list[Ima
     return [image_job(replace(suite, images=count), m, task, sampler, n) for m in suite.models for n in suite.steps]
 
 
-def image_job(suite: Suite, model: str, task: str, sampler: str, steps: int, value: float | None = None) -> ImageJob:
+def image_job(suite: Suite, model: str, task: str, sampler: str, steps: int) -> ImageJob:
     section = f"{model}/{task}" if len(suite.models) > 1 else task
     common = [f"device={suite.device}", f"wandb.group={suite.name}", f"wandb.mode={suite.wandb}", *suite.options]
     return ImageJob(
-        section, model, task, sampler, steps, value, suite.images, suite.samples,
+        section, model, task, sampler, steps, None, suite.images, suite.samples,
         suite.out / "runs" / section, common, suite.yaml.get("watch"),
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from copy import deepcopy
 
 import yaml
 from yaml import MappingNode, Node
@@ -99,7 +98,7 @@ def _replace(text: str, entry: Node, option: str, number: str, note: str) -> str
 
 def _check(before: str, after: str, path: tuple[str, str, str], option: str, number: float) -> None:
     """Whether the entry, and no other, is another one now."""
-    wanted = deepcopy(yaml.safe_load(before) or {})
+    wanted = _unshared(yaml.safe_load(before) or {})  # an alias is the same dict
     task, sampler, key = path
     new = sampler not in (wanted.get(task) or {})
     entries = wanted.setdefault(task, {}).setdefault(sampler, {})
@@ -112,3 +111,7 @@ def _check(before: str, after: str, path: tuple[str, str, str], option: str, num
         found = None
     if found != wanted:
         raise ValueError(f"{task}.{sampler}.{key} cannot be written without changing other entries: write it by hand")
+
+
+def _unshared(tree):
+    return {key: _unshared(value) for key, value in tree.items()} if isinstance(tree, dict) else tree

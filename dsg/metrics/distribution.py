@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dsg.checkpoints import resolve
+from dsg.checkpoints import read_state_dict, resolve
 from dsg.metrics.base import Column, SetMetric
 from dsg.metrics.inception import Inception, Reference, Statistics
 
@@ -115,11 +115,9 @@ class EvaluatorFrechet(SetMetric):
         return {"features": str(self.checkpoint), "statistics": "statistics.safetensors"}
 
     def __call__(self, images: np.ndarray) -> float:
-        from safetensors.torch import load_file
-
         from dsg.metrics.semantic import load_evaluator
 
-        real = load_file(resolve(self.checkpoint) / "statistics.safetensors")
+        real = read_state_dict(resolve(self.checkpoint) / "statistics.safetensors", "avatars64")
         features = load_evaluator(self.checkpoint).features(images).double().numpy()
         mean, covariance = (real[name].double().numpy() for name in ("mean", "covariance"))
         return frechet_distance(features.mean(0), np.cov(features.T), mean, covariance)

@@ -38,6 +38,7 @@ class Prior(nn.Module, ABC):
         fractional_t: whether `predict` takes t between integers.
         takes_prompts: whether `predict` follows prompts.
         prompt: what it follows where none is given.
+        cpu_batch: on a CPU the network sees exactly this many images at a time; 0: the whole batch.
     """
 
     schedule: NoiseSchedule
@@ -46,6 +47,7 @@ class Prior(nn.Module, ABC):
     fractional_t = False
     takes_prompts = False
     prompt: str | None = None
+    cpu_batch = 0
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -5,7 +5,10 @@ reduced with Pillow's antialiased Lanczos filter. It is never enlarged. Images t
 averages instead, so that what is missing does not bleed into what is observed.
 """
 
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +17,11 @@ from torch import Tensor
 
 from dsg.runs.results import temporary_name
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2"}
+MOST_PIXELS = 100_000_000  # of a file: some 20 kB can claim to be gigabytes
+SHOWN = 10  # files that an error names
+LONGEST_NAME = 180  # bytes of an id: results add a sample's number and a suffix to it, temporary files some 60 bytes
+T = TypeVar("T")
 ANTIALIAS, AVERAGE = Image.Resampling.LANCZOS, Image.Resampling.BOX
 
 
@@ -33,19 +40,69 @@ def find(root: Path, option: str = "data.root") -> dict[str, Path]:
     if not root.is_dir():
         raise ValueError(f"{option}={root}: no such image or folder")
     found: dict[str, Path] = {}
-    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+    for path in sorted(p for p in root.rglob("*") if _may_be_image(p, root)):
         name = "__".join(path.relative_to(root).with_suffix("").parts)
         if name in found:
             raise ValueError(f"{found[name]} and {path} both have the id {name}: rename one")
+        check_name(name, path)
         found[name] = path
     if not found:
         raise ValueError(f"{option}={root}: no images in it ({', '.join(sorted(SUFFIXES))})")
     return dict(sorted(found.items()))
 
 
-def load(root: str | Path, size: int, limit: int | None = None) -> dict[str, np.ndarray]:
-    """The first `limit` images of `root` by id, uint8 [size, size, 3]; errors are those of `find` and `read`."""
-    return {name: read(path, size) for name, path in list(find(Path(root)).items())[:limit]}
+def _may_be_image(path: Path, root: Path) -> bool:
+    """By its suffix, or, where it has none, by its content. Hidden files (macOS's `._a.jpg`) are none."""
+    if any(part.startswith(".") for part in path.relative_to(root).parts) or not path.is_file():
+        return False
+    if path.suffix:
+        return path.suffix.lower() in SUFFIXES
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def check_name(name: str, path: Path) -> None:
+    """Raise a ValueError if results could not be filed under this id."""
+    shown = str(path).encode(errors="backslashreplace").decode()
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"{shown}: its name is not UTF-8; rename it") from None
+    if length > LONGEST_NAME:
+        raise ValueError(f"{shown}: its id has {length} bytes, {LONGEST_NAME} at most; rename it")
+    if any(ord(letter) < 32 for letter in name):
+        raise ValueError(f"{shown!r}: its name holds control characters; rename it")
+
+
+def each(files: Mapping[str, Path], read: Callable[[str, Path], T], on_error: str = "stop") -> dict[str, T]:
+    """`read(id, path)` of every file, by id.
+
+    Args:
+        on_error: of files that cannot be used: "stop" names all of them in one error, "skip" leaves them out, and
+            says so.
+
+    Raises:
+        ValueError: a file cannot be used, or, of those that are skipped, all.
+    """
+    found, problems = {}, []
+    for name, path in files.items():
+        try:
+            found[name] = read(name, path)
+        except ValueError as error:
+            problems.append(str(error))
+    if on_error == "skip" and found:
+        for problem in problems:
+            print(f"skipped: {problem}", file=sys.stderr)
+        return found
+    if problems:
+        several = f"{len(problems)} of {len(files)} files cannot be used: " if len(problems) > 1 else ""
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        skip = " (data.on_error=skip leaves them out)" if several else ""
+        raise ValueError(several + "; ".join(problems[:SHOWN]) + more + skip)
+    return found
 
 
 def read(
@@ -76,6 +133,28 @@ def read(
     return np.asarray(square(image, size, filter))
 
 
+def load(root: str | Path, size: int, limit: int | None = None) -> dict[str, np.ndarray]:
+    """The first `limit` images of `root` by id, uint8 [size, size, 3]; errors are those of `find` and `read`."""
+    return each(dict(list(find(Path(root)).items())[:limit]), lambda name, path: read(path, size))
+
+
+def as_array(image: str | Path | np.ndarray, size: int | None = None) -> np.ndarray:
+    """An image of any source as uint8 [H, W, 3]; with a `size`, its central square, reduced to it.
+
+    Raises:
+        ValueError: no such file, no such array, or an image that is too small.
+    """
+    if isinstance(image, (str, Path)):
+        opened = _open(Path(image).expanduser())
+    elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        opened = Image.fromarray(image)
+    else:
+        raise ValueError("an image is a file, or uint8 [H, W, 3]")
+    if size is not None and min(opened.size) < size:
+        raise ValueError(f"the image is too small: {opened.width}x{opened.height}, at least {size}x{size} is needed")
+    return np.asarray(opened if size is None else square(opened, size, ANTIALIAS))
+
+
 def read_mask(path: Path, of: Path, size: int) -> Tensor:
     """The mask of the image in the file `of`: float [1, 1, size, size], 1 where the mask is white.
 
@@ -85,7 +164,7 @@ def read_mask(path: Path, of: Path, size: int) -> Tensor:
     Raises:
         ValueError: if it has another size, or covers everything.
     """
-    image, original = _open(path).convert("L").point(lambda value: 255 * (value >= 128)), _open(of).size
+    image, original = _open_mask(path), _open(of).size
     if image.size == original:
         image = square(image, size, AVERAGE)
     elif image.size != (size, size):
@@ -96,7 +175,17 @@ def read_mask(path: Path, of: Path, size: int) -> Tensor:
     mask = torch.from_numpy((np.asarray(image) == 255).astype(np.float32))[None, None]
     if mask.sum() == 0:
         raise ValueError(f"mask {path} is all black: nothing would be observed (white = observed)")
+    if mask.all():
+        raise ValueError(f"mask {path} is all white: nothing is missing (white = observed)")
     return mask
+
+
+def _open_mask(path: Path) -> Image.Image:
+    """Mode L, 0 and 255."""
+    image = _load(path)
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise ValueError(f"mask {path} is transparent in parts: save it in black and white (white = observed)")
+    return _flatten(image, path).convert("L").point(lambda value: 255 * (value >= 128))
 
 
 def read_masks(source: Path, paths: dict[str, Path], size: int) -> dict[str, Tensor]:
@@ -132,21 +221,48 @@ def square(image: Image.Image, size: int, filter: Image.Resampling) -> Image.Ima
 
 
 def _open(path: Path) -> Image.Image:
+    """Upright, RGB."""
+    return _flatten(_load(path), path)
+
+
+def _load(path: Path) -> Image.Image:
+    """Upright, as the file has it."""
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels are more than {MOST_PIXELS // 10**6} million")
             image.load()
-            return _flatten(ImageOps.exif_transpose(image))
+            return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such image") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+def _flatten(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode == "F":
+        image = Image.fromarray(_eight_bits(np.asarray(image), path))
+    elif image.mode.startswith("I"):
+        image = Image.fromarray(_from_sixteen_bits(np.asarray(image).astype(np.int64), path))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray, path: Path) -> np.ndarray:
+    """Of floats in [0, 1] or, if one is above 1, in [0, 255]."""
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 255:
+        raise ValueError(f"{path} holds floats outside [0, 1] and [0, 255]: what is white is not known")
+    return (values * (255 if values.max() <= 1 else 1)).round().astype(np.uint8)
+
+
+def _from_sixteen_bits(values: np.ndarray, path: Path) -> np.ndarray:
+    if not 0 <= values.min() <= values.max() < 2**16:
+        raise ValueError(f"{path} holds values from {values.min()} to {values.max()}: 0 to 65535 are expected")
+    if values.max() < 2**12:  # 10 or 12 bits, most likely: it would come out nearly black
+        raise ValueError(
+            f"{path} has 16 bits and no value above {values.max()}: save it with 8 bits, or scaled to 65535"
+        )
+    return (values >> 8).astype(np.uint8)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -57,11 +58,13 @@ class Data:
         root: image, or folder of images; None where the task brings its own.
         limit: only the first so many inputs, by id; None: all.
         degraded: the images are measurements already.
+        on_error: of images that cannot be used: "stop" names all of them, "skip" leaves them out.
     """
 
     root: str | None = None
     limit: int | None = None
     degraded: bool = False
+    on_error: Literal["stop", "skip"] = "stop"
 
 
 def to_tensor(images: Sequence[np.ndarray]) -> Tensor:

@@ -7,9 +7,12 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from dsg.runs.contact_sheet import write_contact_sheet
+from dsg.runs.film import Film
 from dsg.runs.prepare import prepare
 from dsg.runs.runner import Run
 from dsg.runs.tracking import log
+
+MISFIT = 2  # times the noise's standard deviation: a restored image leaves about one
 
 
 def run_one(config: DictConfig, sources: Mapping[str, str]) -> int:
@@ -38,6 +41,8 @@ def run_one(config: DictConfig, sources: Mapping[str, str]) -> int:
         )
         return 1
     report(run)
+    for warning in misfits(run):
+        print(f"warning: {warning}", file=sys.stderr)
     log(run)
     for failure in failures:
         print(f"failed: {failure.id}: not finite at step {failure.step_index} (t={failure.t})", file=sys.stderr)
@@ -50,7 +55,7 @@ def with_progress(run: Run) -> list:
         print(f"finished already: {run.results.out}")
     description = f"{run.task.name} {run.sampler.name}"
     with tqdm(total=work, unit="pass", desc=description, disable=work == 0, smoothing=0.05) as bar:
-        failures = run.execute(bar.update)
+        failures = run.execute(bar.update, Film(run) if run.config.save_film else None)
     if work and run.results.rows():
         write_contact_sheet(run)
     return failures
@@ -71,6 +76,18 @@ def report(run: Run) -> None:
         print(f"{'seconds per image':>20} {summary['seconds_per_image']:8.2f}")
     sheet = run.results.out / "grid.png"
     print(f"{summary['images']} images: {run.results.out}" + f", at a glance: {sheet}" * sheet.exists())
+
+
+def misfits(run: Run) -> list[str]:
+    """That what was restored does not fit what was measured, where it does not."""
+    residual = run.results.summary()["metrics"].get("residual", {}).get("mean")
+    noise = run.config.task.get("sigma")
+    if residual is None or not noise or residual < MISFIT * noise or not run.sampler.guided:
+        return []
+    return [
+        f"the residual is {residual:.2g} where the noise is {noise:.2g}: the images do not fit their measurements. "
+        "Does the prior know such images? avatars64 knows drawn faces only; ffhq256 knows faces, imagenet256 more"
+    ]
 
 
 def first_lines(error: BaseException) -> str:

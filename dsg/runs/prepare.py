@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dsg.checkpoints import resolve
 from dsg.config import to_yaml
+from dsg.priors.base import Prior
 from dsg.runs.inputs import Data
 from dsg.runs.results import Results, identity, short_hash
 from dsg.runs.runner import Run
@@ -34,13 +35,15 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
         check_name(f"{group}.name", config[group].name)
     check_login(config.wandb.mode)
     device = pick_device(config.device)
-    sampler, task, prior = build(config.sampler), build(config.task), load_once(_as_json(config.model))
+    sampler, task, prior = build(config.sampler), build(config.task), load_once_from(config.model)
     shape = prior.image_shape
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
         raise ValueError(
             f"model={config.model.name} has points of shape {shape}, and run.py restores images (3, n, n): "
             "use dsg.samplers.sample, or dsg.theory (docs/theory.md)"
         )
+    if prior.cpu_batch < 0:
+        raise ValueError(f"model.cpu_batch={prior.cpu_batch}: an integer, 0 or more")
     task.check(shape)
     inputs = task.inputs(Data(**config.data), shape)
     task.check_prior(prior, inputs)
@@ -52,10 +55,15 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
     check_folders(folder, config.data.root)
     run = Run(
         config, to_yaml(config, sources or {}), prior, task, sampler, inputs, Results(folder, owner), metrics,
-        config.samples, config.seed, config.batch_size, device,
+        config.samples, config.seed, batch_size(config, prior, device), device, task.notes(inputs),
     )  # fmt: skip
     run.pending()  # refuses inputs that have changed
     return run
+
+
+def batch_size(config: DictConfig, prior: Prior, device: torch.device) -> int:
+    """The config's; else small on a CPU, where a larger batch is no faster, so that a killed run has saved more."""
+    return config.batch_size or (prior.cpu_batch if device.type == "cpu" else 0) or 16
 
 
 def check_name(option: str, name: str) -> None:
@@ -90,8 +98,8 @@ def load_once(config: str):
     return build(OmegaConf.create(json.loads(config)))
 
 
-def _as_json(config: DictConfig) -> str:
-    return json.dumps(OmegaConf.to_container(config))
+def load_once_from(config: DictConfig):
+    return load_once(json.dumps(OmegaConf.to_container(config)))
 
 
 def pick_device(name: str) -> torch.device:

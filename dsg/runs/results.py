@@ -31,15 +31,15 @@ SPEED = {"checkpoint", "compile", "channels_last", "cpu_batch", "use_checkpoint"
 def identity(config: Mapping, prior_hash: str, task_hash: str | None) -> dict:
     """What changes a run's images: prior and weights, task and its files, sampler, data, seed; nothing else.
 
-    Batch size, device, switches of speed, logging and `data.limit` are not in it. Whether there are several samples is,
-    because their files are numbered then.
+    Batch size, device, switches of speed, logging, `data.limit` and `data.on_error` are not in it. Whether there are
+    several samples is, because their files are numbered then.
     """
     task = _without_speed(config["task"])
     return {
         "model": {**_without_speed(config["model"]), "weights": prior_hash},
         "task": task if task_hash is None else {**task, "weights": task_hash},
         "sampler": config["sampler"],
-        "data": {k: v for k, v in config["data"].items() if k != "limit"},
+        "data": {k: v for k, v in config["data"].items() if k not in ("limit", "on_error")},
         "samples": "several" if config["samples"] > 1 else "one",
         "seed": config["seed"],
     }

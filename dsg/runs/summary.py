@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 
 from dsg.benchmark.statistics import bootstrap
-from dsg.metrics.base import SetMetric
 from dsg.runs.results import Results, write_text
 
 MADE_WITH = ("code", "torch", "device")
@@ -58,14 +57,15 @@ def means(table: pd.DataFrame) -> dict[str, dict]:
 
 
 def set_metrics(run, table: pd.DataFrame) -> dict[str, dict]:
-    """What was computed of exactly these images, with its settings."""
-    found = {}
-    for metric in run.metrics:
-        if isinstance(metric, SetMetric) and len(table):
-            record = run.results.set_record(metric, [i.name for i in run.items if i.name in table.index])
-            if record is not None:
-                found[metric.name] = {k: v for k, v in record.items() if k not in ("set", "of", "by")}
-    return found
+    """What was computed of exactly these images, with its settings; also what scripts/evaluate.py added."""
+    names = [item.name for item in run.items if item.name in table.index]
+    if not names:
+        return {}
+    own = {metric.name: run.results.set_record(metric, names) for metric in run.metrics if metric.scope == "set"}
+    of = run.results.digest_of(names)
+    added = {r["set"]: r for r in run.results.records() if r.get("of") == of and r.get("set") not in (None, *own)}
+    found = {name: record for name, record in {**own, **added}.items() if record is not None}
+    return {name: {k: v for k, v in r.items() if k not in ("set", "of", "by")} for name, r in found.items()}
 
 
 def diversity(results: Results, table: pd.DataFrame) -> pd.Series:

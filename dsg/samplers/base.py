@@ -92,11 +92,13 @@ class Sampler(ABC):
         name: what results are filed under.
         steps: number of reverse steps.
         base_method: name of the sampler that it is compared with; None if with none.
+        guided: whether it uses the task's loss.
     """
 
     name: str
     steps: int
     base_method: str | None = None
+    guided = True
 
     @abstractmethod
     def sample(

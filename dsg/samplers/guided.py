@@ -303,6 +303,7 @@ class Unconditional(GuidedSampler):
     """The prior's own samples."""
 
     name: str = "unconditional"
+    guided = False
 
     def wants_guidance(self, step: Step) -> bool:
         return False

@@ -23,7 +23,7 @@ def posterior(prior: GaussianMixture, matrix: Tensor, y: Tensor, sigma: float) -
     """p(x0 | y) for matrix A [m, d], y [m] and noise of standard deviation sigma.
 
     Raises:
-        ValueError: if A Sigma A^T + sigma^2 I is singular: a direction that is measured has neither noise nor variance;
+        ValueError: if A Sigma A^T + sigma^2 I is singular: a row of A sees neither noise nor variance;
             or if the covariances would be too large (`LARGEST`).
     """
     if len(prior.weights) * prior.dimension**2 > LARGEST:

@@ -8,8 +8,8 @@
     python scripts/avatars64/train_guidance.py labels --minutes 8         # evaluates segmentation
 
 The weights (fp16) and the state go to checkpoints/avatars64/training/, which is not in git. A stopped training goes on
-from its state, and starts again if training_<name>.pt is removed. `--out checkpoints/avatars64 --overwrite` replaces the
-embedded weights; `scripts/avatars64/describe_guidance.py` writes their card.
+from its state, and starts again if training_<name>.pt is removed. `--out checkpoints/avatars64 --overwrite` replaces
+the embedded weights; `scripts/avatars64/describe_guidance.py` writes their card.
 """
 
 import argparse

@@ -63,8 +63,9 @@ class Identity(Job):
 def attacked(images: Tensor, loss: Callable[[Tensor], Tensor], length: Tensor) -> Tensor:
     """Images moved by `length` along the gradient that raises the loss most.
 
-    Goodfellow et al., arXiv 1412.6572, in L2. A network that is trained on such images has gradients that change what a person sees (Santurkar et al.,
-    arXiv 1906.09453). Without them the network's distance fell while the sample remained another person.
+    Goodfellow et al., arXiv 1412.6572, in L2. A network that is trained on such images has gradients that change what
+    a person sees (Santurkar et al., arXiv 1906.09453). Without them the network's distance fell while the sample
+    remained another person.
     """
     x = images.requires_grad_()
     gradient = torch.autograd.grad(loss(x), x)[0].float()

@@ -1,0 +1,1 @@
+"""The card of the embedded guidance networks and evaluators: its faces, numbers, words and figure."""

@@ -1,0 +1,218 @@
+"""Finished runs, from their saved images: metrics that are added later, and two runs image by image.
+
+Nothing here needs the prior or its weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from dsg.benchmark.statistics import bootstrap, by_image
+from dsg.layers import files, read
+from dsg.metrics.base import Metric, SetMetric
+from dsg.options import check, locate, parameters, suggestion
+from dsg.runs.inputs import Data
+from dsg.runs.prepare import build
+from dsg.runs.results import OWNER, Results
+from dsg.runs.runner import Failure, Run, evaluate
+from dsg.runs.summary import NOT_METRICS, write_summary
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """The folders of runs at and below `folders`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = []
+    for folder in folders:
+        below = sorted(file.parent for file in folder.rglob(OWNER) if (file.parent / "images").is_dir())
+        if not below:
+            raise ValueError(f"{folder}: no run there (a run has {OWNER} and images/)")
+        found += below
+    return list(dict.fromkeys(found))
+
+
+def add_metrics(out: Path, names: Sequence[str], options: Mapping[str, Mapping], config_dirs=()) -> dict[str, str]:
+    """Compute what a run in `out` lacks of the metrics `names`; renew `per_image.csv` and `metrics.json`.
+
+    Args:
+        options: by metric, above those of configs/metric/.
+        config_dirs: folders of the user's YAML files.
+
+    Returns:
+        by metric, why there is none.
+
+    Raises:
+        ValueError, OSError: one line.
+    """
+    run = finished_run(out, metric_configs(names, options, _saved(out)[0], config_dirs))
+    check_images(run)
+    evaluate(run)
+    write_summary(run, [Failure(**failure) for failure in run.results.summary().get("failures", [])])
+    wanted = [metric for metric in run.metrics if metric.name in names]
+    return {metric.name: reason for metric in wanted if (reason := why_not(metric, run))}
+
+
+def why_not(metric: Metric, run: Run) -> str | None:
+    """Why the run has no such number, in one line."""
+    count = len(run.results.rows())
+    if reason := metric.missing():
+        return reason
+    if not metric.applies(run.inputs):
+        return "this task has nothing to compare with"
+    if isinstance(metric, SetMetric) and count < len(run.items):
+        return f"{count} of {len(run.items)} images are there"
+    if isinstance(metric, SetMetric) and count < metric.smallest:
+        return f"{count} images are too few: at least {metric.smallest} ({metric.name}.smallest)"
+    return None
+
+
+def finished_run(out: Path, added: Mapping[str, Mapping] | None = None) -> Run:
+    """The run in `out`, for its inputs, rows and metrics alone: it has no prior and no sampler.
+
+    Args:
+        added: configs of metrics, by name, above the run's own.
+    """
+    config, owner = _saved(out)
+    config.metrics = {**config.metrics, **(added or {})}
+    results = Results(out, owner)
+    rows = results.rows()
+    if not rows:
+        raise ValueError(f"{out}: nothing is finished there")
+    side = results.image(next(iter(rows))).shape[0]
+    task, names = build(config.task), {row["image"] for row in rows.values()}
+    # the run may have been extended since its config was written
+    config.data.limit = config.data.limit and max(config.data.limit, len(names))
+    inputs = task.inputs(Data(**config.data), (3, side, side))
+    if not names <= {one.id for one in inputs}:
+        config.data.limit = None
+        inputs = task.inputs(Data(**config.data), (3, side, side))
+    samples = max(config.samples, *(row["sample"] + 1 for row in rows.values()), 1)
+    metrics = [build(metric) for metric in config.metrics.values()]
+    return Run(config, "", None, task, None, inputs, results, metrics, samples, config.seed, shard=(0, 1))
+
+
+def check_images(run: Run) -> None:
+    """Raises ValueError if an image, or its input, is not what it was when the run was made."""
+    rows = run.results.rows()
+    for item in run.items:
+        row = rows.get(item.name)
+        if row is not None and row["input"] != item.input.digest:
+            raise ValueError(f"the input of {item.name} has changed since {run.results.out} was made")
+        if row is not None and not run.results.whole(row):
+            raise ValueError(f"{run.results.out}: the files of {item.name} are not as written; run.py makes them again")
+
+
+def metric_configs(
+    names: Sequence[str], options: Mapping[str, Mapping], config: DictConfig, config_dirs: Sequence[str | Path] = ()
+) -> dict[str, dict]:
+    """Configs of metrics by name: configs/metric/, the model's defaults, then `options`.
+
+    Raises:
+        ValueError: an unknown name or option, or a wrong type.
+    """
+    known, found = files("metric", config_dirs), {}
+    if unknown := [name for name in (*names, *options) if name not in known]:
+        raise ValueError(f"metric {unknown[0]} is unknown: one of {', '.join(known)}")
+    if unasked := [name for name in options if name not in names]:
+        raise ValueError(f"{unasked[0]} has options, but is not asked for: --metrics {' '.join([*names, unasked[0]])}")
+    defaults = read("model", config.model.name, config_dirs).get("model_defaults", {}).get("metric", {})
+    for name in names:
+        values = {**read("metric", name, config_dirs), **defaults.get(name, {}), **options.get(name, {})}
+        kind = locate(values["_target_"])
+        for problem in check(values, kind, name):
+            raise ValueError(problem.message or suggestion(problem.path, [f"{name}.{k}" for k in parameters(kind)]))
+        found[name] = values
+    return found
+
+
+def _saved(out: Path) -> tuple[DictConfig, dict]:
+    """The config of a run, and its identity."""
+    try:
+        config = OmegaConf.load(out / OWNER)
+        owner = OmegaConf.to_container(config.pop("identity"))
+        return config, owner
+    except FileNotFoundError:
+        raise ValueError(f"{out}: no run there ({OWNER} is missing)") from None
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{out / OWNER} is damaged: it does not say whose results these are") from None
+
+
+# --- two runs
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a metric, second run minus first, over the images that both have.
+
+    Attributes:
+        first, second: means over these images.
+        mean, low, high: of the difference, with its 95 % bootstrap interval over images; no interval of one image.
+        images: how many.
+        margin: two runs count as equivalent if the interval lies within +- margin; None: not asked.
+    """
+
+    metric: str
+    first: float
+    second: float
+    mean: float
+    low: float | None
+    high: float | None
+    images: int
+    margin: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        if self.low is None:
+            return "no interval of one image"
+        if self.margin is not None and -self.margin < self.low and self.high < self.margin:
+            return f"equivalent within {self.margin:g}"
+        return "differ" if self.low > 0 or self.high < 0 else "not told apart"
+
+
+def compare(first: Path, second: Path, margins: Mapping[str, float] | None = None) -> list[Difference]:
+    """Every metric that both runs have, image by image (samples of one image are averaged).
+
+    Raises:
+        ValueError: a run has no table, the two share no image, or an image of one name is not the same in both; a
+            margin for a metric that they do not share.
+    """
+    a, b = (_table(out) for out in (first, second))
+    shared = sorted({*a["image"]} & {*b["image"]})
+    if not shared:
+        raise ValueError(f"{first} and {second} share no image")
+    inputs = [table.groupby("image")["input"].first()[shared] for table in (a, b)]
+    if (changed := inputs[0] != inputs[1]).any():
+        raise ValueError(f"image {changed.idxmax()} is not the same in {first} and {second}")
+    numeric = [set(table.select_dtypes("number").columns) - (NOT_METRICS - {"seconds"}) for table in (a, b)]
+    names = [name for name in a.columns if name in numeric[0] & numeric[1]]
+    if unknown := [name for name in margins or {} if name not in names]:
+        raise ValueError(f"--margin {unknown[0]}: the runs share {', '.join(names)}")
+    return [_difference(name, a, b, shared, (margins or {}).get(name)) for name in names]
+
+
+def _difference(name: str, a: pd.DataFrame, b: pd.DataFrame, shared: list[str], margin: float | None) -> Difference:
+    values = pd.DataFrame({"a": by_image(a, name), "b": by_image(b, name)}).loc[shared].dropna()
+    mean, low, high = bootstrap((values["b"] - values["a"]).to_numpy())
+    means = (float(values[k].mean()) if len(values) else np.nan for k in "ab")
+    interval = (low, high) if len(values) > 1 else (None, None)
+    return Difference(name, *means, mean, *interval, len(values), margin)
+
+
+def _table(out: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(out / "per_image.csv", dtype={"id": str, "image": str, "input": str}, keep_default_na=True)
+    except FileNotFoundError:
+        raise ValueError(f"{out}: no per_image.csv there") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        raise ValueError(f"{out / 'per_image.csv'} is damaged; the run's command writes it again") from None
+    if missing := {"id", "image", "input"} - set(table.columns):
+        raise ValueError(f"{out / 'per_image.csv'} has no column {sorted(missing)[0]}")
+    return table

@@ -1,0 +1,136 @@
+"""Metrics of finished runs, from their saved images.
+
+python scripts/evaluate.py results/ffhq256 --metrics fid kid lpips_vgg --set fid.reference=data/ffhq256
+python scripts/evaluate.py RUN_A RUN_B                     # B minus A, image by image
+python scripts/evaluate.py RUN_A RUN_B --margin psnr=0.2   # are they equivalent within 0.2 dB?
+python scripts/evaluate.py --statistics FOLDER --to ffhq.npz   # of a reference set, for FID and KID
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from tqdm import tqdm
+
+from dsg.runs.evaluation import add_metrics, compare, find_runs
+from dsg.runs.results import OWNER
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse(arguments)
+    try:
+        if args.statistics:
+            return save(args)
+        options = nested(args.set)
+        margins = {name: float(value) for name, value in map(pair, args.margin)}
+        runs = args.runs if args.paired else find_runs(args.runs)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    failed = False
+    for out in tqdm(runs, unit="run", disable=not args.metrics or len(runs) < 2) if args.metrics else ():
+        failed |= not add(out, args, options)
+    if args.paired:
+        failed |= not show_differences(*runs, margins)
+    return int(failed)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs, or folders above them")
+    parser.add_argument("--metrics", nargs="+", default=[], help="names of configs/metric/, such as fid kid lpips_vgg")
+    parser.add_argument("--set", nargs="+", default=[], metavar="METRIC.OPTION=VALUE", help="options of the metrics")
+    parser.add_argument("--config-dir", action="append", default=[], help="folder of your own YAML files")
+    parser.add_argument("--paired", action="store_true", help="compare two runs (the default without --metrics)")
+    parser.add_argument("--margin", nargs="+", default=[], metavar="METRIC=NUMBER", help="equivalent if within +- this")
+    parser.add_argument("--statistics", type=Path, metavar="FOLDER", help="save the statistics of a folder of images")
+    parser.add_argument("--to", type=Path, metavar="FILE.npz")
+    parser.add_argument("--size", type=int, help="of its images: central square of so many pixels; else as they are")
+    parser.add_argument("--resize", default="tensorflow", help="to the network's 299 px: tensorflow or pytorch")
+    args = parser.parse_args(arguments)
+    args.paired |= not args.metrics and len(args.runs) == 2
+    if args.statistics and args.to is None:
+        parser.error("--statistics needs --to FILE.npz")
+    if not args.statistics and not args.runs:
+        parser.error("which runs?")
+    if not args.statistics and not args.metrics and not args.paired:
+        parser.error("--metrics, or two runs to compare")
+    if args.paired and (len(args.runs) != 2 or not all((run / OWNER).is_file() for run in args.runs)):
+        parser.error(f"--paired compares two folders of runs ({OWNER} is in each)")
+    return args
+
+
+def add(out: Path, args: argparse.Namespace, options: dict) -> bool:
+    """Add the metrics to one run; whether that went well."""
+    try:
+        reasons = add_metrics(out, args.metrics, options, args.config_dir)
+    except (ValueError, OSError) as error:
+        print(f"{out}: {error}", file=sys.stderr)
+        return False
+    for name, reason in reasons.items():
+        print(f"{out}: no {name}: {reason}", file=sys.stderr)
+    show(out, [name for name in args.metrics if name not in reasons])
+    return True
+
+
+def show(out: Path, names: Sequence[str]) -> None:
+    summary = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    for name in names:
+        one = summary["metrics"].get(name) or summary["set_metrics"][name]
+        interval = f"  [{one['low']:.4f}, {one['high']:.4f}]" if one.get("low") is not None else ""
+        value = one.get("mean", one.get("value"))
+        print(f"{out}: {name} {'none' if value is None else f'{value:.4f}'}{interval}")
+        for key in set(one) - {"mean", "low", "high", "value"}:
+            print(f"    {key}: {one[key]}")
+
+
+def show_differences(first: Path, second: Path, margins: dict[str, float]) -> bool:
+    try:
+        differences = compare(first, second, margins)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return False
+    print(f"A = {first}\nB = {second}\n{'metric':22}{'A':>10}{'B':>10}{'B - A':>10}  95 % interval         images")
+    for one in differences:
+        interval = "" if one.low is None else f"[{one.low:.4f}, {one.high:.4f}]"
+        numbers = f"{one.first:10.4f}{one.second:10.4f}{one.mean:+10.4f}"
+        print(f"{one.metric:22}{numbers}  {interval:22}{one.images:6}  {one.verdict}")
+    return True
+
+
+def save(args: argparse.Namespace) -> int:
+    from dsg.metrics.inception import Inception, save_statistics
+
+    inception = Inception(resize=args.resize)
+    if reason := inception.missing():
+        raise ValueError(f"no Inception-v3: {reason}")
+    if args.to.exists():
+        raise ValueError(f"{args.to} is there already")
+    save_statistics(args.statistics, args.size, inception, args.to)
+    print(f"{args.to}: statistics of {args.statistics}")
+    return 0
+
+
+def nested(words: Sequence[str]) -> dict[str, dict]:
+    """fid.reference=x -> {fid: {reference: x}}; values are YAML."""
+    options: dict[str, dict] = {}
+    for name, value in map(pair, words):
+        metric, dot, option = name.partition(".")
+        if not dot or not option:
+            raise ValueError(f"--set {name}={value}: expected METRIC.OPTION=VALUE")
+        options.setdefault(metric, {})[option] = yaml.safe_load(value)
+    return options
+
+
+def pair(word: str) -> tuple[str, str]:
+    name, equals, value = word.partition("=")
+    if not equals:
+        raise ValueError(f"{word}: expected NAME=VALUE")
+    return name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""Metrics that are added to finished runs, and runs compared image by image."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from dsg.config import load_with_sources
+from dsg.priors.adm import ADMPrior
+from dsg.runs.evaluation import add_metrics, compare, find_runs, finished_run
+from dsg.runs.prepare import prepare
+
+FAST = ["sampler.steps=3", "wandb.mode=disabled", "metrics=[psnr]"]
+SMALL = {"evaluator_frechet": {"smallest": 3}}
+
+
+def make(out, *overrides):
+    config, sources = load_with_sources([*FAST, *overrides])
+    assert prepare(config, sources, out).execute() == []
+    return out
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return make(folder / "a", "data.limit=3"), make(folder / "b", "data.limit=4", "sampler=unconditional")
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    return shutil.copytree(made[0], tmp_path / "run")
+
+
+def summary(out):
+    return json.loads((out / "metrics.json").read_text())
+
+
+def without(value, *names):
+    return {k: v for k, v in value.items() if k not in names}
+
+
+def test_metrics_are_added_without_the_prior_and_nothing_else_changes(run, monkeypatch):
+    before, images = summary(run), {f.name: f.stat().st_mtime_ns for f in (run / "images").iterdir()}
+    monkeypatch.setattr(ADMPrior, "__init__", lambda *_, **__: pytest.fail("the prior was built"))
+    assert add_metrics(run, ["ssim", "evaluator_frechet"], SMALL) == {}
+    after = summary(run)
+    assert set(after["metrics"]) == {*before["metrics"], "ssim"}
+    assert without(after["metrics"], "ssim") == before["metrics"]
+    assert after["set_metrics"]["evaluator_frechet"]["images"] == 3
+    assert without(after, "metrics", "set_metrics") == without(before, "metrics", "set_metrics")
+    assert "ssim" in pd.read_csv(run / "per_image.csv")
+    assert images == {f.name: f.stat().st_mtime_ns for f in (run / "images").iterdir()}
+
+
+def test_added_metrics_are_those_of_a_run_that_had_them_at_once(run, tmp_path):
+    add_metrics(run, ["ssim", "evaluator_frechet"], SMALL)
+    at_once = make(tmp_path / "at_once", "data.limit=3", "metrics=[psnr,ssim]")
+    assert summary(run)["metrics"] == summary(at_once)["metrics"]
+
+
+def test_what_is_there_already_is_not_computed_again(run):
+    add_metrics(run, ["ssim"], {})
+    files = {f: f.read_bytes() for f in run.rglob("*") if f.is_file()}
+    add_metrics(run, ["ssim"], {})
+    assert files == {f: f.read_bytes() for f in run.rglob("*") if f.is_file()}
+
+
+def test_what_was_added_stays_when_more_is_added_and_when_the_run_is_called_again(run):
+    add_metrics(run, ["evaluator_frechet"], SMALL)
+    add_metrics(run, ["ssim"], {})
+    make(run, "data.limit=3")
+    assert "ssim" in summary(run)["metrics"] and "evaluator_frechet" in summary(run)["set_metrics"]
+
+
+def test_an_extended_run_is_evaluated_whole(run):
+    make(run, "data.limit=4")
+    assert len(finished_run(run).items) == 4
+    add_metrics(run, ["ssim"], {})
+    assert pd.read_csv(run / "per_image.csv")["ssim"].notna().sum() == 4
+
+
+def test_failures_that_were_reported_stay_reported(run):
+    failure = {"id": "99999", "step_index": 2, "t": 500.0}
+    (run / "metrics.json").write_text(json.dumps({**summary(run), "failures": [failure]}))
+    add_metrics(run, ["ssim"], {})
+    assert summary(run)["failures"] == [failure]
+
+
+def test_why_there_is_no_number_is_said(run):
+    reasons = add_metrics(run, ["fid", "evaluator_frechet", "same_identity"], {})
+    assert "needs a reference set" in reasons["fid"]
+    assert "3 images are too few: at least 500" in reasons["evaluator_frechet"]
+    assert reasons["same_identity"] == "this task has nothing to compare with"
+    assert summary(run)["set_metrics"] == {}
+
+
+@pytest.mark.parametrize(
+    "names, options, words",
+    [
+        (["psn"], {}, "metric psn is unknown"),
+        (["fid"], {"fid": {"referenc": "x"}}, "did you mean fid.reference"),
+        (["fid"], {"fid": {"smallest": "many"}}, "fid.smallest=many: expected an integer"),
+        (["psnr"], {"fid": {"smallest": 2}}, "fid has options, but is not asked for"),
+        (["kid"], {"kid": {"smallest": 10}}, "kid.subset_size=1000"),
+    ],
+)
+def test_wrong_metrics_and_options_are_one_line(run, names, options, words):
+    with pytest.raises(ValueError, match=words) as refused:
+        add_metrics(run, names, options)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_image_that_was_exchanged_is_refused(run):
+    Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(next((run / "images").iterdir()))
+    with pytest.raises(ValueError, match="are not as written"):
+        add_metrics(run, ["ssim"], {})
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "model: {name: x}"])
+def test_a_damaged_config_is_one_line(run, text):
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match="config.yaml is damaged"):
+        add_metrics(run, ["ssim"], {})
+
+
+# --- two runs
+
+
+def table(out, values, metric="psnr", digests=None):
+    """A run's table alone."""
+    out.mkdir()
+    ids = [f"{i:05}" for i in range(len(values))]
+    pd.DataFrame({"id": ids, "image": ids, "input": digests or ids, metric: values}).to_csv(
+        out / "per_image.csv", index=False
+    )
+    return out
+
+
+def test_differences_are_of_the_images_that_both_have(made):
+    first, second = made
+    found = {one.metric: one for one in compare(first, second)}
+    a, b = (pd.read_csv(out / "per_image.csv", dtype={"id": str}).set_index("id")["psnr"] for out in made)
+    expected = (b - a).dropna()
+    assert found["psnr"].images == len(expected) == 3
+    assert found["psnr"].mean == pytest.approx(expected.mean(), rel=1e-5)
+    assert found["psnr"].low <= found["psnr"].mean <= found["psnr"].high
+    assert "network_evaluations" not in found and "seconds" in found
+
+
+def test_pairing_finds_a_small_difference_between_images_that_differ_much(tmp_path):
+    rng = np.random.default_rng(0)
+    values = 30 + 5 * rng.standard_normal(100)
+    shifted = values + 0.1 + 0.05 * rng.standard_normal(100)
+    first, second = table(tmp_path / "a", values), table(tmp_path / "b", shifted)
+    (one,) = compare(first, second)
+    assert one.verdict == "differ" and one.low > 0.08 and one.high < 0.12
+    (one,) = compare(first, second, {"psnr": 0.2})
+    assert one.verdict == "equivalent within 0.2"
+    (one,) = compare(first, second, {"psnr": 0.05})
+    assert one.verdict == "differ"
+
+
+def test_a_wide_interval_is_neither_a_difference_nor_equivalence(tmp_path):
+    rng = np.random.default_rng(0)
+    first, second = (table(tmp_path / name, rng.standard_normal(20)) for name in "ab")
+    (one,) = compare(first, second, {"psnr": 0.1})
+    assert one.verdict == "not told apart"
+
+
+def test_one_image_has_no_interval(tmp_path):
+    (one,) = compare(table(tmp_path / "a", [1.0]), table(tmp_path / "b", [2.0]))
+    assert one.mean == 1 and one.low is None and one.verdict == "no interval of one image"
+
+
+def test_runs_that_cannot_be_compared_are_refused(tmp_path):
+    first, other = table(tmp_path / "a", [1.0, 2.0]), table(tmp_path / "b", [1.0, 2.0], digests=["x", "y"])
+    with pytest.raises(ValueError, match="image 00000 is not the same"):
+        compare(first, other)
+    with pytest.raises(ValueError, match="--margin ssim: the runs share psnr"):
+        compare(first, table(tmp_path / "c", [1.0, 2.0]), {"ssim": 1})
+    with pytest.raises(ValueError, match="no per_image.csv"):
+        compare(first, tmp_path)
+    (other / "per_image.csv").write_text("")
+    with pytest.raises(ValueError, match="damaged"):
+        compare(first, other)
+
+
+# --- the command line
+
+
+def command(*arguments):
+    line = [sys.executable, str(ROOT / "scripts/evaluate.py"), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True)
+
+
+def test_the_command_adds_metrics_to_all_runs_below_a_folder(made, tmp_path):
+    for out in made:
+        shutil.copytree(out, tmp_path / "runs" / out.name)
+    assert find_runs([tmp_path]) == [tmp_path / "runs/a", tmp_path / "runs/b"]
+    (tmp_path / "runs/b/config.yaml").write_text("")
+    done = command(tmp_path, "--metrics", "haarpsi", "fid", "--set", "fid.smallest=2")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "runs/a: haarpsi 0." in done.stdout and "runs/a: no fid: fid needs a reference set" in done.stderr
+    assert "runs/b/config.yaml is damaged" in done.stderr
+
+
+def test_the_command_compares_two_runs(made):
+    done = command(*made, "--margin", "psnr=0.2")
+    assert done.returncode == 0 and "psnr" in done.stdout and "B - A" in done.stdout
+    done = command(*made, "--margin", "psnr")
+    assert done.returncode == 2 and "expected NAME=VALUE" in done.stderr
+
+
+def test_the_command_says_what_is_wrong_in_a_line(tmp_path):
+    assert "no run there" in command(tmp_path, "--metrics", "psnr").stderr
+    assert "compares two folders" in command(tmp_path, tmp_path).stderr
+    assert "--statistics needs --to" in command("--statistics", tmp_path).stderr
