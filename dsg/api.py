@@ -77,7 +77,8 @@ def restore(
         condition = operator.degrade(to_tensor([pixels]), [name], chosen.seed)
     on_device = {key: value.to(device) for key, value in condition.items()}
     noise = ImageNoise(chosen.seed, [name], [0], prior.shape, device)
-    x0 = sample(prior, operator, on_device, method, noise.start(), noise)
+    x_T = method.start(prior, operator, on_device, noise.start())
+    x0 = sample(prior, operator, on_device, method, x_T, noise)
     with torch.no_grad():
         restored = to_uint8(prior.decode(x0))[0]
     return Restored(restored, to_uint8(condition["y"])[0])

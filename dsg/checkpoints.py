@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from dsg.records import check_record, file_hash
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 MANIFEST = REPOSITORY / "checkpoints/manifest.json"  # path below checkpoints/ -> SHA-256, of what git tracks
 
@@ -41,6 +43,7 @@ def require_folder(checkpoint: str | Path | None, name: str) -> Path:
         raise FileNotFoundError(f"model={name} needs model.checkpoint=<folder, or id on the Hugging Face hub>")
     path = resolve(checkpoint)
     if path.is_dir():
+        check_record(path)
         return path
     if not _is_hub_id(str(checkpoint)):
         raise FileNotFoundError(f"no folder at {checkpoint}; get it with: {how_to_get(name)}")
@@ -97,6 +100,7 @@ def read_weights(path: Path, name: str) -> tuple[dict[str, Tensor], str]:
         ) from None
     digest = hashlib.sha256(data).hexdigest()
     check_shipped(path, digest)
+    check_record(path, digest)
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict (a mapping from names to tensors)")
     return state, digest
@@ -157,12 +161,3 @@ def load_pretrained(kind: type, folder: Path, **options) -> nn.Module:
     except Exception as error:  # they raise whatever their parts raise
         raise ValueError(f"{folder} cannot be read as a {kind.__name__}: {first_line(error)}") from None
     return net
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of the file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -1,20 +1,20 @@
 """Size and SHA-256 of a file, kept beside it, so that everybody who shares the record has the same weights.
 
-A record is `<file>.json`; of a folder, it is of all its files together. Shipped weights have theirs in a `SHA256SUMS`
-of their folder (`sha256sum --check SHA256SUMS` reads it too).
+A record is `<file>.json`; of a folder, it is of all its files together.
 """
 
 import hashlib
 import json
 from pathlib import Path
 
-SUMS = "SHA256SUMS"
-
 
 def file_hash(path: Path) -> str:
     """SHA-256 of the file, in hexadecimal."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def describe(path: Path) -> dict:
@@ -31,14 +31,14 @@ def record_file(path: Path) -> Path:
 
 
 def read_record(path: Path) -> dict | None:
-    """What is recorded of the file or folder `path`: sha256, and bytes where they are; None if nothing is.
+    """What is recorded of the file or folder `path`: bytes and sha256; None if nothing is.
 
     Raises:
         ValueError: the record is damaged.
     """
     record = record_file(path)
     if not record.exists():
-        return _sum_of(path)
+        return None
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
         return {"bytes": int(found["bytes"]), "sha256": str(found["sha256"])}
@@ -53,10 +53,9 @@ def write_record(path: Path, found: dict) -> None:
 def compare(path: Path, recorded: dict, found: dict) -> None:
     """Raises ValueError if `path` is not what was recorded."""
     if found["sha256"] != recorded["sha256"]:
-        size = f"{recorded['bytes']} bytes, " if "bytes" in recorded else ""
         raise ValueError(
             f"{path} is not the file that was recorded: {found['bytes']} bytes, SHA-256 {found['sha256']}; "
-            f"recorded {size}{recorded['sha256']}. Remove the file to get it again, or its record to accept it"
+            f"recorded {recorded['bytes']} bytes, {recorded['sha256']}. Remove the file to get it again, or its record to accept it"
         )
 
 
@@ -74,14 +73,3 @@ def check_record(path: Path, sha256: str | None = None) -> None:
         found = describe(path) if sha256 is None else {"bytes": path.stat().st_size, "sha256": sha256}
         compare(path, recorded, found)
 
-
-def _sum_of(path: Path) -> dict | None:
-    """The file's line in the SHA256SUMS of its folder: `<sum>  <name>`."""
-    sums = path.with_name(SUMS)
-    if not sums.exists():
-        return None
-    lines = (line.split(maxsplit=1) for line in sums.read_text(encoding="utf-8").splitlines() if line.strip())
-    try:
-        return {name.lstrip("*"): {"sha256": digest} for digest, name in lines}.get(path.name)
-    except ValueError:
-        raise ValueError(f"{sums} is damaged: a line is `<sum>  <name>`") from None

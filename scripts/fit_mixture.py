@@ -1,7 +1,7 @@
 """Fit the closed-form prior: a Gaussian mixture on the avatars' training split at 16 px.
 
     python scripts/avatars64/render.py train=40960
-    python scripts/fit_mixture.py
+    python scripts/fit_mixture.py --overwrite
 
 Each component has a mean, `rank` factors and a floor (`dsg/priors/mixture_fit.py`). Writes
 checkpoints/gaussian_mixture/ (fp16 safetensors) and its card, with held-out likelihoods and samples.
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from dsg.arguments import Parser, positive
 from dsg.avatars64.faces import DATA, load_faces
 from dsg.checkpoints import REPOSITORY
 from dsg.config import load
@@ -98,21 +99,26 @@ def write_card(mixture: GaussianMixture, sets: dict[str, Tensor], args: argparse
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--components", type=int, default=16)
-    parser.add_argument("--rank", type=int, default=16)
-    parser.add_argument("--iterations", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = Parser(__doc__)
+    parser.add_argument("--components", type=positive, default=16, help="of the mixture (16)")
+    parser.add_argument("--rank", type=positive, default=16, help="factors of each component (16)")
+    parser.add_argument("--iterations", type=positive, default=30, help="of EM (30)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first centres (0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the shipped mixture and its card")
     args = parser.parse_args()
-    data, size = REPOSITORY / "data/avatars64", 16
-    x = shrink(load_faces(data / "train"), size)
+    size, file = 16, FOLDER / "avatars16.safetensors"
+    if file.exists() and not args.overwrite:
+        parser.error(f"{file} is there already: add --overwrite to replace it")
+    try:
+        x = shrink(load_faces(), size)
+    except FileNotFoundError as error:
+        parser.error(str(error))
     parameters = fit(x.flatten(1), args.components, args.rank, args.iterations, args.seed)
     FOLDER.mkdir(parents=True, exist_ok=True)
     half = {"means": torch.float16, "factors": torch.float16}
-    file = FOLDER / "avatars16.safetensors"
     save_file({k: v.to(half.get(k, torch.float32)).contiguous() for k, v in parameters.items()}, file)
     mixture = instantiate(load(["model=gaussian_mixture"]).model)  # as it will be read
-    held_out = {s: to_tensor(list(images.load(data / s, size).values())) for s in ("val", "test")}
+    held_out = {s: to_tensor(list(images.load(DATA / s, size).values())) for s in ("val", "test")}
     write_card(
         mixture, {"training": x, "validation": held_out["val"], "test": held_out["test"]}, args, file.stat().st_size
     )

@@ -2,12 +2,12 @@
 
     make reproduce                                             # suites embedded and semantic
     make reproduce SUITE=theory                                # samplers against exact posteriors: docs/theory.md
-    make reproduce SUITE=ffhq256 DRY=1                         # only the plan: what would run, and what is missing for it
+    make reproduce SUITE=ffhq256 DRY=1                         # only the plan: what would run, what is missing
     python scripts/reproduce.py --images 64 --out results/embedded64
     python scripts/reproduce.py --suite semantic --images 32 --samples 4 --out results/semantic512
 
-Runs are ordinary ones, in `<out>/runs/<task>/<sampler>-<steps>`: `run.py` would make the same images. A stopped suite goes on
-where it was; a finished one only writes its tables and figures again.
+Runs are ordinary ones, in `<out>/runs/<task>/<sampler>-<steps>`: `run.py` would make the same images. A stopped suite
+goes on where it was; a finished one only writes its tables and figures again.
 """
 
 import sys

@@ -6,12 +6,13 @@
     python scripts/tune.py --steps 50 --tasks faceid --trials 6 --images 24    # on 8 people the score is mostly noise
     python scripts/tune.py --model ffhq256 --data ~/ffhq-validation --samplers dps_dsg --out /tmp/tuned
 
-Criterion: mean HaarPSI or PSNR over the same validation images; of semantic tasks the evaluator's score of samples for
-validation references and prompts (the evaluator guides nothing). Every method gets the same number of trials for each task
-and number of steps: five on a grid of factor 2 (around the best value of the nearest number of steps, if that is tuned), the rest
-where they help most: beyond the grid while the best value is at its edge, then beside the best value. Each trial is added
-to `results/tuning/<model>.csv` when it is done; a stopped search goes on from there. Entries that are not tuned stay as they
-are. With --out, trials, curves and a copy of the tuned table go there, and configs/ is left alone.
+Criterion: mean HaarPSI or PSNR over the same validation images; of semantic tasks the evaluator's score of samples
+for validation references and prompts (the evaluator guides nothing). Every method gets the same number of trials for
+each task and number of steps: five on a grid of factor 2 (around the best value of the nearest number of steps, if that
+is tuned), the rest where they help most: beyond the grid while the best value is at its edge, then beside the best
+value. Each trial is added to `results/tuning/<model>.csv` when it is done; a stopped search goes on from there. Entries
+that are not tuned stay as they are. With --out, trials, curves and a copy of the tuned table go there, and configs/ is
+left alone.
 """
 
 import argparse
@@ -35,7 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--images", "--faces", type=int, default=8)
     parser.add_argument("--trials", type=int, default=8, help="per method, task and number of steps")
     parser.add_argument("--data", help="folder of validation images (default: the model's, configs/tuning.yaml)")
-    parser.add_argument("--out", type=Path, help="folder for all that is written (default: results/tuning, configs/tuned)")
+    parser.add_argument(
+        "--out", type=Path, help="folder for all that is written (default: results/tuning, configs/tuned)"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dry", action="store_true", help="print the plan, and run nothing")
     return parser.parse_args()

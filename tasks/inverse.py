@@ -19,6 +19,7 @@ from dsg.noise import standard_normal
 from dsg.runs import images
 from dsg.runs.inputs import Data, Input, to_tensor, to_uint8
 from tasks.base import Condition, Task
+from tasks.solvers import CUTOFF, SVD, proximal_by_gradients
 
 
 class InverseProblem(Task):
@@ -122,10 +123,13 @@ class InverseProblem(Task):
         """|y - A(x)|, the norm and not its square (DPS, algorithm 1), per image: [B]."""
         return (condition["y"] - self.forward(image, condition)).flatten(1).norm(dim=1)
 
+    def observations(self, condition: Condition) -> Tensor:
+        """How many numbers are observed, [B]."""
+        return self.observed_part(torch.ones_like(condition["y"]), condition).flatten(1).sum(1)
+
     def residual(self, image: Tensor, condition: Condition) -> Tensor:
         """Root mean square of y - A(x) over what is observed, [B]: about sigma for the truth."""
-        count = self.observed_part(torch.ones_like(condition["y"]), condition).flatten(1).sum(1)
-        return self.loss(image, condition) / count.sqrt()
+        return self.loss(image, condition) / self.observations(condition).sqrt()
 
     def metrics(self, image: Tensor, condition: Condition) -> dict[str, Tensor]:
         return {"residual": self.residual(image, condition)}
@@ -140,14 +144,39 @@ class LinearInverseProblem(InverseProblem):
 
     Attributes:
         baseline_title: what tables call its `baseline`.
+        has_svd: whether it gives an `svd`.
     """
 
     baseline_title = "A^T y"
+    has_svd = False
 
     def transpose(self, y: Tensor, condition: Condition, shape: Sequence[int]) -> Tensor:
         """A^T(y) of the shape [B, C, H, W], exact: the vector-Jacobian product of the linear A."""
         x = torch.zeros(tuple(shape), dtype=y.dtype, device=y.device)
         return torch.func.vjp(lambda x: self.forward(x, condition), x)[1](y)[0]
+
+    def svd(self, condition: Condition, shape: Sequence[int]) -> SVD:
+        """A in its singular values, for images of the shape [B, C, H, W]; where `has_svd`."""
+        raise NotImplementedError
+
+    def proximal(self, x: Tensor, condition: Condition, rho: float) -> Tensor:
+        """argmin_v |A(v) - y|^2 + rho |v - x|^2, like x; rho > 0. Exact by the SVD, else by conjugate gradients."""
+        if self.has_svd:
+            return self.svd(condition, x.shape).proximal(x, condition["y"], rho)
+        return proximal_by_gradients(
+            lambda x: self.forward(x, condition),
+            lambda y: self.transpose(y, condition, x.shape),
+            x, condition["y"], rho,
+        )  # fmt: skip
+
+    def pseudo_inverse(self, condition: Condition, shape: Sequence[int]) -> Tensor:
+        """A^+ y of the shape [B, C, H, W], without the directions in which A is below `CUTOFF` of its largest.
+
+        Without an SVD these are damped rather than cut.
+        """
+        if self.has_svd:
+            return self.svd(condition, shape).pseudo_inverse(condition["y"])
+        return self.proximal(condition["y"].new_zeros(tuple(shape)), condition, CUTOFF**2)
 
     def baseline(self, condition: Condition, shape: Sequence[int]) -> Tensor:
         """What one has without a prior: A^T(y)."""

@@ -22,6 +22,7 @@ from dsg.runs.inputs import Data, Input
 from tasks.base import Condition
 from tasks.inverse import LinearInverseProblem, is_integer, is_number
 from tasks.kernels import bicubic_matrix, gaussian_matrix, motion_kernel, read_kernel
+from tasks.solvers import SVD, diagonal, separable
 
 
 class Inpainting(LinearInverseProblem):
@@ -33,6 +34,7 @@ class Inpainting(LinearInverseProblem):
     """
 
     resizable = True  # with its mask
+    has_svd = True
 
     def __init__(
         self, name: str, sigma: float = 0.05, masked_fraction: Sequence[float] = (0.3, 0.7), mask: str | None = None
@@ -66,6 +68,9 @@ class Inpainting(LinearInverseProblem):
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         return condition["mask"] * x
+
+    def svd(self, condition: Condition, shape: Sequence[int]) -> SVD:
+        return diagonal(condition["mask"])
 
     def observed_part(self, y: Tensor, condition: Condition) -> Tensor:
         return condition["mask"] * y
@@ -118,9 +123,12 @@ class BoxInpainting(Inpainting):
 class Separable(LinearInverseProblem):
     """A(x) = M_H x M_W^T with one matrix per axis."""
 
+    has_svd = True
+
     def __init__(self, name: str, sigma: float):
         super().__init__(name, sigma)
         self._matrices: dict[tuple, Tensor] = {}
+        self._svds: dict[tuple, SVD] = {}
 
     @abstractmethod
     def matrix(self, n: int) -> np.ndarray:
@@ -129,6 +137,13 @@ class Separable(LinearInverseProblem):
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         rows, columns = (self._matrix_like(n, x) for n in x.shape[-2:])
         return rows @ x @ columns.T
+
+    def svd(self, condition: Condition, shape: Sequence[int]) -> SVD:
+        (height, width), y = shape[-2:], condition["y"]
+        key = (height, width, y.dtype, y.device)
+        if key not in self._svds:
+            self._svds[key] = separable(self.matrix(height), self.matrix(width), y)
+        return self._svds[key]
 
     def _matrix_like(self, n: int, x: Tensor) -> Tensor:
         key = (n, x.dtype, x.device)

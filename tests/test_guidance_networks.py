@@ -1,4 +1,4 @@
-"""The full-size guidance networks with random weights, and the tasks that they network."""
+"""The full-size guidance networks with random weights, and the tasks that they guide."""
 
 import json
 import shutil

@@ -12,11 +12,13 @@ from conftest import ROOT, compose_config
 from hydra.utils import instantiate
 from PIL import Image
 
+from dsg.avatars64.attributes import IDENTITY, variation
+from dsg.avatars64.captions import WORDS, asked_for, caption
+from dsg.avatars64.drawing import render, render_parts
 from dsg.metrics.semantic import AllAttributes, AttributeAccuracy, IdentityAttributes, Miou, SameIdentity
 from dsg.priors.base import Prior
 from dsg.runs.inputs import Data, Input
 from dsg.runs.prepare import prepare
-from tasks.captions import WORDS, asked_for, caption
 from tasks.networks import base as networks
 from tasks.networks.evaluator import load_evaluator
 from tasks.prompts import read_prompts, slug
@@ -405,12 +407,10 @@ def test_the_suite_s_tables_figures_and_a_second_call(tmp_path):
 
 
 def test_label_maps_and_second_images_are_what_the_script_draws():
-    import make_avatars
-
     table = pd.read_csv(TEST / "test_attributes.csv", keep_default_na=False, dtype={"id": str})
     for row in table.to_dict("records")[:3]:
         name = row.pop("id")
-        assert (make_avatars.render_parts(row) == pixels(TEST / f"test_parts/{name}.png")).all()
-        again = make_avatars.variation(row, 0, int(name), 0)
-        assert (make_avatars.render(again) == pixels(TEST / f"test_again/{name}.png")).all()
-        assert all(again[k] == row[k] for k in make_avatars.IDENTITY) and again["background"] != row["background"]
+        assert (render_parts(row) == pixels(TEST / f"test_parts/{name}.png")).all()
+        again = variation(row, 0, int(name), 0)
+        assert (render(again) == pixels(TEST / f"test_again/{name}.png")).all()
+        assert all(again[k] == row[k] for k in IDENTITY) and again["background"] != row["background"]

@@ -29,7 +29,9 @@ WRITTEN = "table.md table.csv paired.csv grid.png steps.png step_sizes.png manif
 
 def tables():
     """Two methods on three images; with DSG every image is 1 dB better."""
-    base = pd.DataFrame({"image": ["a", "b", "c"], "psnr": [20.0, 22.0, 27.0], "seconds": 1.0, "network_evaluations": 20})
+    base = pd.DataFrame(
+        {"image": ["a", "b", "c"], "psnr": [20.0, 22.0, 27.0], "seconds": 1.0, "network_evaluations": 20}
+    )
     better = base.iloc[::-1].assign(psnr=base["psnr"] + 1)
     return {("inpaint", "dps", 20): base, ("inpaint", "dps_dsg", 20): better}
 
@@ -110,10 +112,10 @@ def test_a_sampler_s_bounds_limit_the_values_around_its_tuned_one(tmp_path):
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["--suite", "ffhq256"], "python scripts/fetch_checkpoints.py ffhq256"),
+        (["--suite", "ffhq256", "--tasks", "inpaint", "--steps=20"], "python scripts/fetch_checkpoints.py ffhq256"),
         (["--steps", "2000"], "2 to 1000"),
         (["--images", "0"], "2 or more"),
-        (["--images", "500"], "there are 256"),
+        (["--suite", "smoke", "--images", "500"], "there are 256"),
         (["--device", "tpu"], "device=tpu"),
         (["--suite", "theory", "--steps", "20"], "not apply to suite theory"),
     ],
@@ -253,7 +255,9 @@ def suite(tmp_path_factory):
     """A suite that was killed in the middle; its folder, and what goes on with it."""
     out = tmp_path_factory.mktemp("suite")
     options = ["--suite=smoke", "--images=2", "--steps=2", f"--out={out}", "--wandb=disabled"]
-    process = subprocess.Popen([sys.executable, str(ROOT / "scripts/reproduce.py"), *options], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts/reproduce.py"), *options], stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while not list(out.glob("runs/*/*/metrics.json")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Jobs from a plan to their end: all are checked before work starts, what is left is done, what fails does not stop the rest."""
+"""Jobs from a plan to their end: all are checked before work starts, and a failing one does not stop the others."""
 
 import sys
 import traceback
@@ -59,7 +59,8 @@ def _here(todo: Sequence[Job], bar: tqdm) -> list[str]:
 def _in_workers(todo: Sequence[Job], bar: tqdm, workers: int) -> list[str]:
     failures = []
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        futures = {pool.submit(_alone, job): job for job in todo}
+        longest_first = sorted(todo, key=lambda job: -job.work())  # so that no core waits at the end
+        futures = {pool.submit(_alone, job): job for job in longest_first}
         for future in as_completed(futures):
             job = futures[future]
             bar.set_postfix_str(_words(job))

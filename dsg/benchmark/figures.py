@@ -72,9 +72,7 @@ def samples(outcome: Outcome, part: str, rows: int = 6) -> list[str]:
 
 def _samples_of(task: str, jobs: Sequence[ImageJob], out: Path, rows: int) -> list[str]:
     ids, width = list(jobs[0].ids)[:rows], 1 + 2 * len(jobs)
-    fig, axes = plt.subplots(
-        len(ids), width, figsize=(1.5 + 1.75 * len(jobs), 0.95 * len(ids) + 0.4), squeeze=False
-    )
+    fig, axes = plt.subplots(len(ids), width, figsize=(1.5 + 1.75 * len(jobs), 0.95 * len(ids) + 0.4), squeeze=False)
     for ax in axes.flat:
         ax.set_xticks([]), ax.set_yticks([])
         for side in ax.spines.values():
@@ -108,7 +106,7 @@ def _show_condition(ax, folder: Path, name: str) -> None:
 
 
 def against_steps(outcome: Outcome, parts: Sequence[str], task: str, images: int) -> list[str]:
-    """steps.png: quality against the number of steps, the paper's main claim, on the first `images` images of a task."""
+    """steps.png: quality against the number of steps, the paper's main claim, on a task's first `images` images."""
     found = collect(outcome, parts, list(QUALITY))
     some = {
         key: table[table["image"].isin(sorted(table["image"].unique())[:images])]
@@ -135,7 +133,7 @@ def against_steps(outcome: Outcome, parts: Sequence[str], task: str, images: int
 
 
 def against_value(outcome: Outcome, parts: Sequence[str], task: str, steps: int, images: int) -> list[str]:
-    """step_sizes.png: quality against the step size or guidance rate, in units of the tuned value, on the first images."""
+    """step_sizes.png: quality against the step size or guidance rate over its tuned value, on the first images."""
     table = relative_values([j for j in runs(outcome, *parts) if (j.section, j.steps) == (task, steps)], images)
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))
     for ax, (name, label) in zip(axes, QUALITY.items()):
@@ -162,7 +160,7 @@ def relative_values(jobs: Sequence[ImageJob], images: int) -> pd.DataFrame:
 
 
 def manifold_deviation(outcome: Outcome, part: str, task: str) -> list[str]:
-    """manifold_deviation.png: |x_prev - mean| / (sqrt(n) sigma) against t, a panel per number of steps: 1 on the sphere."""
+    """manifold_deviation.png: |x_prev - mean| / (sqrt(n) sigma) against t, a panel per step count: 1 on the sphere."""
     steps, found = outcome.suite.steps, [job for job in runs(outcome, part) if job.section == task]
     fig, axes = plt.subplots(1, len(steps), figsize=(4.5 * len(steps), 3.6), squeeze=False)
     for ax, n in zip(axes[0], steps):

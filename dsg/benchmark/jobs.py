@@ -12,8 +12,9 @@ class Job(ABC):
     """A piece of a suite that is finished or not, and resumes where it was stopped.
 
     The engine calls, in this order: `check` of every job, before any work; `finished` and `work`; `run` of what is not
-    finished; after that, of all jobs, `tables`. With `workers` > 1 a copy of the job (pickle) runs in another process, on one
-    thread: what `run` needs is in the job's fields, and what it makes is on disk. `tables` is called in the first process.
+    finished; after that, of all jobs, `tables`. With `workers` > 1 a copy of the job (pickle) runs in another process,
+    on one thread: what `run` needs is in the job's fields, and what it makes is on disk. `tables` is called in the
+    first process.
 
     Attributes:
         key: what the user reads, and what tells the jobs of a suite apart: ("inpaint", "dps", 20). Strings and numbers.
@@ -43,7 +44,7 @@ class Job(ABC):
 
     @abstractmethod
     def work(self) -> float:
-        """What is left, for the progress bar: forward passes of a network, or any unit that all jobs of the suite share."""
+        """What is left, for the progress bar: forward passes of a network, or any unit that all jobs share."""
 
     @abstractmethod
     def run(self, on_progress: Progress) -> list[str]:
@@ -54,8 +55,8 @@ class Job(ABC):
                 listens, and the bar moves when the job has ended.
 
         Returns:
-            what failed within the job while the rest was done, a line each. An exception fails the whole job; the engine
-            goes on with the others and lists it at the end.
+            what failed within the job while the rest was done, a line each. An exception fails the whole job; the
+            engine goes on with the others and lists it at the end.
         """
 
     @abstractmethod

@@ -52,8 +52,8 @@ def run_suite(suite: Suite, dry: bool = False) -> int:
     """Run what is not finished, and write the suite's tables and figures.
 
     Returns:
-        the exit code: 0; 1 if anything failed, whatever else was done; 2 if something is wrong with the suite, and nothing
-        was begun; 130 if it was interrupted.
+        the exit code: 0; 1 if anything failed, whatever else was done; 2 if something is wrong with the suite, and
+        nothing was begun; 130 if it was interrupted.
     """
     try:
         jobs = plan(suite)

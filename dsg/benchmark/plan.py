@@ -42,9 +42,7 @@ def further_steps(suite: Suite, task: str, steps: Sequence[int], images: int) ->
     return grid(some)
 
 
-def around_tuned(
-    suite: Suite, task: str, steps: int, factors: Sequence[float], images: int
-) -> list[ImageJob]:
+def around_tuned(suite: Suite, task: str, steps: int, factors: Sequence[float], images: int) -> list[ImageJob]:
     """One task at values around the tuned one of each sampler: `factors` times it, within the option's bounds."""
     few = replace(suite, images=min(images, suite.images))
     jobs = []

@@ -1,4 +1,4 @@
-"""One-dimensional search for a step size, a guidance rate or whatever a sampler's `Tunable` names, the same for every method."""
+"""One-dimensional search for what a sampler's `Tunable` names, the same for every method."""
 
 import math
 

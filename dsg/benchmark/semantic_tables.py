@@ -1,4 +1,4 @@
-"""The tables of semantic tasks: a section per task, each with its own metrics. A suite's YAML names them under `tables`."""
+"""The tables of semantic tasks, each task with its own metrics. A suite's YAML names them under `tables`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -36,7 +36,9 @@ def semantic(
         return pd.DataFrame({"": part["method"].map(lambda method: label(method, found))})
 
     # floor and ceiling do not compete
-    text = head(outcome) + sections(summary, found.columns, name, lambda m: m in found.methods and found.methods[m].guided)
+    text = head(outcome) + sections(
+        summary, found.columns, name, lambda m: m in found.methods and found.methods[m].guided
+    )
     text += "\n## DSG minus its base method, condition by condition\n\n" + long_differences(found)
     text += pooled_metric(outcome, parts, pooled, pooled_floor, found)
     write_text(out / "table.md", text)
@@ -53,11 +55,13 @@ def label(method: str, found: Collected) -> str:
 def head(outcome: Outcome) -> str:
     suite = outcome.suite
     options = f"With {', '.join(suite.options)}. " if suite.options else ""
+    counts = f"{suite.images} conditions per task, {suite.samples} samples each, {suite.steps[0]} steps"
     return (
-        f"# Suite {suite.name}: {suite.images} conditions per task, {suite.samples} samples each, {suite.steps[0]} steps, {', '.join(suite.models)}\n\n{options}"
-        "Means over conditions with 95 % bootstrap intervals; the best method of a column in bold. guidance network: as the network sees it that guided; "
-        "evaluator: networks that guided nothing (`tasks/networks/evaluator.py`). diversity: RMS distance between the samples of a condition. real images: another "
-        "image of the person, test faces that the prompt fits, the reference mirrored, the face that the label map is of.\n\n"
+        f"# Suite {suite.name}: {counts}, {', '.join(suite.models)}\n\n{options}"
+        "Means over conditions with 95 % bootstrap intervals; the best method of a column in bold. guidance network: "
+        "as the network sees it that guided; evaluator: networks that guided nothing (`tasks/networks/evaluator.py`). "
+        "diversity: RMS distance between the samples of a condition. real images: another image of the person, test "
+        "faces that the prompt fits, the reference mirrored, the face that the label map is of.\n\n"
     )
 
 

@@ -13,7 +13,7 @@ COUNTS = ("network_evaluations", "seconds", "backward_passes")
 
 
 def bootstrap(values: np.ndarray, resamples: int = 2000, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of the finite values, and the bounds of its percentile bootstrap interval (seeded); NaN if there are none."""
+    """Mean of the finite values, and its percentile bootstrap interval (seeded); NaN if there are none."""
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
     if len(values) == 0:
@@ -60,8 +60,8 @@ def paired(
         base_methods: method -> whom it is compared with; the others are compared with nobody.
 
     Returns:
-        columns task, base_method, steps, metric; mean difference and its 95 % interval (difference, low, high); on how many
-        of the images it is above 0 (higher, images); method; on how many below 0 (lower).
+        columns task, base_method, steps, metric; mean difference and its 95 % interval (difference, low, high); on how
+        many of the images it is above 0 (higher, images); method; on how many below 0 (lower).
     """
     rows = []
     for (task, method, steps), table in tables.items():

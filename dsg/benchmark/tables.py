@@ -33,12 +33,14 @@ def restoration(
     write_csv(out / "paired.csv", compared)
     text = (
         f"# Suite {suite.name}: the first {suite.images} test images of {', '.join(suite.models)}\n\n"
-        "Mean and 95 % bootstrap interval over images; the best of a task and step count in bold. Evaluations are forward passes per image; "
-        "DPS and FreeDoM also go back through the network.\n\n"
+        "Mean and 95 % bootstrap interval over images; the best of a task and step count in bold. Evaluations are "
+        "forward passes per image; DPS and FreeDoM also go back through the network.\n\n"
     )
     text += sections(summary, found.columns, method_and_steps)
     text += "\n## DSG minus its base method, image by image\n\n"
-    text += wide_differences(compared, {c.name: c for columns in found.columns.values() for c in columns if c.name in shown})
+    text += wide_differences(
+        compared, {c.name: c for columns in found.columns.values() for c in columns if c.name in shown}
+    )
     write_text(out / "table.md", text)
     print(text)
     return ["table.md", "table.csv", "paired.csv"]
@@ -67,7 +69,9 @@ def sections(
         for column in columns[task]:
             if part[column.name].notna().any():
                 table[column.title] = cells(part, column, competing)
-        table["evaluations"] = part["network_evaluations"].map("{:.0f}".format).where(part["network_evaluations"].notna(), "")
+        table["evaluations"] = (
+            part["network_evaluations"].map("{:.0f}".format).where(part["network_evaluations"].notna(), "")
+        )
         table["s/image"] = part["seconds"].map("{:.2f}".format).where(part["seconds"].notna(), "")
         found.append(f"### {task}\n\n{table.to_markdown(index=False, disable_numparse=True)}\n")
     return "\n".join(found)
@@ -89,7 +93,7 @@ def cells(part: pd.DataFrame, column: Column, competing: pd.Series) -> list[str]
 
 
 def wide_differences(compared: pd.DataFrame, columns: Mapping[str, Column]) -> str:
-    """A row per task, method and number of steps; of each metric its mean difference and on how many images it is better."""
+    """A row per task, method and number of steps: the mean differences, and on how many images it is better."""
     rows = []
     for (task, base, steps, method), part in compared.groupby(["task", "base_method", "steps", "method"], sort=False):
         row = {"task": task, "base method": base, "steps": steps, "method": method}

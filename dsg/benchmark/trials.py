@@ -11,7 +11,7 @@ COLUMNS = (*KEY, "images", "value", "haarpsi", "psnr", "weights", "evaluator")
 
 
 class Trials:
-    """The file `path`; columns `COLUMNS`. haarpsi, psnr and evaluator are scores, larger is better, empty if not computed."""
+    """The file `path`, with `COLUMNS`. haarpsi, psnr and evaluator are scores, larger is better; empty if unknown."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -31,7 +31,9 @@ class Trials:
         t = self.table[(self.table["task"] == task) & (self.table["weights"] == weights)]
         for other in t["images"].unique():
             if other != images:
-                raise ValueError(f"{self.path}: {task} was tuned on {other} images: --images {other}, or remove its lines")
+                raise ValueError(
+                    f"{self.path}: {task} was tuned on {other} images: --images {other}, or remove its lines"
+                )
 
     def add(self, row: Mapping[str, object]) -> None:
         new = pd.DataFrame([row], columns=list(COLUMNS))

@@ -1,6 +1,5 @@
 """The job that finds a sampler's step size, or whatever its `tunable` names, for a task and a number of steps."""
 
-import math
 import shutil
 import tempfile
 from collections.abc import Sequence

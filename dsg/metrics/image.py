@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.checkpoints import resolve
+from dsg.checkpoints import read_state_dict, resolve
 from dsg.metrics.base import Column, ImageMetric
 from dsg.runs.inputs import Input
 
@@ -99,7 +99,7 @@ def lpips_network(net: str, file: Path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips calls torchvision with deprecated arguments
         model = lpips.LPIPS(net=net, version="0.1", pnet_rand=True, verbose=False)
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    state = read_state_dict(file, f"lpips_{net}")
     # lpips cuts torchvision's `features` into slices, whose layers keep their numbers
     own = {f"net.slice{k}.{n}.{w}" for k in range(1, 6) for n in range(31) for w in ("weight", "bias")}
     layers = {key: key.replace(f"net.{key.split('.')[1]}", "features") for key in model.state_dict() if key in own}

@@ -211,6 +211,8 @@ class ADMPrior(Prior):
         ValueError: an option that is out of range; on `load`, an unreadable checkpoint, or one of another network.
     """
 
+    fractional_t = True
+
     def __init__(
         self,
         name: str,
@@ -250,10 +252,10 @@ class ADMPrior(Prior):
         """SHA-256 of the checkpoint."""
         return self.load()._weights_hash
 
-    def predict(self, x_t: Tensor, t: int, prompts: Prompts | None = None) -> Prediction:
+    def predict(self, x_t: Tensor, t: float, prompts: Prompts | None = None) -> Prediction:
         """eps and, if the network learned it, v: float32 [B, C, H, W]."""
         self.load()
-        ab = self.schedule.alpha_bar[t].item()
+        ab = self.schedule.alpha_bar_at(t)
         seen, time = x_t, t
         if self.prediction == "flow":
             seen, s = flow_input(x_t, ab)

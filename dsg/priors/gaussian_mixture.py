@@ -38,6 +38,8 @@ class GaussianMixture(Prior):
         ValueError: shapes that do not fit, a weight that is not positive, a covariance that is no covariance.
     """
 
+    fractional_t = True
+
     def __init__(
         self, weights, means, factors=None, floor=None, covariances=None, shape: Sequence[int] | None = None,
         name: str = "gaussian_mixture",
@@ -84,9 +86,9 @@ class GaussianMixture(Prior):
         self._arrange()
         return self
 
-    def predict(self, x_t: Tensor, t: int, prompts: Prompts | None = None) -> Prediction:
+    def predict(self, x_t: Tensor, t: float, prompts: Prompts | None = None) -> Prediction:
         """The exact eps = E[eps | x_t], like x_t."""
-        ab = self.schedule.alpha_bar[t].item()
+        ab = self.schedule.alpha_bar_at(t)
         x = x_t.to(self.means.dtype)  # before the difference: it cancels at small t
         return Prediction(((x - math.sqrt(ab) * self.denoise(x, ab)) / math.sqrt(1 - ab)).to(x_t))
 

@@ -159,7 +159,8 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
         run.seed, [i.id for i in inputs], [item.sample_number for item in batch], run.prior.shape, run.device,
         run.sampler.draws(run.prior.schedule),
     )  # fmt: skip
-    x0 = sample(prior, run.task, condition, run.sampler, noise.start(), noise, each_step)
+    x_T = run.sampler.start(prior, run.task, condition, noise.start())
+    x0 = sample(prior, run.task, condition, run.sampler, x_T, noise, each_step)
     with torch.no_grad():
         restored = run.prior.decode(x0).clamp(-1, 1)
         own = {k: v.cpu() for k, v in run.task.metrics(restored, condition).items()}

@@ -17,11 +17,10 @@ from dsg.samplers.base import (
     Sampler,
     StepState,
     Tunable,
-    check_choice,
     check_range,
     check_switch,
 )
-from dsg.schedule import SPACINGS, NoiseSchedule, Step, reverse_kernel
+from dsg.schedule import NoiseSchedule, Step, reverse_kernel
 
 
 @dataclass
@@ -43,7 +42,7 @@ class DiffRGD(Sampler):
         x = mu + |sigma z| u/|u|.
 
     Args:
-        steps, spacing, eta: of the ddim kernel. Its x0 is clamped, its eps stays the network's.
+        steps, eta: of the ddim kernel, at t = i (T // steps). Its x0 is clamped, its eps stays the network's.
         clip_denoised: clamp x0 to [-1, 1], in the kernel and in the loss.
         step_size: of the descent.
         inner_steps: K, descent iterations per guided step, each a network evaluation and a backward pass.
@@ -56,7 +55,6 @@ class DiffRGD(Sampler):
     name: str = "diffrgd"
     base_method: str | None = None
     steps: int = 100
-    spacing: str = "leading"
     eta: float = 1.0
     clip_denoised: bool = True
     step_size: float = 5.0
@@ -64,7 +62,6 @@ class DiffRGD(Sampler):
     interval: int = 1
 
     def __post_init__(self):
-        check_choice("spacing", self.spacing, SPACINGS)
         check_switch("clip_denoised", self.clip_denoised)
         check_range("steps", self.steps, 2, kind=int)
         check_range("eta", self.eta, 0, 1)
@@ -75,7 +72,7 @@ class DiffRGD(Sampler):
     def sample(
         self, prior: Prior, task, condition: Mapping[str, Tensor], x_T: Tensor, noise: Noise, callback: Callback | None
     ) -> Tensor:
-        x, steps = x_T.detach(), prior.schedule.steps(self.steps, self.spacing)
+        x, steps = x_T.detach(), self.levels(prior.schedule)
         for step, following in zip(steps, [*steps[1:], None]):
             x_t, losses = x, None
             # 1. the unguided step, from the clamped x0 and the network's own eps
@@ -112,20 +109,25 @@ class DiffRGD(Sampler):
         x0 = (x - math.sqrt(1 - alpha_bar) * eps) / math.sqrt(alpha_bar)
         return x0.clamp(-1, 1) if self.clip_denoised else x0
 
+    def levels(self, schedule: NoiseSchedule) -> list[Step]:
+        """The released times: where `steps` does not divide T they are not those of spacing "leading"."""
+        return schedule.steps_at([i * (len(schedule) // self.steps) for i in range(self.steps)])
+
     def guides(self, step: Step) -> bool:
         """Not where the next level is the last, nor where there is no noise and so no sphere."""
         return self.eta > 0 and step.index > 1 and (self.steps - 1 - step.index) % self.interval == 0
 
     def check(self, prior: Prior, task) -> None:
-        prior.schedule.timesteps(self.steps, self.spacing)
+        if self.steps > len(prior.schedule):
+            raise ValueError(f"sampler.steps={self.steps} is out of range: 2 to {len(prior.schedule)}")
         if self.eta == 0:
             raise ValueError("sampler.eta=0 leaves no sphere, so that nothing would be guided: use a value above 0")
 
     def draws(self, schedule: NoiseSchedule) -> list[Draw]:
-        return [Draw("step", step.index, 0) for step in schedule.steps(self.steps, self.spacing)]
+        return [Draw("step", step.index, 0) for step in self.levels(schedule)]
 
     def cost(self, schedule: NoiseSchedule) -> Cost:
-        guided = sum(self.guides(step) for step in schedule.steps(self.steps, self.spacing))
+        guided = sum(self.guides(step) for step in self.levels(schedule))
         return Cost(self.steps + self.inner_steps * guided, self.inner_steps * guided)
 
     @property

@@ -82,7 +82,7 @@ class GroundTruth:
         """`samples` restorations of every observation by a sampler, [Y, N, d]."""
         noise = self.noise()
         repeated = {k: v.repeat_interleave(self.samples, 0) for k, v in self.condition.items()}
-        x_T = noise(0, purpose="start")
+        x_T = sampler.start(self.prior, self.task, repeated, noise(0, purpose="start"))
         return self._arrange(sample(self.prior, self.task, repeated, sampler, x_T, noise, callback))
 
     def oracle(self, sampler: Sampler, callback: Callable[[StepState], None] | None = None) -> Tensor:

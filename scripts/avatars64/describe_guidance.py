@@ -5,7 +5,8 @@
 
 Every number in the card is computed here, on faces of held-out identities that are drawn for it: split `test`, from
 index 1000 on (the repository's 256 test faces are 0 to 255). Only the time and the steps of the trainings are told,
-with --trained. Beside the card goes evaluator/statistics.safetensors, real faces in the evaluator's features, for Frechet distances.
+with --trained. Beside the card goes evaluator/statistics.safetensors: real faces in the evaluator's features, for
+Frechet distances.
 """
 
 import argparse
@@ -39,9 +40,7 @@ def training(word: str) -> tuple[str, tuple[float, int]]:
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument(
-        "--people", type=positive, default=1000, help=f"faces of the card (1000; at least {GROUP})"
-    )
+    parser.add_argument("--people", type=positive, default=1000, help=f"faces of the card (1000; at least {GROUP})")
     folder = REPOSITORY / "checkpoints/avatars64"
     parser.add_argument("--folder", type=Path, default=folder, help="with the weights (checkpoints/avatars64)")
     parser.add_argument("--out", type=Path, help="folder of what is written (that of the weights)")

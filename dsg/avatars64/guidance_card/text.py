@@ -109,9 +109,9 @@ def hidden(row: Mapping) -> list[str]:
 
 def size(row: Mapping) -> str:
     another, wrong = row["another value moves"], row["a wrong answer moves"]
-    near = ": it mistakes values that look alike" if wrong < 0.6 * another else ""
+    near = "\n  It mistakes values that look alike." if wrong < 0.6 * another else ""
     kind = "Tiny" if another < 100 else "Not tiny"
-    return f"{kind}: another value moves {another:.0f} of 4,096 pixels, a wrong answer {wrong:.0f}{near}."
+    return f"{kind}: another value moves {another:.0f} of 4,096 pixels, a wrong answer {wrong:.0f}.{near}"
 
 
 def learned(row: Mapping) -> str:

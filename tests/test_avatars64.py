@@ -1,0 +1,135 @@
+"""The scripts of avatars64: what they draw, and that they overwrite nothing."""
+
+import runpy
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from dsg.avatars64 import drawing
+from dsg.avatars64.attributes import VALUES, draw_attributes
+from dsg.avatars64.faces import face, load_faces, png, read_shards, write_faces
+from dsg.avatars64.guidance_training.loop import Training
+
+SHIPPED = ROOT / "data/avatars64"
+
+
+def call(script, *options):
+    command = [sys.executable, f"scripts/avatars64/{script}.py", *map(str, options)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def draw(out, split, count, seed=0):
+    with ThreadPoolExecutor(1) as pool:
+        write_faces(out, split, count, seed, pool)
+
+
+def test_a_face_is_the_shipped_png_byte_for_byte():
+    attributes, image = face(0, "test", 3)
+    assert set(attributes) == {*VALUES, "background"}
+    assert png(image) == (SHIPPED / "test/00003.png").read_bytes()
+    assert png(drawing.render_parts(attributes)) == (SHIPPED / "test_parts/00003.png").read_bytes()
+
+
+def test_the_values_are_those_that_python_avatars_draws():
+    import python_avatars as pa
+
+    assert set(VALUES["skin"]) == {e.name for e in pa.SkinColor}
+    assert set(VALUES["hair"]) < {e.name for e in pa.HairType}
+    assert set(VALUES["clothing_color"]) == {e.name for e in pa.ClothingColor}
+
+
+def test_the_script_draws_the_shipped_files(tmp_path):
+    done = call("render", "val=2", "--out", tmp_path, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    drawn = contents(tmp_path)
+    table = drawn.pop("val_attributes.csv")
+    assert len(drawn) == 6 and all(content == (SHIPPED / name).read_bytes() for name, content in drawn.items())
+    assert (SHIPPED / "val_attributes.csv").read_bytes().startswith(table)
+
+
+def test_faces_that_are_there_are_left_and_others_are_refused(tmp_path):
+    draw(tmp_path, "val", 2)
+    before = contents(tmp_path)
+    draw(tmp_path, "val", 1)  # fewer: the table keeps its rows
+    assert contents(tmp_path) == before
+    (tmp_path / "val/00001.png").unlink()
+    draw(tmp_path, "val", 2)
+    assert contents(tmp_path) == before
+    shutil.copy(tmp_path / "val/00001.png", tmp_path / "val/00000.png")
+    changed = contents(tmp_path)
+    with pytest.raises(ValueError, match="00000.png is there with other content"):
+        draw(tmp_path, "val", 3)
+    with pytest.raises(ValueError, match="val_attributes.csv is there with other content"):
+        draw(tmp_path, "val", 2, seed=5)
+    assert contents(tmp_path) == changed
+
+
+def test_shards_are_read_as_they_were_drawn(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run 'python scripts/avatars64/render.py train=40960' first"):
+        load_faces(tmp_path / "train")
+    draw(tmp_path, "train", 3)
+    before = contents(tmp_path)
+    draw(tmp_path, "train", 3)
+    assert contents(tmp_path) == before
+    faces = load_faces(tmp_path / "train")
+    assert faces.shape == (3, 3, 64, 64) and faces.dtype == torch.uint8
+    attributes, image = face(0, "train", 2)
+    assert (faces[2].permute(1, 2, 0).numpy() == image).all() and draw_attributes(0, "train", 2) == attributes
+
+
+def test_a_training_is_resumed_and_replaces_no_weights_of_another(tmp_path):
+    draw(tmp_path, "identities", 1)
+    table, (images, parts) = read_shards(tmp_path / "identities", "images", "parts")
+    assert set(table["identity"]) == {0} and images.shape[0] == parts.shape[0] == 16 and parts.max() < 4
+    out, data = tmp_path / "out", tmp_path
+    training = Training("labels", 1, 0, data, out)
+    assert np.isfinite(training.train_step())
+    training.save()
+    again = Training("labels", 1, 0, data, out)
+    assert again.step == 1 and again.train_step() == training.train_step()
+    weights = (out / "evaluator/labels.safetensors").read_bytes()
+    (out / "training_labels.pt").unlink()
+    with pytest.raises(FileExistsError, match="labels.safetensors is there already: add --overwrite"):
+        Training("labels", 1, 0, data, out)
+    assert (out / "evaluator/labels.safetensors").read_bytes() == weights
+    assert Training("labels", 1, 0, data, out, overwrite=True).step == 0
+
+
+def test_a_missing_extra_is_one_clear_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "python_avatars", None)
+    with pytest.raises(ValueError, match=r"drawing faces needs python_avatars: pip install -e '\.\[data\]'"):
+        drawing.render(draw_attributes(0, "val", 0))
+
+
+@pytest.mark.parametrize(
+    "script, options, words",
+    [
+        ("render", ["val=0"], "expected is split=count"),
+        ("render", ["val=2", "--workers", "0"], "an integer, at least 1"),
+        ("train_guidance", ["nose"], "invalid choice: 'nose'"),
+        ("train_guidance", ["parts", "--minutes", "nan"], "a number above 0"),
+        ("train_guidance", ["parts", "--out", str(ROOT / "checkpoints/avatars64")], "add --overwrite"),
+        ("describe_guidance", ["--people", "7"], "at least 100"),
+        ("describe_guidance", ["--trained", "parts=1:2"], "nothing on identity, clip, attributes, labels"),
+        ("describe_guidance", ["--folder", "nowhere"], "no checkpoint at nowhere/identity.safetensors"),
+        ("describe_guidance", [], "add --overwrite"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(script, options, words, monkeypatch, capsys):
+    path = str(ROOT / f"scripts/avatars64/{script}.py")
+    monkeypatch.setattr(sys, "argv", [path, *options])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(path, run_name="__main__")
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and words in said.err and said.err.count("\n") == 1, said.err
+    assert said.err.startswith("error: ") and said.out == ""
