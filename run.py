@@ -46,22 +46,24 @@ A value that nobody gives comes from the sampler, the prior, the task's recipe o
 """
 
 
-def run_job(config: DictConfig, config_dirs: Sequence[str]) -> int:
-    """One run of a composed config. Returns the exit code."""
+def run_job(config: DictConfig, config_dirs: Sequence[str], finished: list) -> int:
+    """One run of a composed config; it is added to `finished`. Returns the exit code."""
     from dsg.config import resolve  # brings torch, which takes seconds that --help and wrong choices do not need
 
     job = HydraConfig.get()
+    overrides = [override.removeprefix("++user.") for override in job.overrides.task]
     if job.mode == RunMode.MULTIRUN:
-        print("--", *(override.removeprefix("++user.") for override in job.overrides.task))
+        print("--", *overrides)
     try:
         config, sources = resolve(config, config_dirs, job.runtime.choices)
     except ValueError as error:
         return fail(error)
     for note in sources.notes:
         print(f"note: {note}", file=sys.stderr)
+    from dsg.runs.comparison import Finished
     from dsg.runs.main import run_one  # brings much else, not needed if the options are wrong
 
-    return run_one(config, sources)
+    return run_one(config, sources, lambda summary: finished.append(Finished(config, overrides, summary)))
 
 
 def choices() -> str:
@@ -79,15 +81,20 @@ def fail(error: Exception | str) -> int:
 def run(line: CommandLine) -> int:
     """The run, or all runs of a sweep (-m): one that fails does not stop the others. Returns the worst exit code."""
     codes: list[int] = []
+    finished: list = []
 
     @hydra.main(version_base="1.3", config_path="configs", config_name="config")
     def job(config: DictConfig) -> None:
-        codes.append(run_job(config, line.config_dirs))
+        codes.append(run_job(config, line.config_dirs, finished))
         if codes[-1] == STOPPED:
             sys.exit(STOPPED)  # the whole sweep
 
     sys.argv[1:] = [*line.flags, *map(rewrite, line.overrides)]
     job()
+    if len(finished) > 1:
+        from dsg.runs.comparison import comparison
+
+        print(comparison(finished))
     return max(codes, default=0)
 
 

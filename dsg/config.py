@@ -6,7 +6,8 @@ A composed config becomes the values of a run before anything is built. Later la
 2. the prior's: `model_defaults` in the model's YAML, `{sampler: {...}, task: {<task>: ...}, metric: {<metric>: ...}}`;
 3. the task's recipe, configs/recipe/<task>.yaml, by the sampler's name, else by its base method's;
 4. the tuned table, configs/tuned/<model>.yaml, by task, sampler and steps (`s20`), each of which may be `any`, from
-   general to special: any task before this one, any sampler before this one, any steps before these;
+   general to special: any task before this one, any sampler before this one, any steps before these; numbers of
+   steps that it lacks lie between those that it has (`dsg/tuned.py`);
 5. the user's own overrides (`dsg/cli.py`).
 
 Of layers that are not meant for this very sampler (2, `any` in 4, the base method's in 3) it takes the options that it
@@ -20,7 +21,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -28,10 +28,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dsg.cli import explain, quote, rewrite
-from dsg.layers import CONFIGS, Layers, Sources, files, read
+from dsg.layers import CONFIGS, Layers, Sources, files, read, yaml_lines
 from dsg.options import accepts, check, fill, leaves, locate, parameters, suggestion
 from dsg.runs.inputs import Data
-from dsg.samplers.base import Sampler
+from dsg.samplers.base import unused_options
+from dsg.tuned import at_steps, tuned_steps
 from tasks.base import Task
 
 PARTS = ("model", "task", "sampler")
@@ -114,7 +115,7 @@ def resolve(
 
 def to_yaml(config: DictConfig, sources: Mapping[str, str]) -> str:
     """The config as YAML, the source of each value behind it: `  step_size: 4.362  # tuned/avatars64.yaml`."""
-    return "".join(_lines(OmegaConf.to_container(config), sources))
+    return "".join(yaml_lines(OmegaConf.to_container(config), sources))
 
 
 class _Resolver:
@@ -178,13 +179,22 @@ class _Resolver:
             self.put("sampler", self.applicable(recipe.get(self.sampler_option("base_method"), {})), source)
 
     def put_tuned(self) -> None:
-        steps = f"s{self.sampler_option('steps')}"
+        steps, source = f"s{self.sampler_option('steps')}", f"tuned/{self.names['model']}.yaml"
         for task, sampler, number in product(
             ("any", self.names["task"]), ("any", self.names["sampler"]), ("any", steps)
         ):
             options = self.tuned.get(task, {}).get(sampler, {}).get(number, {})
             options = self.applicable(options) if sampler == "any" else options
-            self.put("sampler", options, f"tuned/{self.names['model']}.yaml")
+            self.put("sampler", options, source)
+        table, steps = self.tuned_entries(), self.sampler_option("steps")
+        if isinstance(steps, int) and steps > 0 and f"s{steps}" not in table:
+            numbers = [name for name, p in parameters(self.sampler).items() if p.annotation is float]
+            values, where = at_steps(table, steps, numbers)
+            self.put("sampler", values, f"{source}, {where}")
+
+    def tuned_entries(self) -> dict:
+        """Of exactly this task and sampler, by `s` and the number of steps."""
+        return self.tuned.get(self.names["task"], {}).get(self.names["sampler"], {})
 
     def put_metrics(self) -> None:
         named = self.user.get("metrics", self.given.get("metrics"))
@@ -222,8 +232,7 @@ class _Resolver:
 
     def unused(self, options: Mapping, sources: Mapping[str, str]) -> Iterable[str]:
         """Of options of the sampler that the user chose, and that change nothing."""
-        is_sampler = isinstance(self.sampler, type) and issubclass(self.sampler, Sampler)
-        unused = self.sampler.unused(options) if is_sampler else {}
+        unused = unused_options(options)
         for path, value in leaves(options, "sampler"):
             name = path.split(".")[1]
             if name in unused and sources[path] == OVERRIDE:
@@ -231,8 +240,8 @@ class _Resolver:
 
     def untuned(self, options: Mapping, sources: Mapping[str, str]) -> Iterable[str]:
         """Of a number of steps that the tuned table does not have."""
-        table = self.tuned.get(self.names["task"], {}).get(self.names["sampler"], {})
-        steps = sorted(int(key[1:]) for key in table if key != "any")
+        table = self.tuned_entries()
+        steps = tuned_steps(table)
         tuned = {name: options[name] for values in table.values() for name in values if name in options}
         asked = [(path, value) for path, value in leaves(tuned, "sampler") if sources[path] != OVERRIDE]
         if steps and asked and options["steps"] not in steps:
@@ -286,15 +295,3 @@ def _paths(value, path: str = "") -> Iterable[str]:
         at = f"{path}.{key}" if path else key
         yield at
         yield from _paths(below, at)
-
-
-def _lines(value: Mapping, sources: Mapping[str, str], path: str = "", indent: str = "") -> Iterable[str]:
-    for key, below in value.items():
-        at = f"{path}.{key}" if path else key
-        if isinstance(below, Mapping) and below:
-            yield f"{indent}{key}:\n"
-            yield from _lines(below, sources, at, indent + "  ")
-        else:
-            text = yaml.safe_dump(below, default_flow_style=True, allow_unicode=True, width=float("inf"))
-            text = text.removesuffix("\n").removesuffix("\n...")
-            yield f"{indent}{key}: {text}" + (f"  # {sources[at]}\n" if at in sources else "\n")

@@ -18,12 +18,13 @@ def spherical_gaussian_step(
     """Replace a sampler's `x_prev = mean + deviation` by the guided step of the same length.
 
     In n dimensions sigma z lies, nearly surely, on the sphere of radius r = sqrt(n) sigma around the mean. On that
-    sphere the linearised loss is least at d* = -r grad/|grad| (eq. 12); the step goes toward d*, mixed with the random one,
-    and is put back on the sphere (eq. 15):
+    sphere the linearised loss is least at d* = -r grad/|grad| (eq. 12); the step goes toward d*, mixed with the
+    random one, and is put back on the sphere (eq. 15):
 
         d_m = deviation + guidance_rate (d* - deviation),   x_prev = mean + r d_m/|d_m|.
 
-    Everything is per image. An image with zero gradient, or sigma = 0, gets the plain step; elsewhere a NaN stays a NaN.
+    Everything is per image. An image with zero gradient, or sigma = 0, gets the unguided step; elsewhere a NaN stays
+    a NaN.
 
     Args:
         mean: [B, ...] mean of the unconditional reverse kernel.
@@ -33,7 +34,8 @@ def spherical_gaussian_step(
         sigma: the kernel's standard deviation: a number, a [B] tensor, or a field shaped like `mean`, of which r
             is the norm.
         guidance_rate: g_r in [0, 1], a number or a [B] tensor (not checked): 0 follows the noise, 1 the gradient.
-        eps: added to the norms that are divided by, as in the released code; scale a loss whose gradient is as small up.
+        eps: added to the norms that are divided by, as in the released code; scale a loss whose gradient is as small
+            up.
 
     Returns:
         [B, ...] x_prev, at distance r of `mean` for every guided image (to within eps/r).

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import yaml
 from omegaconf import OmegaConf
 
 from dsg.options import leaves
@@ -66,6 +67,19 @@ def read(kind: str, name: str, config_dirs: Sequence[str | Path]) -> dict:
 def files(kind: str, config_dirs: Sequence[str | Path]) -> list[str]:
     """The names in configs/<kind>, and in those of the user's folders."""
     return sorted({p.stem for folder in (CONFIGS, *config_dirs) for p in (Path(folder) / kind).glob("*.yaml")})
+
+
+def yaml_lines(value: Mapping, sources: Mapping[str, str], path: str = "", indent: str = "") -> Iterable[str]:
+    """`value`, which is at `path`, as YAML, the source of each value behind it."""
+    for key, below in value.items():
+        at = f"{path}.{key}" if path else key
+        if isinstance(below, Mapping) and below:
+            yield f"{indent}{key}:\n"
+            yield from yaml_lines(below, sources, at, indent + "  ")
+        else:
+            text = yaml.safe_dump(below, default_flow_style=True, allow_unicode=True, width=float("inf"))
+            text = text.removesuffix("\n").removesuffix("\n...")
+            yield f"{indent}{key}: {text}" + (f"  # {sources[at]}\n" if at in sources else "\n")
 
 
 @cache

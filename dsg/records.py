@@ -54,8 +54,9 @@ def compare(path: Path, recorded: dict, found: dict) -> None:
     """Raises ValueError if `path` is not what was recorded."""
     if found["sha256"] != recorded["sha256"]:
         raise ValueError(
-            f"{path} is not the file that was recorded: {found['bytes']} bytes, SHA-256 {found['sha256']}; "
-            f"recorded {recorded['bytes']} bytes, {recorded['sha256']}. Remove the file to get it again, or its record to accept it"
+            f"{path} is not the file that was recorded: {found['bytes']} bytes, SHA-256 {found['sha256']}; recorded "
+            f"{recorded['bytes']} bytes, {recorded['sha256']}. Remove the file to get it again, or its record to "
+            "accept it"
         )
 
 
@@ -72,4 +73,3 @@ def check_record(path: Path, sha256: str | None = None) -> None:
     if recorded is not None:
         found = describe(path) if sha256 is None else {"bytes": path.stat().st_size, "sha256": sha256}
         compare(path, recorded, found)
-

@@ -75,8 +75,8 @@ class NoiseSchedule:
     def timesteps(self, steps: int, spacing: str) -> list[int]:
         """The `steps` values of t in ascending order.
 
-        linspace: from 0 to T-1; guided-diffusion's `timestep_respacing` (which adds up its stride and so is off by one here
-        and there at odd counts above 250). leading: DDIM's, floor(k T / steps).
+        linspace: from 0 to T-1; guided-diffusion's `timestep_respacing` (which adds up its stride and so is off by
+        one here and there at odd counts above 250). leading: DDIM's, floor(k T / steps).
 
         Raises:
             ValueError: unknown spacing, or `steps` outside 2..T.
@@ -121,7 +121,8 @@ def reverse_kernel(
         v: what the network predicts for learned_range, [B, C, H, W] like the other tensors.
 
     Returns:
-        mean like x_t; sigma, a number, or a field like x_t for learned_range. sigma = 0 where the step ends at ab_prev = 1.
+        mean like x_t; sigma, a number, or a field like x_t for learned_range. sigma = 0 where the step ends at
+        ab_prev = 1.
     """
     if kernel == "ddpm":
         return _ddpm_mean(step, x_t, x0), _ddpm_sigma(step, variance, v)
@@ -152,8 +153,8 @@ def _ddpm_mean(step: Step, x_t: Tensor, x0: Tensor) -> Tensor:
 
 def _ddpm_sigma(step: Step, variance: str, v: Tensor | None) -> float | Tensor:
     """fixed_small: sqrt(beta_tilde). learned_range: v in [-1, 1] interpolates log variance between beta_tilde and
-    beta, per pixel (Nichol & Dhariwal, arXiv 2102.09672, eq. 15). guided-diffusion clips beta_tilde at the last step, where
-    it is 0; that step takes no noise, so the question does not arise."""
+    beta, per pixel (Nichol & Dhariwal, arXiv 2102.09672, eq. 15). guided-diffusion clips beta_tilde at the last step,
+    where it is 0; that step takes no noise, so the question does not arise."""
     if step.alpha_bar_prev == 1:
         return 0.0
     if variance == "fixed_small":

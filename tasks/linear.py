@@ -50,8 +50,8 @@ class Inpainting(LinearInverseProblem):
         found = super().inputs(data, shape)
         if self.mask is None:
             return found
-        masks = images.read_masks(resolve(self.mask), {i.id: i.path for i in found}, shape[-1])
-        return [replace(i, mask=masks[i.id]) for i in found]
+        masks = images.read_masks(resolve(self.mask), {i.id: i.path for i in found}, shape[-1], data.on_error)
+        return [replace(i, mask=masks[i.id]) for i in found if i.id in masks]
 
     def notes(self, inputs: Sequence[Input]) -> list[str]:
         if self.mask is None:

@@ -102,7 +102,7 @@ def _read(matrix: str | Sequence) -> np.ndarray:
     if isinstance(matrix, str):
         path = resolve(matrix)
         try:
-            values = np.load(path, allow_pickle=False)
+            values = np.load(path, mmap_mode="r", allow_pickle=False)  # a header may claim more than the file holds
         except (OSError, ValueError, MemoryError) as error:
             raise ValueError(f"task.matrix={matrix} cannot be read as a .npy array: {error}") from None
     else:

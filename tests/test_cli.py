@@ -174,14 +174,17 @@ def test_bad_input_on_the_command_line(tmp_path, overrides, words):
 def test_one_bad_run_does_not_stop_a_sweep(tmp_path):
     done = call(
         "-m",
-        "sampler.steps=1,3",
+        "sampler.steps=1,3,2",
         "data.limit=1",
         "wandb.mode=disabled",
         f"hydra.sweep.dir={tmp_path}",
-        f"out={tmp_path / 'o'}",
+        f"out={tmp_path / 'o'}-${{sampler.steps}}",
     )
     assert done.returncode == 2 and "sampler.steps=1 " in done.stderr
-    assert (tmp_path / "o/images/00000.png").exists()
+    assert (tmp_path / "o-3/images/00000.png").exists()
+    head, *rows = done.stdout.splitlines()[-3:]  # both that ended well, side by side
+    assert head.split()[:5] == ["task", "sampler", "steps", "images", "psnr"]
+    assert [row.split()[:4] for row in rows] == [["inpaint", "dps_dsg", steps, "1"] for steps in "32"]
 
 
 @pytest.mark.parametrize(
@@ -211,6 +214,27 @@ def test_bad_folders_are_named(tmp_path):
     for name, word in (("empty", "no images"), ("broken", "x.png"), ("twice", "both have the id a")):
         done = call(f"data.root={tmp_path / name}", f"out={tmp_path / 'o'}", *FAST)
         assert done.returncode == 2 and word in done.stderr
+
+
+def test_what_cannot_be_used_is_skipped_where_that_is_asked_for(tmp_path):
+    folder = tmp_path / "it's (2024) & 日本 😀"
+    folder.mkdir()
+    write(folder / "a.png")
+    write(folder / "c.png")
+    (folder / "b.png").write_bytes(b"\x89PNG no")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.tile(np.uint8([255, 0]), (64, 32))).save(tmp_path / "masks/a.png")
+    options = [
+        f"data.root={folder}",
+        "data.on_error=skip",
+        f"task.mask={tmp_path / 'masks'}",
+        f"out={tmp_path / 'o (1)'}",
+    ]
+    done = call(*options, *FAST)
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in (tmp_path / "o (1)/images").iterdir()] == ["a.png"]
+    skipped = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
+    assert len(skipped) == 2 and "b.png cannot be read" in skipped[0] and "no mask for c" in skipped[1]
 
 
 def test_own_degraded_images_with_a_mask(tmp_path):

@@ -1,6 +1,7 @@
 """Where the values of a run come from, and what is refused before anything is built."""
 
 import json
+import math
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 from dsg.cli import explain, parse, rewrite
 from dsg.config import load, load_with_sources, resolve, to_yaml
 from dsg.options import check, fits, locate, parameters
+from dsg.tuned import at_steps
 
 FROZEN = json.loads((Path(__file__).parent / "data/resolved_options.json").read_text())
 
@@ -40,6 +42,8 @@ def written(folder, files):
 
 @pytest.mark.parametrize("run", FROZEN["sampler"])
 def test_the_values_are_those_that_the_results_were_made_with(run):
+    """But for numbers of steps that were never tuned, and in no table: those lie between their neighbours now, and
+    not at the median (`any`)."""
     model, task, sampler = run.split()
     for steps, options in FROZEN["sampler"][run].items():
         config, _ = resolve(composed(f"model={model}", f"task={task}", f"sampler={sampler}", f"sampler.steps={steps}"))
@@ -115,7 +119,7 @@ def test_the_tuned_table_goes_from_general_to_special(tmp_path):
             ["sampler=dps", "task=gaussian_deblur"],
         )
     )
-    assert (dps.interval, dps.eta, dps.step_size) == (2, 0.3, 7.0)
+    assert (dps.interval, dps.eta, dps.step_size) == (2, 0.3, 8.0)  # of the nearest number of steps, not of any
     assert (ten.interval, ten.eta, ten.step_size) == (2, 0.3, 8.0)
     assert (dsg.interval, dsg.eta, dsg.guidance_rate) == (1, 0.3, 0.2)  # interval: the project's own entry
     assert (blur.interval, blur.eta, blur.step_size) == (2, 0.2, 0.3)
@@ -175,7 +179,7 @@ def test_loading_works_again_in_threads_inside_hydra_and_anywhere(tmp_path, monk
         (["sampler=unconditional", "sampler.interval=3"], ["sampler.interval=3 changes nothing"]),
         (
             ["sampler.steps=10"],
-            ["not tuned for 10 steps, only for 20, 100", "taken: sampler.guidance_rate=0.4692 (tuned/avatars64.yaml)"],
+            ["not tuned for 10 steps, only for 20, 100", "guidance_rate=0.2594 (tuned/avatars64.yaml, at 20 steps)"],
         ),
     ],
 )
@@ -187,6 +191,37 @@ def test_a_note_says_what_has_no_effect_and_what_was_never_tuned(overrides, word
 def test_there_is_no_note_where_the_user_or_the_table_decides():
     assert load_with_sources(["sampler.steps=20"])[1].notes == []
     assert load_with_sources(["sampler.steps=10", "sampler.guidance_rate=0.3"])[1].notes == []
+
+
+@pytest.mark.parametrize(
+    "steps, expected, source",
+    [
+        (20, 0.2594, "tuned/avatars64.yaml"),
+        (44, 0.4636, "tuned/avatars64.yaml, between 20 and 100 steps"),
+        (5, 0.2594, "tuned/avatars64.yaml, at 20 steps"),
+        (500, 0.8487, "tuned/avatars64.yaml, at 100 steps"),
+    ],
+)
+def test_between_tuned_numbers_of_steps_a_value_follows_a_power_law_and_beyond_them_the_nearest(
+    steps, expected, source
+):
+    config, sources = load_with_sources([f"sampler.steps={steps}"])
+    assert (config.sampler.guidance_rate, sources["sampler.guidance_rate"]) == (expected, source)
+    power = math.log(0.8487 / 0.2594) / math.log(100 / 20)
+    assert steps != 44 or abs(expected - 0.2594 * (44 / 20) ** power) < 1e-4
+
+
+def test_entries_that_name_a_kernel_too_hold_for_their_own_number_of_steps_only():
+    config, sources = load_with_sources(["model=ffhq256", "task=super_resolution", "sampler=dps", "sampler.steps=500"])
+    assert (config.sampler.step_size, sources["sampler.step_size"]) == (0.3, "tuned/ffhq256.yaml")
+    assert config.sampler.kernel == "ddim"  # ddpm at 1000 steps
+
+
+def test_beside_a_zero_the_nearest_value_is_taken():
+    table = {"s10": {"x": 0.0}, "s1000": {"x": 2.0}, "any": {"x": 1.0}}
+    assert at_steps(table, 20, ["x"]) == ({"x": 0.0}, "between 10 and 1000 steps")
+    assert at_steps(table, 900, ["x"])[0] == {"x": 2.0}
+    assert at_steps({"any": {"x": 1.0}}, 20, ["x"]) == ({}, "")
 
 
 # --- what is refused

@@ -184,3 +184,11 @@ def test_what_is_no_kernel_is_refused(tmp_path, kernel):
     np.save(tmp_path / "kernel.npy", kernel)
     with pytest.raises(ValueError, match="task.kernel"):
         MotionDeblur("motion_deblur", kernel=str(tmp_path / "kernel.npy"))
+
+
+def test_a_matrix_that_claims_more_than_its_file_holds_is_refused(tmp_path):
+    with open(tmp_path / "a.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 12288)})
+        file.write(bytes(1000))
+    with pytest.raises(ValueError, match="a.npy cannot be read as a .npy array"):
+        Matrix("linear", matrix=str(tmp_path / "a.npy"))

@@ -4,12 +4,13 @@ import hashlib
 
 import pytest
 import torch
-from conftest import compose_config, tiny_overrides
+from conftest import compose_config, tiny_network, tiny_overrides
 from hydra.utils import instantiate
 
 from dsg.priors import CountedPrior
-from dsg.priors.adm import ADMUNet
+from dsg.priors.adm import ADMPrior, ADMUNet
 from dsg.priors.gaussian_mixture import GaussianMixture
+from dsg.priors.linear import LinearDenoiser
 from dsg.priors.memory import adm_step_gib, sd14_step_gib
 from dsg.priors.prediction import to_eps
 from dsg.samplers import sample
@@ -215,3 +216,32 @@ def test_a_guided_step_of_four_images_fits_a_card_of_24_gb(name, bf16):
 
 def test_a_step_of_stable_diffusion_decoded_in_the_loss_fits_a_card_of_24_gb():
     assert 3.5 < sd14_step_gib(1, use_checkpoint=True) < 12  # as configs/model/sd14.yaml has it; weights: 3.5
+
+
+# --- the difference to a linear denoiser
+
+
+def test_the_linear_denoiser_is_the_posterior_mean_under_one_gaussian():
+    x = torch.randn(40, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 1, 4)
+    fitted = LinearDenoiser.fit(x, components=5)
+    extra = (fitted.variances - fitted.rest).sqrt() * fitted.components
+    exact = GaussianMixture([1.0], fitted.mean[None], extra[None], fitted.rest.sqrt().item(), shape=(3, 4, 4))
+    for alpha_bar in (0.999, 0.5, 0.001):
+        x_t = alpha_bar**0.5 * x + (1 - alpha_bar) ** 0.5 * torch.randn_like(x)
+        found = fitted(x_t, torch.tensor([alpha_bar]))
+        torch.testing.assert_close(found, exact.denoise(x_t, alpha_bar), rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_that_adds_nothing_leaves_the_linear_denoiser(tmp_path):
+    config, state = tiny_network()
+    unet = {k: v for k, v in config.items() if k not in ("num_heads", "class_cond")}
+    silent = {k: torch.zeros_like(v) if k.startswith("out.2") else v for k, v in state.items()}
+    x = torch.randn(30, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    linear = LinearDenoiser.fit(x, components=4)
+    torch.save(silent | {f"linear.{k}": v for k, v in linear.state_dict().items()}, tmp_path / "weights.pt")
+    prior = ADMPrior("tiny", str(tmp_path / "weights.pt"), unet, prediction="v", linear=4)
+    ab = prior.schedule.alpha_bar[500].item()
+    x0 = (x - (1 - ab) ** 0.5 * prior.predict(x, 500).eps) / ab**0.5
+    torch.testing.assert_close(x0, linear(x, torch.tensor([ab])), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="model.prediction=v"):
+        ADMPrior("tiny", str(tmp_path / "weights.pt"), unet, linear=4)

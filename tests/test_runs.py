@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 
@@ -79,8 +80,6 @@ def test_metrics_json_is_the_same_to_the_byte_however_often_the_run_was_interrup
 @pytest.mark.parametrize("file", ["images/00001.png", "truth/00001.png", "condition/00001.png"])
 @pytest.mark.parametrize("damage", ["cut", "emptied", "exchanged", "removed"])
 def test_damaged_results_are_made_again(tmp_path, finished, file, damage):
-    import shutil
-
     shutil.copytree(finished, tmp_path / "o")
     path = tmp_path / "o" / file
     before = path.read_bytes()
@@ -207,6 +206,21 @@ def test_without_git_the_version_is_unknown(monkeypatch):
     runner.code_version.cache_clear()
 
 
+def test_options_without_effect_are_no_part_of_a_run_s_identity(finished):
+    """DSG has a guidance rate, and no step size."""
+    assert prepared(finished, "sampler.step_size=9", "sampler.variance=fixed_small").finished
+    with pytest.raises(ValueError, match="sampler.guidance_rate was"):
+        prepared(finished, "sampler.guidance_rate=0.31")
+    folders = {prepared(None, "sampler=mpgd", f"sampler.guidance_rate={rate}").results.out for rate in (0.1, 0.2)}
+    assert len(folders) == 1
+
+
+def test_a_window_that_never_guides_is_noted(tmp_path):
+    (note,) = prepared(tmp_path / "o", "sampler.window=[999.5,1000]").notes
+    assert "no step is guided" in note and "sampler.window=[999.5, 1000]" in note
+    assert prepared(tmp_path / "o", "sampler=unconditional").notes == []
+
+
 # --- W&B
 
 
@@ -234,9 +248,46 @@ def test_trouble_with_wandb_is_one_warning_and_the_next_call_logs(finished, monk
     assert list((finished / "wandb").glob("offline-run-*"))
 
 
-def test_an_extended_run_is_logged_again_under_the_same_id(finished, tmp_path, monkeypatch):
-    import shutil
+def test_a_file_where_wandb_wants_a_folder_is_one_warning_and_the_next_call_logs(finished, tmp_path, capfd):
+    shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("wandb*"))
+    (tmp_path / "o/wandb").write_text("in the way")
+    run = prepared(tmp_path / "o")
+    run.config.wandb.mode = "offline"
+    log(run)
+    (said,) = capfd.readouterr().err.strip().splitlines()
+    assert said.startswith("warning: W&B could not log this run") and "Not a directory" in said
+    (tmp_path / "o/wandb").unlink()
+    log(run)
+    assert (tmp_path / "o" / tracking.MARK).exists() and capfd.readouterr().err == ""
 
+
+def test_an_error_while_logging_is_one_warning_without_wandb_s_traceback(finished, tmp_path, capfd, monkeypatch):
+    shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("wandb*"))
+    run = prepared(tmp_path / "o")
+    run.config.wandb.mode = "offline"
+
+    def full(results):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tracking, "_images", full)
+    log(run)
+    (said,) = capfd.readouterr().err.strip().splitlines()
+    assert "No space left on device" in said and not (tmp_path / "o" / tracking.MARK).exists()
+
+
+def test_a_home_that_cannot_be_written_and_a_mode_that_wandb_does_not_know_do_not_matter(
+    finished, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.setenv("WANDB_MODE", "nonsense")  # ours is said explicitly
+    shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("wandb*"))
+    run = prepared(tmp_path / "o")
+    run.config.wandb.mode = "offline"
+    log(run)
+    assert capfd.readouterr().err == "" and (tmp_path / "o" / tracking.MARK).exists()
+
+
+def test_an_extended_run_is_logged_again_under_the_same_id(finished, tmp_path, monkeypatch):
     logged = []
     monkeypatch.setattr(tracking, "_log", lambda run: logged.append(run.results.summary()["images"]))
     shutil.copytree(finished, tmp_path / "o")

@@ -14,6 +14,7 @@ from dsg.checkpoints import load_into, read_weights, require
 from dsg.priors.adm_blocks import AttentionBlock, Block, Resample, ResBlock, timestep_embedding, zeroed
 from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.batching import in_fixed_batches
+from dsg.priors.linear import LinearDenoiser
 from dsg.priors.prediction import PredictionKind, check_prediction, flow_input, to_eps
 from dsg.schedule import NoiseSchedule, linear_betas
 
@@ -199,6 +200,8 @@ class ADMPrior(Prior):
         unet: hyper-parameters of `ADMUNet`.
         prediction: what the network gives: eps, v, x0 or flow (`dsg.priors.prediction`). A flow's network sees
             (1-s) x0 + s eps, and 1000 s as its time.
+        linear: the network learned the difference to the best linear denoiser of so many components, whose buffers are
+            in the checkpoint as `linear.*`, and whose v is added to the network's (prediction=v). 0: it did not.
         bf16: run the network under bfloat16 autocast.
         compile: `torch.compile` the network (worth it for many images; the first step takes a minute or so).
         channels_last: keep activations in NHWC order, faster on both CPUs and tensor cores.
@@ -219,6 +222,7 @@ class ADMPrior(Prior):
         checkpoint: str,
         unet: Annotated[Mapping, ADMUNet],
         prediction: PredictionKind = "eps",
+        linear: int = 0,
         bf16: bool = False,
         compile: bool = False,
         channels_last: bool = False,
@@ -226,11 +230,15 @@ class ADMPrior(Prior):
     ):
         super().__init__()
         check_prediction(prediction)
+        if linear and prediction != "v":
+            raise ValueError(f"model.linear={linear} needs model.prediction=v, not {prediction}")
         self.name, self.checkpoint = name, require(checkpoint, name)
         self.prediction, self.bf16, self.channels_last, self.cpu_batch = prediction, bf16, channels_last, cpu_batch
         self.schedule = NoiseSchedule(linear_betas())
         with torch.device("meta"):  # no memory and no random numbers: `load` puts the weights in
             self.net = ADMUNet(**unet).eval().requires_grad_(False)
+            numbers = self.net.in_channels * self.net.image_size**2
+            self.linear = LinearDenoiser(numbers, linear) if linear else None
         if compile:
             self.net.compile()
         self.learns_variance = self.net.learn_sigma
@@ -240,6 +248,10 @@ class ADMPrior(Prior):
     def load(self) -> "ADMPrior":
         if self._weights_hash is None:
             state, weights_hash = read_weights(self.checkpoint, self.name)
+            if self.linear:
+                part = {name: state.pop(f"linear.{name}", torch.empty(0)) for name in self.linear.state_dict()}
+                load_into(self.linear, part, self.checkpoint, assign=True)
+                self.linear.float()
             load_into(self.net, state, self.checkpoint, assign=True)
             self.net.float()
             if self.channels_last:
@@ -264,4 +276,6 @@ class ADMPrior(Prior):
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
             out = in_fixed_batches(lambda part: self.net(part, ts), seen, self.cpu_batch)
         out, v = out.split(self.shape[0], dim=1) if self.learns_variance else (out, None)
+        if self.linear:
+            out = out + self.linear.v(x_t, torch.tensor([ab], device=x_t.device, dtype=x_t.dtype))
         return Prediction(to_eps(out, x_t, ab, self.prediction), v)

@@ -10,7 +10,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from dsg.benchmark.collect import DIVERSITY
-from dsg.benchmark.methods import COLORS, Method
+from dsg.benchmark.methods import COLORS, LABELS, Method
 from dsg.layers import files, read
 from dsg.metrics.base import Column
 from dsg.report.command import command, overrides, parsed, variant
@@ -31,6 +31,7 @@ class Entry:
         method: what its row is called; `family` gives it its colour; `spherical`: whether it is one with DSG.
         steps: 0 where there are none.
         summary: `metrics.json`, or the same made from its table.
+        sampler, base_method, group: names, as in its config; None where no sampler made it.
         options: what sets it apart from the method's values in configs/, by short name.
         images: the rows of its table, in the order of their ids.
     """
@@ -49,12 +50,22 @@ class Entry:
     command: str | None = None
     base_method: str | None = None
     sampler: str | None = None
+    group: str | None = None
     options: dict[str, object] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
         """The method, and what sets this run of it apart."""
         return ", ".join([self.method, *(f"{name} {short(value)}" for name, value in self.options.items())])
+
+    @property
+    def metrics(self) -> dict[str, dict]:
+        """Name -> mean, low, high; a metric of the whole set has no interval."""
+        whole = self.summary["set_metrics"].items()
+        return {
+            **self.summary["metrics"],
+            **{name: {"mean": found["value"], "low": None, "high": None} for name, found in whole},
+        }
 
     @property
     def compute(self) -> float | None:
@@ -79,7 +90,10 @@ def collect(folders: Sequence[Path], config_dirs: Sequence[str] = ()) -> tuple[l
         raise ValueError(f"{skipped[0]} (no run is finished)")
     entries = [*beside(entries, folders), *entries]
     order = {task: k for k, task in enumerate(dict.fromkeys((e.model, e.task) for e in entries if e.sampler))}
-    return sorted(entries, key=lambda e: (order[e.model, e.task], e.steps)), skipped
+    rank = {family: k for k, family in enumerate(LABELS)}
+    return sorted(
+        entries, key=lambda e: (order[e.model, e.task], e.steps, rank.get(e.family, len(rank)), e.spherical)
+    ), skipped
 
 
 def read_run(out: Path, path: str, config_dirs: Sequence[str] = ()) -> Entry:
@@ -96,6 +110,7 @@ def read_run(out: Path, path: str, config_dirs: Sequence[str] = ()) -> Entry:
         out, path, config["model"]["name"], config["task"]["name"], method.label, method.family, method.spherical,
         config["sampler"].get("steps", 0), summary, [row for row in rows_of(out) if row["id"] in ids],
         columns_of(config, names), command(text, config_dirs), method.base_method, method.name,
+        config.get("wandb", {}).get("group"),
         {name.removeprefix("sampler."): value for name, value in options.items()},
     )  # fmt: skip
 

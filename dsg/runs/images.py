@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from dsg.runs.results import temporary_name
+from dsg.runs.results import named, temporary_name
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2"}
 MOST_PIXELS = 100_000_000  # of a file: some 20 kB can claim to be gigabytes
@@ -188,26 +188,33 @@ def _open_mask(path: Path) -> Image.Image:
     return _flatten(image, path).convert("L").point(lambda value: 255 * (value >= 128))
 
 
-def read_masks(source: Path, paths: dict[str, Path], size: int) -> dict[str, Tensor]:
-    """Masks by id, for the images in `paths` (by id): `source` is one mask for all, or a folder with one of each id."""
-    if source.is_dir():
-        files = find(source)
-        missing = [name for name in paths if name not in files]
-        if missing:
-            more = f" and {len(missing) - 1} more" * (len(missing) > 1)
-            raise ValueError(f"task.mask={source} has no mask for {missing[0]}{more}")
-        return {name: read_mask(files[name], path, size) for name, path in paths.items()}
-    if not source.is_file():
+def read_masks(source: Path, paths: dict[str, Path], size: int, on_error: str = "stop") -> dict[str, Tensor]:
+    """Masks by id, for the images in `paths` (by id): `source` is one mask for all, or a folder with one of each id.
+
+    Args:
+        on_error: of a folder, as in `each`.
+    """
+    if source.is_file():
+        return {name: read_mask(source, path, size) for name, path in paths.items()}
+    if not source.is_dir():
         raise ValueError(f"task.mask={source}: no such image or folder")
-    return {name: read_mask(source, path, size) for name, path in paths.items()}
+    files = find(source)
+
+    def read_own(name: str, path: Path) -> Tensor:
+        if name not in files:
+            raise ValueError(f"task.mask={source} has no mask for {name}")
+        return read_mask(files[name], path, size)
+
+    return each(paths, read_own, on_error)
 
 
 def save(path: Path, image: np.ndarray) -> None:
     """Write uint8 [H, W, 3 or 1] as a PNG that is there whole or not at all, whoever else writes it."""
     temporary = temporary_name(path)
     try:
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary, format="PNG")
-        temporary.replace(path)
+        with named(path):
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary, format="PNG")
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
 """One run on the command line: progress, report, exit code."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from omegaconf import DictConfig
 from tqdm import tqdm
@@ -15,8 +15,13 @@ from dsg.runs.tracking import log
 MISFIT = 2  # times the noise's standard deviation: a restored image leaves about one
 
 
-def run_one(config: DictConfig, sources: Mapping[str, str]) -> int:
+def run_one(
+    config: DictConfig, sources: Mapping[str, str], on_finished: Callable[[dict], None] = lambda summary: None
+) -> int:
     """Restore what is not finished, report and log it.
+
+    Args:
+        on_finished: called with the run's metrics.json.
 
     Returns:
         the exit code: 0, 1 if images failed or could not be written, 2 for bad input, 130 if it was interrupted.
@@ -33,6 +38,9 @@ def run_one(config: DictConfig, sources: Mapping[str, str]) -> int:
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on: {run.results.out}", file=sys.stderr)
         return 130
+    except ValueError as error:  # another run took the folder in between
+        print(f"error: {first_lines(error)}", file=sys.stderr)
+        return 2
     except OSError as error:
         done = len(run.results.rows()) if run.results.out.exists() else 0
         print(
@@ -41,6 +49,7 @@ def run_one(config: DictConfig, sources: Mapping[str, str]) -> int:
         )
         return 1
     report(run)
+    on_finished(run.results.summary())
     for warning in misfits(run):
         print(f"warning: {warning}", file=sys.stderr)
     log(run)

@@ -55,7 +55,8 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
     check_folders(folder, config.data.root)
     run = Run(
         config, to_yaml(config, sources or {}), prior, task, sampler, inputs, Results(folder, owner), metrics,
-        config.samples, config.seed, batch_size(config, prior, device), device, task.notes(inputs),
+        config.samples, config.seed, batch_size(config, prior, device), device,
+        [*task.notes(inputs), *sampler.notes(prior.schedule)],
     )  # fmt: skip
     run.pending()  # refuses inputs that have changed
     return run

@@ -10,7 +10,8 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import Image
 from yaml import YAMLError
 
 from dsg.metrics.base import Metric
+from dsg.samplers.base import unused_options
 
 OWNER, PARTS = "config.yaml", "parts"
 BY = "by:"  # in a record: with which settings a metric was computed
@@ -31,14 +33,15 @@ SPEED = {"checkpoint", "compile", "channels_last", "cpu_batch", "use_checkpoint"
 def identity(config: Mapping, prior_hash: str, task_hash: str | None) -> dict:
     """What changes a run's images: prior and weights, task and its files, sampler, data, seed; nothing else.
 
-    Batch size, device, switches of speed, logging, `data.limit` and `data.on_error` are not in it. Whether there are
-    several samples is, because their files are numbered then.
+    Batch size, device, switches of speed, logging, `data.limit` and `data.on_error` are not in it, nor are options of
+    the sampler without effect. Whether there are several samples is, because their files are numbered then.
     """
-    task = _without_speed(config["task"])
+    task, sampler = _without_speed(config["task"]), config["sampler"]
+    unused = unused_options(sampler)
     return {
         "model": {**_without_speed(config["model"]), "weights": prior_hash},
         "task": task if task_hash is None else {**task, "weights": task_hash},
-        "sampler": config["sampler"],
+        "sampler": {k: v for k, v in sampler.items() if k not in unused},
         "data": {k: v for k, v in config["data"].items() if k not in ("limit", "on_error")},
         "samples": "several" if config["samples"] > 1 else "one",
         "seed": config["seed"],
@@ -76,13 +79,14 @@ class Results:
             folder.mkdir(parents=True, exist_ok=True)
         text = config_text + OmegaConf.to_yaml(OmegaConf.create({"identity": self.owner}))
         temporary = temporary_name(self.out / OWNER)
-        temporary.write_text(text, encoding="utf-8")
         try:
-            os.link(temporary, self.out / OWNER)  # fails if another process was first
+            with named(self.out / OWNER):
+                temporary.write_text(text, encoding="utf-8")
+                os.link(temporary, self.out / OWNER)  # fails if another process was first
         except FileExistsError:
             self._check_owner()
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
         sweep(self.out)
 
     def _check_owner(self) -> None:
@@ -110,7 +114,7 @@ class Results:
     def add(self, records: Sequence[Mapping]) -> None:
         """Append records to this process's part: of an image (with `id`), or of the whole set (with `set`)."""
         self._part.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._part, "a", encoding="utf-8") as file:
+        with named(self._part), open(self._part, "a", encoding="utf-8") as file:
             file.write("".join(json.dumps(record) + "\n" for record in records))
             file.flush()
             os.fsync(file.fileno())
@@ -193,14 +197,25 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f"{path.name[:200]}.{process_name()}-{secrets.token_hex(3)}.partial")
 
 
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors of writing, such as a full disk's, name the file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """The file is there whole or not at all; one that says the same already is not touched."""
     if path.exists() and path.read_bytes() == text.encode():
         return
     temporary = temporary_name(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with named(path):
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -11,6 +11,7 @@ from dsg.runs.runner import Run
 
 MODES = ("offline", "online", "disabled")
 MARK = "wandb-logged"  # in the run's folder: what was logged last
+CHOOSES_DATA_FOLDER = "WANDB_DATA_DIR" not in os.environ
 PATIENCE = 20  # seconds for a server that does not answer
 
 
@@ -49,7 +50,9 @@ def _log(run: Run) -> None:
     from omegaconf import OmegaConf
 
     config, results, summary = run.config, run.results, run.results.summary()
-    with wandb.init(
+    if CHOOSES_DATA_FOLDER:  # W&B's is in HOME, which may not be writable
+        os.environ["WANDB_DATA_DIR"] = str(results.out / "wandb")
+    logged = wandb.init(
         project=config.wandb.project,
         group=config.wandb.group,
         name=f"{config.model.name}/{config.task.name}/{config.sampler.name}/{config.sampler.steps}",
@@ -59,7 +62,8 @@ def _log(run: Run) -> None:
         dir=str(results.out),
         config=OmegaConf.to_container(config),
         settings=wandb.Settings(silent=True, console="off", init_timeout=PATIENCE),
-    ) as logged:
+    )
+    try:  # not `with`: it prints a traceback
         for name, metric in summary["metrics"].items():
             logged.summary.update({f"{name}/{bound}": value for bound, value in metric.items()})
         logged.summary.update({name: metric["value"] for name, metric in summary["set_metrics"].items()})
@@ -67,6 +71,8 @@ def _log(run: Run) -> None:
         logged.summary.update({key: summary[key] for key in counted})
         table = wandb.Table(dataframe=results.table().reset_index(drop=True))
         logged.log({"per_image": table, "images": _images(results)})
+    finally:
+        logged.finish()
 
 
 def _images(results: Results, count: int = 8) -> list:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from dsg.options import locate
 from dsg.priors.base import Prior
 from dsg.schedule import NoiseSchedule
 
@@ -127,10 +128,20 @@ class Sampler(ABC):
         """Of these options (all of the constructor's), those that change nothing beside the others, and why."""
         return {}
 
+    def notes(self, schedule: NoiseSchedule) -> list[str]:
+        """What the user should know of these settings before work starts, a line each."""
+        return []
+
     @property
     def tunable(self) -> Tunable | None:
         """What `scripts/tune.py` searches."""
         return None
+
+
+def unused_options(options: Mapping[str, Any]) -> dict[str, str]:
+    """`Sampler.unused` of a sampler's resolved config; nothing is known of a class that is no `Sampler`."""
+    kind = locate(options["_target_"])
+    return kind.unused(options) if isinstance(kind, type) and issubclass(kind, Sampler) else {}
 
 
 def sample(

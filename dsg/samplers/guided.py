@@ -280,6 +280,12 @@ class GuidedSampler(Sampler):
         guided = sum(self.repeats(step) for step in steps if self.guides(step))
         return Cost(forward, guided if self.through_network else 0)
 
+    def notes(self, schedule: NoiseSchedule) -> list[str]:
+        if not self.guided or any(self.guides(step) for step in schedule.steps(self.steps, self.spacing)):
+            return []
+        which = f"sampler.interval={self.interval}, sampler.window={self.window}"
+        return [f"no step is guided ({which}): the images will not fit their conditions"]
+
     @classmethod
     def unused(cls, options: Mapping[str, Any]) -> dict[str, str]:
         unused = {}

@@ -1,12 +1,13 @@
-"""Write the card of the embedded prior: checkpoints/avatars64/README.md with its figures and denoising.csv.
+"""Write the card of the embedded prior: README.md with its figures, and denoising.csv.
 
-    python scripts/avatars64/render.py train=40960           # the nearest training faces are looked for in these
-    python scripts/avatars64/describe_prior.py --tints 512    # about 20 minutes of one CPU core, nearly all of it for the tints
+    python scripts/avatars64/render.py train=40960            # the nearest training faces are looked for in these
+    python scripts/avatars64/describe_prior.py --out /tmp/card --tints 512
+    python scripts/avatars64/describe_prior.py --tints 512    # checkpoints/avatars64
 
-Everything in the card is measured here: per noise level the network against the best linear denoiser and against the mean
-image, on faces whose identities were not trained on; unconditional samples, each beside its nearest training face (L2 on pixels); how many
-samples have a tinted skin, and their Frechet distance. The loss curve is from `training_log.csv`, the study from `study.md`.
-Without --tints the card says that they were not measured. Another folder of weights is described with --out.
+Everything in the card is measured here. Per noise level, the network against the best linear denoiser and the mean
+image, on test faces, whose identities were not trained on. Unconditional samples, each beside its nearest training
+face (L2 on pixels). With --tints, how many samples have a tinted skin, and their Frechet distance: about 20 minutes of
+one CPU core for 512. The loss curve is from training_log.csv, the study from study.md.
 """
 
 import argparse
@@ -18,32 +19,32 @@ import numpy as np
 import pandas as pd
 import python_avatars
 import torch
-from dsg.priors.linear import LinearDenoiser
-from dsg.results import write_text
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors import safe_open
-from safetensors.torch import load_file
-from tasks.evaluator import AvatarEvaluator
-from tasks.parts import load_parts
 from torch import Tensor
 from tqdm import tqdm
-from train_prior import load_faces
 
-from dsg import images
+from dsg import config
+from dsg.arguments import Parser, positive
+from dsg.avatars64.faces import DATA, load_faces
 from dsg.checkpoints import REPOSITORY
-from dsg.metrics import frechet_distance
+from dsg.metrics.distribution import EvaluatorFrechet
 from dsg.noise import ImageNoise
+from dsg.priors.linear import LinearDenoiser
+from dsg.runs import images
+from dsg.runs.inputs import to_tensor, to_uint8
+from dsg.runs.results import write_text
 from dsg.samplers import sample
+from tasks.networks.parts import read_parts
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 TS = (999, 950, 900, 850, 800, 750, 700, 650, 600, 500, 400, 300, 200, 100, 50, 10, 1)
-DATA = REPOSITORY / "data/avatars64"
 SHIPPED = REPOSITORY / "checkpoints/avatars64"
 COMPONENTS, FITTED = 120, 4096  # of the linear denoiser: principal components, and faces it is fitted to
 FACE = 1  # in the label maps
+EVALUATOR = "checkpoints/avatars64/evaluator"
 NOT_MEASURED = "Not measured for these weights (`--tints 512` does it)."
 
 
@@ -52,14 +53,17 @@ NOT_MEASURED = "Not measured for these weights (`--tints 512` does it)."
 
 @torch.no_grad()
 def denoising(prior, x: Tensor, linear: LinearDenoiser) -> pd.DataFrame:
-    """PSNR [dB] of the predicted x0 at each t, for images x [B, C, H, W]; the noise is that of a torch generator seeded 0."""
+    """PSNR [dB] of the predicted x0 at each t, for images x [B, C, H, W].
+
+    The noise is that of a torch generator seeded 0, the same at every t.
+    """
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     mean = linear.mean.view(1, *x.shape[1:]).expand_as(x)
     rows = []
     for t in tqdm(TS, desc="denoising", unit="t"):
         ab = float(prior.schedule.alpha_bar[t])
         x_t = math.sqrt(ab) * x + math.sqrt(1 - ab) * noise
-        eps = torch.cat([prior.predict(part, t)[0] for part in x_t.split(32)])
+        eps = torch.cat([prior.predict(part, t).eps for part in x_t.split(32)])
         x0 = (x_t - math.sqrt(1 - ab) * eps) / math.sqrt(ab)
         rows.append(
             {
@@ -84,14 +88,15 @@ def psnr(x0: Tensor, x: Tensor) -> float:
 
 def unconditional(prior, count: int, steps: int, name: str) -> np.ndarray:
     """uint8 [count, H, W, 3], batch by batch."""
-    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        sampler = instantiate(compose("config", ["sampler=unconditional", f"sampler.steps={steps}"]).sampler)
+    loaded = config.load(["model=avatars64", "sampler=unconditional", f"sampler.steps={steps}"])
+    sampler = instantiate(loaded.sampler)
     made = []
     with tqdm(total=count, desc=f"samples, {name}", unit="sample") as bar:
         for start in range(0, count, 16):
             ids = [f"{name}{i}" for i in range(start, min(start + 16, count))]
             noise = ImageNoise(0, ids, [0] * len(ids), prior.shape)
-            made.append(images.to_uint8(sample(prior, None, None, sampler, noise.start(), noise)))
+            x_T = sampler.start(prior, None, None, noise.start())
+            made.append(to_uint8(sample(prior, None, None, sampler, x_T, noise)))
             bar.update(len(ids))
     return np.concatenate(made)
 
@@ -130,7 +135,7 @@ def palette() -> np.ndarray:
 
 @torch.no_grad()
 def skin_distance(pixels: np.ndarray, parts) -> np.ndarray:
-    """Distance [N] in CIELAB of each image's skin (median of the face's pixels) to the nearest skin colour of the palette.
+    """Distance [N] in CIELAB of each image's skin, the median of the face's pixels, to the palette's nearest colour.
 
     pixels: uint8 [N, H, W, 3]. parts: the embedded segmentation network. An image without a face is infinitely far.
     """
@@ -145,11 +150,11 @@ def skin_distance(pixels: np.ndarray, parts) -> np.ndarray:
 
 
 def tints(samples: np.ndarray, real: np.ndarray) -> dict:
-    """Share of samples further from the palette than the 99th percentile of real faces, and the Frechet distance."""
-    parts = load_parts("checkpoints/avatars64/parts.safetensors")
+    """Share of samples further from the palette than the 99th percentile of real faces; Frechet distances."""
+    parts = read_parts("checkpoints/avatars64/parts.safetensors")
     limit = np.percentile(skin_distance(real, parts), 99)
     distance = skin_distance(samples, parts)
-    evaluator = AvatarEvaluator("checkpoints/avatars64/evaluator")
+    frechet = EvaluatorFrechet(EVALUATOR)
     return {
         "count": len(samples),
         "limit": limit,
@@ -157,17 +162,9 @@ def tints(samples: np.ndarray, real: np.ndarray) -> dict:
         "share": 100 * (distance > limit).mean(),
         "median": np.median(distance),
         "real": len(real),
-        "frechet": frechet(evaluator, samples),
-        "frechet_real": frechet(evaluator, real),
+        "frechet": frechet(samples),
+        "frechet_real": frechet(real),
     }
-
-
-def frechet(evaluator: AvatarEvaluator, pixels: np.ndarray) -> float:
-    """Frechet distance of images uint8 [N, H, W, 3] to real faces, in the features of the evaluator."""
-    reference = load_file(SHIPPED / "evaluator/statistics.safetensors")
-    features = evaluator.features(pixels).double()
-    mean, covariance = features.mean(0).numpy(), torch.cov(features.T).numpy()
-    return frechet_distance(mean, covariance, reference["mean"].numpy(), reference["covariance"].numpy())
 
 
 # Figures
@@ -210,37 +207,37 @@ def curves(log: pd.DataFrame, table: pd.DataFrame, path: Path) -> None:
 
 CARD = """# avatars64: the embedded prior
 
-Written by `python scripts/avatars64/describe_prior.py`; every number and picture here is measured by it.
+Written by `python scripts/avatars64/describe_prior.py`; every number and image here is measured by it.
 
 **What.** An unconditional pixel diffusion model of vector-drawn faces at 64x64: guided-diffusion's ADM U-Net
-(`dsg/priors/adm.py`; hyper-parameters in `configs/model/avatars64.yaml`), {parameters:.2f} M parameters, {size:.1f} MB (fp16, safetensors).
-It predicts {prediction}; linear betas 1e-4..2e-2 over 1000 steps. With it everything in this repository runs on a
-laptop without a download. It says nothing about photographs.
+(`dsg/priors/adm.py`; hyper-parameters in `configs/model/avatars64.yaml`), {parameters:.2f} M parameters, {size:.1f} MB
+(fp16, safetensors). It predicts {prediction}; linear betas 1e-4..2e-2 over 1000 steps. With it everything in this
+repository runs on a laptop without a download. It says nothing about photographs.
 
-**Data and licence.** Faces drawn by [python-avatars](https://github.com/ibonn/python_avatars) (MIT licence; its drawings
-follow Pablo Stanley's "Avataaars", free for personal and commercial use), rasterised with `resvg-py`, on plain random
-backgrounds: `scripts/avatars64/render.py`. {searched:,} training faces. An identity is (skin, hair, hair colour, facial hair,
-nose). Identities are split by a hash, 80 % training, 10 % validation, 10 % test: no identity of the 64 validation and 256 test faces
-(`data/avatars64/`) was seen in training. The weights carry the repository's MIT licence.
+**Data and licence.** Faces drawn by [python-avatars](https://github.com/ibonn/python_avatars) (MIT licence; its
+drawings follow Pablo Stanley's "Avataaars", free for personal and commercial use), rasterised with `resvg-py`, on plain
+random backgrounds: `scripts/avatars64/render.py`. {searched:,} training faces. An identity is (skin, hair, hair colour,
+facial hair, nose). Identities are split by a hash, 80 % training, 10 % validation, 10 % test: no identity of the 64
+validation and 256 test faces (`data/avatars64/`) was seen in training. The weights carry the repository's MIT licence.
 
-**Training.** `python scripts/avatars64/train_prior.py`: {steps:,} steps, {seen:,} faces seen, {minutes:.0f} minutes of one CPU core.
-Squared error of v over the last 25 steps: {loss:.4f}.
+**Training.** `python scripts/avatars64/train_prior.py`: {steps:,} steps, {seen:,} faces seen, {minutes:.0f} minutes of
+one CPU core. Squared error of v over the last 25 steps: {loss:.4f}.
 
 ![loss and denoising error](loss.png)
 
 ## Denoising error
 
-PSNR in dB of the predicted x0 (clamped), mean over the first {tested} test faces, with the noise of a torch generator seeded 0. The
-linear denoiser is the posterior mean under one Gaussian: mean, {components} principal components and an isotropic
-remainder of {fitted:,} training faces.
+PSNR in dB of the predicted x0 (clamped), mean over the first {tested} test faces, with the noise of a torch generator
+seeded 0. The linear denoiser is the posterior mean under one Gaussian: mean, {components} principal components and an
+isotropic remainder of {fitted:,} training faces. The eps error is the mean square per entry.
 
 {table}
 
 ## Samples
 
-{count} unconditional samples (`sampler=unconditional`, ddim, eta 1, {sample_steps} steps, seed 0, not selected), each with its nearest
-neighbour among {searched:,} training faces to its right. Mean distance (RMS over pixels, in [-1, 1]) of a sample to
-its nearest training face: {distance:.3f}; of a held-out validation face to its: {held_out:.3f}.
+{count} unconditional samples (`sampler=unconditional`, ddim, eta 1, {sample_steps} steps, seed 0, not selected), each
+with its nearest neighbour among {searched:,} training faces to its right. Mean distance (RMS over pixels, in [-1, 1])
+of a sample to its nearest training face: {distance:.3f}; of a held-out validation face to its: {held_out:.3f}.
 
 ![samples](samples.png)
 
@@ -252,19 +249,18 @@ its nearest training face: {distance:.3f}; of a held-out validation face to its:
 
 {study}
 """
-TINTS = """Of {count} samples, {tinted} ({share:.1f} %) have a tinted skin: the median colour of the face's pixels (found by the embedded
-segmentation network) is further from the nearest of the data's seven skin colours than {limit:.1f} in CIELAB, the 99th
-percentile of {real} real test faces. The median distance is {median:.1f}.
+TINTS = """Of {count} samples, {tinted} ({share:.1f} %) have a tinted skin: the median colour of the face's pixels
+(found by the embedded segmentation network) is further from the nearest of the data's seven skin colours than
+{limit:.1f} in CIELAB, the 99th percentile of {real} real test faces. The median distance is {median:.1f}.
 
-Frechet distance of the same samples to real faces, in the evaluator's features: {frechet:.1f}; of {real} real test faces: {frechet_real:.1f}
-(fewer faces raise it).
+Frechet distance to real faces, in the evaluator's features: {frechet:.1f} for these samples, {frechet_real:.1f} for
+{real} real test faces (the fewer, the larger).
 """
 
 
 def load_prior(weights: Path, overrides: list[str]):
     """The prior of configs/model/avatars64.yaml with these weights."""
-    with initialize_config_dir(str(REPOSITORY / "configs"), version_base="1.3"):
-        return instantiate(compose("config", ["model=avatars64", f"model.checkpoint={weights}", *overrides]).model)
+    return instantiate(config.load(["model=avatars64", f"model.checkpoint={weights}", *overrides]).model).load()
 
 
 def about_weights(weights: Path) -> dict:
@@ -275,17 +271,17 @@ def about_weights(weights: Path) -> dict:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, default=SHIPPED / "model.safetensors")
-    parser.add_argument("--log", type=Path, default=SHIPPED / "training_log.csv", help="of the training")
-    parser.add_argument("--out", type=Path, default=SHIPPED, help="where the card goes")
-    parser.add_argument("--samples", type=int, default=48)
-    parser.add_argument("--steps", type=int, default=100, help="of the sampler")
-    parser.add_argument("--faces", type=int, default=64, help="test faces of the table")
-    parser.add_argument(
-        "--tints", type=int, default=0, metavar="N", help="measure tints and Frechet distance on N samples"
-    )
-    parser.add_argument("overrides", nargs="*", help="of the config: model.prediction=v model.unet.patch=2")
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--weights", type=Path, default=SHIPPED / "model.safetensors", help="(checkpoints/avatars64/model.safetensors)")
+    add("--log", type=Path, default=SHIPPED / "training_log.csv", help="of the training")
+    add("--study", type=Path, default=SHIPPED / "study.md", help="what the settings were chosen by")
+    add("--out", type=Path, default=SHIPPED, help="folder of the card (checkpoints/avatars64)")
+    add("--samples", type=positive, default=48, help="shown in the card (48)")
+    add("--steps", type=positive, default=100, help="of the sampler (100)")
+    add("--faces", type=positive, default=64, help="test faces of the table (64)")
+    add("--tints", type=positive, metavar="N", help="measure tints and Frechet distance on N samples, at least 500")
+    add("overrides", nargs="*", help="of the config: model.prediction=v model.linear=120")
     return parser.parse_args()
 
 
@@ -294,9 +290,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     faces = load_faces(DATA / "train")
     prior = load_prior(args.weights.resolve(), args.overrides)
-    test = images.load(DATA / "test", prior.shape[-1])
+    test = np.stack(list(images.load(DATA / "test", prior.shape[-1]).values()))
     linear = LinearDenoiser.fit(faces[:FITTED].float() / 127.5 - 1, COMPONENTS)
-    table = denoising(prior, images.to_tensor(test[: args.faces]), linear)
+    table = denoising(prior, to_tensor(test[: args.faces]), linear)
     write_text(args.out / "denoising.csv", table.to_csv(index=False, float_format="%.6g"))
     samples = unconditional(prior, args.samples, args.steps, "card")
     found, distance = nearest(samples, faces)
@@ -306,9 +302,8 @@ def main() -> None:
     measured = NOT_MEASURED
     if args.tints:
         tested = unconditional(prior, args.tints, args.steps, "tint")
-        measured = TINTS.format(**tints(tested, np.stack([face.pixels for face in test])))
-    held_out = np.stack([face.pixels for face in images.load(DATA / "val", prior.shape[-1])])
-    study = args.out / "study.md"
+        measured = TINTS.format(**tints(tested, test))
+    held_out = np.stack(list(images.load(DATA / "val", prior.shape[-1]).values()))
     card = CARD.format(
         **about_weights(args.weights),
         parameters=sum(p.numel() for p in prior.net.parameters()) / 1e6,
@@ -325,7 +320,7 @@ def main() -> None:
         distance=distance.mean(),
         held_out=nearest(held_out, faces)[1].mean(),
         tints=measured,
-        study=study.read_text() if study.exists() else "No study.md beside this card.",
+        study=args.study.read_text(),
     )
     write_text(args.out / "README.md", card)
     print(f"{args.out}: README.md, denoising.csv, samples.png, loss.png")

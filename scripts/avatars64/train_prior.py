@@ -1,21 +1,22 @@
 """Train the embedded prior on the avatars64 faces, with exponential moving averages of its weights.
 
-    python scripts/avatars64/render.py train=40960             # the faces, once
+    python scripts/avatars64/render.py train=40960              # the faces, once
     python scripts/avatars64/train_prior.py --minutes 360       # stop it at any moment; the same line goes on
 
-The network predicts v = sqrt(ab) eps - sqrt(1-ab) x0 (Salimans & Ho, arXiv 2202.00512): at high noise that is the clean
-image, so an error of the output is an error of x0 of the same size. An error of a predicted eps is multiplied by 157 there.
-What is learned is the difference to the best linear denoiser (`dsg/priors/linear.py`), which is fitted once, when the training
-begins, and travels with the weights. So the prior begins where a linear model ends, at every noise level.
+The network predicts v = sqrt(ab) eps - sqrt(1-ab) x0 (Salimans & Ho, arXiv 2202.00512). At high noise that is the clean
+image but for its sign, so an error of the output is an error of x0 of the same size; one of a predicted eps is
+multiplied by 157 there. What is learned is the difference to the best linear denoiser (`dsg/priors/linear.py`),
+fitted when the training begins, which travels with the weights: the prior begins where a linear model ends. Half of the
+noise levels are drawn where images have most to learn (EDM's), half uniformly.
 
 Everything that a step draws (faces, noise levels, noise) is a function of (seed, step), so a stopped run goes on with
-the very next step. The learning rate follows a cosine over the whole budget. With --steps a run that was stopped is bit for bit the
-run that was not. With --minutes it ends on time on any machine; a CPU counts the time of all its cores and leaves
-out the time that other programs take, a GPU counts the clock.
+the very next step. The learning rate follows a cosine over the whole budget. With --steps, a run that was stopped is
+bit for bit the run that was not. With --minutes it ends on time on any machine: a CPU counts the time of all its cores
+and leaves out what other programs take, a GPU counts the clock.
 
-The state is in --out: training.pt (everything needed to go on), training_log.csv, model_<width>.safetensors (averaged
-weights, fp16). It is saved every two minutes and when the program is stopped by Ctrl-C or SIGTERM. Nothing outside
---out is written, except by --export.
+The state is in --out: training.pt (all that is needed to go on), training_log.csv and model_<width>.safetensors
+(averaged weights, fp16). It is saved every two minutes, and when Ctrl-C or SIGTERM stops the program. Nothing outside
+--out is written, except by --export FILE.
 """
 
 import argparse
@@ -29,42 +30,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from dsg.priors.linear import LinearDenoiser
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dsg.arguments import Parser, positive
+from dsg.avatars64.faces import DATA, load_faces
 from dsg.checkpoints import REPOSITORY
 from dsg.priors.adm import ADMUNet
+from dsg.priors.linear import LinearDenoiser
 from dsg.schedule import linear_betas
 
 SAVE_EVERY = 120  # seconds
 LOG_EVERY = 25  # steps
-BINS = 20  # of t, for the balanced weighting
+BINS = 50  # of t, for the balanced weighting
 FITTED = 4096  # faces that the linear denoiser is fitted to
-FIXED = (
-    "prediction",
-    "weighting",
-    "optimizer",
-    "lr",
-    "warmup",
-    "batch",
-    "flips",
-    "seed",
-    "ema",
-    "linear",
-    "unet",
-)  # of a run
-
-
-def load_faces(folder: Path) -> Tensor:
-    """All training faces, uint8 [N, 3, 64, 64]."""
-    shards = sorted(folder.glob("shard_*.npz"))
-    if not shards:
-        raise SystemExit(f"no training faces in {folder}: run 'python scripts/avatars64/render.py train=40960' first")
-    images = np.concatenate([np.load(shard)["images"] for shard in shards])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+FIXED = (  # of a run
+    "prediction", "weighting", "times", "optimizer", "lr", "warmup", "batch", "flips", "seed", "ema", "linear", "unet",
+)  # fmt: skip
 
 
 # What a step draws: a function of (seed, step), so that a resumed run sees what it would have seen
@@ -93,9 +77,21 @@ def generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step % 2**32]).generate_state(1)[0]))
 
 
-def timesteps(batch: int, g: torch.Generator) -> Tensor:
-    """t [batch] in 0..999, one from each of `batch` equal strata: uniform, with less variance than independent draws."""
-    return ((torch.arange(batch) + torch.rand(batch, generator=g)) / batch * 1000).long().clamp_max(999)
+def time_density(times: str) -> Tensor:
+    """Probability [1000] of each t. mixed: half uniform, half EDM's log-normal of sigma = sqrt((1-ab)/ab)."""
+    uniform = torch.full((1000,), 1e-3, dtype=torch.float64)
+    if times == "uniform":
+        return uniform
+    ab = (1 - linear_betas()).cumprod(0)
+    place = ((1 - ab) / ab).log() / 2
+    lognormal = torch.exp(-0.5 * ((place + 1.2) / 1.2) ** 2) * torch.gradient(place)[0]
+    return 0.5 * uniform + 0.5 * lognormal / lognormal.sum()
+
+
+def timesteps(batch: int, density: Tensor, g: torch.Generator) -> Tensor:
+    """t [batch] in 0..999, one from each of `batch` equally likely strata: steadier than independent draws."""
+    u = (torch.arange(batch) + torch.rand(batch, generator=g)) / batch
+    return torch.searchsorted(density.cumsum(0), u.double()).clamp_max(999)
 
 
 # The loss
@@ -114,8 +110,8 @@ def weight(ab: Tensor, weighting: str, balance: Tensor | None = None, t: Tensor 
     """Weight of the squared error of v, [B]. An error of x0 is sqrt(1-ab) times one of v, with snr = ab / (1-ab):
 
     v: 1, that is snr + 1 on x0. eps: snr on x0. x0: 1 on x0. edm: snr + 4 on x0 (arXiv 2206.00364, data of standard
-    deviation .5). min_snr: min(snr, 5) on x0 (arXiv 2303.09556). balanced: 1 / (running mean of the error at this noise level), what the
-    learned weights of EDM2 tend to (arXiv 2312.02696).
+    deviation .5). min_snr: min(snr, 5) on x0 (arXiv 2303.09556). balanced: 1 / (running mean of the error at
+    this noise level), what the learned weights of EDM2 tend to (arXiv 2312.02696).
     """
     snr = ab / (1 - ab)
     on_x0 = {"eps": snr, "x0": torch.ones_like(snr), "edm": snr + 4, "min_snr": snr.clamp_max(5)}
@@ -179,7 +175,7 @@ def optimizers(net: nn.Module, name: str, lr: float) -> list[torch.optim.Optimiz
 
 
 class Averages:
-    """Averages of the weights with power-function profiles (arXiv 2312.02696, eq. 121): their length grows with the run.
+    """Averages of the weights with the power-function profiles of EDM2 (arXiv 2312.02696): they grow with the run.
 
     `widths`: standard deviation of each profile, as a share of the training so far.
     """
@@ -213,6 +209,7 @@ class Trainer:
         self.optimizers = optimizers(self.net, args.optimizer, args.lr)
         self.linear = LinearDenoiser(faces[0].numel(), args.linear).to(self.device) if args.linear else None
         self.alpha_bar = (1 - linear_betas()).cumprod(0).float().to(self.device)
+        self.density = time_density(args.times)
         self.balance = torch.ones(BINS, device=self.device)  # running mean of v's squared error, per noise level
         self.step, self.elapsed, self.log = 0, 0.0, []
         if (args.out / "training.pt").exists():
@@ -281,7 +278,7 @@ class Trainer:
         """x0 and noise [B, 3, 64, 64], t [B] of the next step."""
         args, g = self.args, generator(self.args.seed, self.step)
         index = faces_of_step(self.step, args.batch, len(self.faces), args.seed)
-        t = timesteps(args.batch, g)
+        t = timesteps(args.batch, self.density, g)
         noise = torch.randn((args.batch, *self.faces.shape[1:]), generator=g)
         mirrored = torch.rand(args.batch, generator=g) < (0.5 if args.flips else 0.0)
         x0 = self.faces[index.to(self.faces.device)].to(self.device).float() / 127.5 - 1
@@ -289,7 +286,7 @@ class Trainer:
         return x0, noise.to(self.device), t.to(self.device)
 
     def train_step(self) -> tuple[float, float]:
-        """One step; returns its mean squared error of v and its weighted loss."""
+        """One step; returns its squared error of v, as if t were uniform, and its weighted loss."""
         x0, noise, t = self.batch()
         ab = self.alpha_bar[t]
         signal, sigma = ab.sqrt()[:, None, None, None], (1 - ab).sqrt()[:, None, None, None]
@@ -309,7 +306,8 @@ class Trainer:
         self.step += 1
         self.averages.update(self.net, self.step)
         self.update_balance(error.detach(), t)
-        return error.detach().mean().item(), loss.item()
+        rarity = 1e-3 / self.density[t.cpu()].float()
+        return (error.detach().cpu() * rarity).mean().item(), loss.item()
 
     def update_balance(self, error: Tensor, t: Tensor) -> None:
         bins = t * BINS // 1000
@@ -357,11 +355,11 @@ def replace(file: Path, write) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     add = parser.add_argument
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--minutes", type=float, default=360, help="computing time of all parts together [360]")
-    budget.add_argument("--steps", type=int, help="steps of all parts together, in place of minutes")
+    budget.add_argument("--steps", type=positive, help="steps of all parts together, in place of minutes")
     add("--prediction", choices=("v", "eps", "x0"), default="v", help="what the network puts out [v]")
     add(
         "--weighting",
@@ -369,10 +367,11 @@ def parse_args() -> argparse.Namespace:
         default="balanced",
         help="of the loss [balanced]",
     )
+    add("--times", choices=("mixed", "uniform"), default="mixed", help="how noise levels are drawn [mixed]")
     add("--optimizer", choices=("adamw", "muon"), default="muon", help="[muon]")
     add("--lr", type=float, default=2e-3, help="peak learning rate [2e-3]")
-    add("--warmup", type=int, default=100, help="steps until the peak [100]")
-    add("--batch", type=int, default=16, help="faces per step [16]")
+    add("--warmup", type=positive, default=100, help="steps until the peak [100]")
+    add("--batch", type=positive, default=16, help="faces per step [16]")
     add("--ema", type=float, nargs="+", default=[0.05, 0.1, 0.15], help="widths of the averages, shares of the run")
     add("--linear", type=int, default=120, metavar="K", help="components of the linear denoiser; 0: without it [120]")
     add("--flips", action="store_true", help="mirror half of the faces")
@@ -381,12 +380,14 @@ def parse_args() -> argparse.Namespace:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--config", type=Path, default=REPOSITORY / "configs/model/avatars64.yaml", help="has model.unet")
     add("--unet", nargs="+", default=[], metavar="KEY=VALUE", help="other hyper-parameters of the network")
-    add("--data", type=Path, default=REPOSITORY / "data/avatars64/train")
+    add("--data", type=Path, default=DATA / "train", help="folder of the faces (data/avatars64/train)")
     add("--out", type=Path, default=REPOSITORY / "checkpoints/avatars64/training", help="folder of the state")
     add("--export", type=Path, metavar="FILE", help="write averaged weights there, and train no further")
     add("--width", type=float, help="which average to export [the first]")
     add("--force", action="store_true", help="--export may replace a file")
     args = parser.parse_args()
+    if args.linear and args.prediction != "v":
+        parser.error("--linear goes with --prediction v: say --linear 0 for another")
     unet = OmegaConf.merge(OmegaConf.load(args.config).model.unet, OmegaConf.from_dotlist(args.unet))
     args.unet = OmegaConf.to_container(unet)
     return args
@@ -405,7 +406,10 @@ def export(args: argparse.Namespace, trainer: Trainer) -> None:
 def main() -> None:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    faces = torch.empty(1, 3, 64, 64, dtype=torch.uint8) if args.export else load_faces(args.data)
+    try:
+        faces = torch.empty(1, 3, 64, 64, dtype=torch.uint8) if args.export else load_faces(args.data)
+    except FileNotFoundError as error:
+        raise SystemExit(f"error: {error}") from None
     trainer = Trainer(args, faces.to(args.device) if args.device.startswith("cuda") else faces)
     if args.export:
         return export(args, trainer)

@@ -1,0 +1,75 @@
+"""The command line of scripts/report.py."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from dsg.arguments import Parser
+from dsg.benchmark import suite
+from dsg.checkpoints import resolve
+from dsg.report import tables
+from dsg.report.collect import collect
+from dsg.report.page import page
+from dsg.report.pictures import Pictures
+from dsg.runs.results import write_text
+
+
+def main(arguments: Sequence[str], description: str | None = None) -> int:
+    """Returns the exit code: 0, or 2 for bad input."""
+    args = _parser(description).parse_args(arguments)
+    try:
+        folders = [folder_of(word) for word in args.folders]
+        entries, skipped = collect(folders, args.config_dir)
+        if unknown := set(args.metrics or ()) - {name for entry in entries for name in entry.columns}:
+            raise ValueError(f"--metrics {sorted(unknown)[0]}: no run has it")
+        out = args.out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
+        pictures = Pictures(args.images, args.megabytes)
+        write_text(out, page(args.title or title_of(folders), entries, skipped, pictures))
+        made = [out]
+        if args.tables:
+            made += write_tables(out, tables.tables(entries, args.metrics))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for line in skipped:
+        print(f"not shown: {line}", file=sys.stderr)
+    print(f"{len(entries)} rows: {', '.join(map(str, made))} ({out.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def _parser(description: str | None) -> Parser:
+    parser = Parser(description)
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of runs, or above them; or the name of a suite")
+    parser.add_argument("--out", type=Path, help="the page; by default report.html in the folder")
+    parser.add_argument("--title", help="of the page")
+    parser.add_argument("--images", type=int, default=24, help="of each run, at most (24); 0: none")
+    parser.add_argument("--megabytes", type=float, default=12, help="of images in the page; fewer images fit it (12)")
+    parser.add_argument("--tables", action="store_true", help="also as Markdown, CSV and LaTeX, beside the page")
+    parser.add_argument("--metrics", nargs="+", help="in these tables; by default all that have a direction")
+    parser.add_argument("--config-dir", action="append", default=[], help="folder of your own YAML files")
+    return parser
+
+
+def folder_of(word: str) -> Path:
+    """The folder, or that of the suite of this name."""
+    if Path(word).is_dir() or word not in suite.names():
+        if not Path(word).is_dir():
+            raise ValueError(f"{word}: no such folder, and no suite ({', '.join(suite.names())})")
+        return Path(word)
+    out = resolve(OmegaConf.load(suite.FOLDER / f"{word}.yaml").out)
+    if not (out / "runs").is_dir():
+        raise ValueError(f"suite {word} has no runs yet: python scripts/reproduce.py --suite {word}")
+    return out
+
+
+def title_of(folders: Sequence[Path]) -> str:
+    return ", ".join(folder.resolve().name for folder in folders[:3]) + " ..." * (len(folders) > 3)
+
+
+def write_tables(out: Path, found: Sequence[tables.Table]) -> list[Path]:
+    made = {".md": tables.markdown(found), ".csv": tables.csv(found), ".tex": tables.latex(found)}
+    for suffix, text in made.items():
+        write_text(out.with_suffix(suffix), text)
+    return [out.with_suffix(suffix) for suffix in made]

@@ -1,0 +1,60 @@
+"""Weights that the repository ships: a single bit that is not as it was is noticed before anything is computed."""
+
+import json
+import shutil
+
+import pytest
+from conftest import ROOT
+
+from dsg import checkpoints
+
+SHIPPED = json.loads((ROOT / "checkpoints/manifest.json").read_text())
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """A repository of one's own: nothing of the real one is touched."""
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(ROOT / "checkpoints/manifest.json", tmp_path / "checkpoints")
+    monkeypatch.setattr(checkpoints, "MANIFEST", tmp_path / "checkpoints/manifest.json")
+    return tmp_path / "checkpoints"
+
+
+def test_the_manifest_lists_the_shipped_weights():
+    for name in ("avatars64", "gaussian_mixture"):
+        found = {
+            p.relative_to(ROOT / "checkpoints").as_posix() for p in (ROOT / "checkpoints" / name).rglob("*.safetensors")
+        }
+        assert found == {file for file in SHIPPED if file.startswith(f"{name}/")}
+    for file, digest in SHIPPED.items():
+        assert checkpoints.file_hash(ROOT / "checkpoints" / file) == digest
+
+
+@pytest.mark.parametrize("file", SHIPPED)
+def test_a_flipped_bit_in_shipped_weights_is_refused(repository, file):
+    """Of the prior, the identity network, CLIP, the label network, the evaluator, the mixture."""
+    path = repository / file
+    path.parent.mkdir(parents=True)
+    content = bytearray((ROOT / "checkpoints" / file).read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not the file that the repository ships") as error:
+        checkpoints.read_weights(path, "avatars64")
+    assert "git checkout -- " in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_flipped_bit_in_shipped_networks_of_the_hub_s_format_is_refused(repository):
+    from transformers import CLIPModel
+
+    shutil.copytree(ROOT / "checkpoints/avatars64/clip", repository / "avatars64/clip")
+    path = repository / "avatars64/clip/model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is not the file that the repository ships"):
+        checkpoints.load_pretrained(CLIPModel, path.parent)
+
+
+def test_weights_of_one_s_own_may_have_any_name_elsewhere(repository, tmp_path):
+    shutil.copy(ROOT / "checkpoints/avatars64/parts.safetensors", tmp_path / "model.safetensors")
+    assert checkpoints.read_weights(tmp_path / "model.safetensors", "avatars64")[0]
