@@ -1,13 +1,13 @@
-# make setup | test | lint | reproduce | benchmark | clean | distclean
+# make setup | test | lint | reproduce | report | benchmark | clean | distclean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 
-.PHONY: setup test lint reproduce benchmark clean distclean
+.PHONY: setup test lint reproduce report benchmark clean distclean
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,data,fid,semantic]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,data,fid,semantic,report]"
 	touch $@
 
 # One thread each: the tests are many small networks and processes
@@ -23,6 +23,10 @@ reproduce: setup
 	$(BIN)/python scripts/reproduce.py --suite $(or $(SUITE),embedded) $(if $(IMAGES),--images $(IMAGES)) \
 	  $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT)) $(if $(DRY),--dry)
 	$(if $(SUITE)$(OUT),,$(BIN)/python scripts/reproduce.py --suite semantic $(if $(DRY),--dry))
+
+# One HTML page of a suite or run, and tables for a paper: SUITE=semantic, OUT=<folder>
+report: setup
+	$(BIN)/python scripts/report.py $(or $(OUT),$(SUITE),embedded) --tables
 
 benchmark: setup
 	$(BIN)/python scripts/benchmark.py

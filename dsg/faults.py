@@ -99,15 +99,16 @@ def problem(out: Path, reference: Path, codes: dict[int | None, int]) -> str | N
         ours, theirs = ({p.name: p.read_bytes() for p in (o / folder).iterdir()} for o in (out, reference))
         if ours != theirs:
             return f"{folder}/ differs: {sorted(ours)}"
-    if _without_seconds(out) != _without_seconds(reference):
+    if _numbers(out) != _numbers(reference):
         return "metrics.json or per_image.csv differs"
     return None
 
 
-def _without_seconds(out: Path) -> tuple[dict, str]:
+def _numbers(out: Path) -> tuple[dict, str]:
+    """The tables without seconds, and without the code's version: somebody may commit in between."""
     summary = json.loads((out / "metrics.json").read_text())
-    table = pd.read_csv(out / "per_image.csv", dtype=str).drop(columns="seconds")
-    return {k: v for k, v in summary.items() if k != "seconds_per_image"}, table.to_csv()
+    table = pd.read_csv(out / "per_image.csv", dtype=str).drop(columns=["seconds", "code"])
+    return {k: v for k, v in summary.items() if k not in ("seconds_per_image", "versions")}, table.to_csv()
 
 
 # --- the trials: what is wrong, or None

@@ -34,11 +34,13 @@ def main() -> int:
                 wrong[name] = []
                 for number in range(count):
                     found = trial(Path(folder) / f"{name.replace(' ', '_')}-{number}", number)
-                    wrong[name] += [f"{number}: {found}"] if found else []
+                    if found:
+                        wrong[name].append(found)
+                        tqdm.write(f"{name}, trial {number}: {found}")
                     bar.update()
                 if args.out is not None:
                     write_text(args.out, table(kinds, wrong))
-    print(table(kinds, wrong), *(f"{name} {what}" for name, found in wrong.items() for what in found), sep="\n")
+    print(table(kinds, wrong))
     return 1 if any(wrong.values()) else 0
 
 

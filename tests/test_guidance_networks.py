@@ -358,3 +358,14 @@ def test_a_package_that_is_not_installed_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(networks, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs transformers: pip install -e '.\[semantic\]'"):
         load_clip(str(tmp_path)).check()
+
+
+def test_label_maps_that_cannot_be_used_are_skipped_where_that_is_asked_for(tmp_path, capsys):
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(tmp_path / "a.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "b.png")
+    (tmp_path / "c.png").write_bytes(b"no image")
+    task = instantiate(compose_config("task=segmentation", f"task.reference={tmp_path}").task)
+    with pytest.raises(ValueError, match="2 of 3 files cannot be used: .*b.png is no label map.*c.png cannot be read"):
+        task.inputs(Data(), (3, 64, 64))
+    assert [i.id for i in task.inputs(Data(on_error="skip"), (3, 64, 64))] == ["a"]
+    assert capsys.readouterr().err.count("skipped: ") == 2

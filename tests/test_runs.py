@@ -221,6 +221,33 @@ def test_a_window_that_never_guides_is_noted(tmp_path):
     assert prepared(tmp_path / "o", "sampler=unconditional").notes == []
 
 
+def test_without_git_and_without_a_home_a_run_works_and_its_version_is_unknown(tmp_path, monkeypatch):
+    from dsg.runs import runner
+
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    runner.code_version.cache_clear()
+    try:
+        assert prepared(tmp_path / "o", "data.limit=1").execute() == []
+    finally:
+        runner.code_version.cache_clear()
+    assert json.loads((tmp_path / "o/metrics.json").read_text())["versions"]["code"] == ["unknown"]
+
+
+def test_of_two_runs_that_begin_at_once_the_second_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    """Both were prepared before either had the folder."""
+    late = load_with_sources([*FAST, "data.limit=1", f"out={tmp_path / 'o'}", "seed=1"])
+    claimed = main.with_progress
+
+    def other_first(run):
+        prepared(tmp_path / "o", "data.limit=1").execute()
+        return claimed(run)
+
+    monkeypatch.setattr(main, "with_progress", other_first)
+    assert main.run_one(*late) == 2
+    assert "holds the results of another run: seed was 0, now 1" in capsys.readouterr().err.splitlines()[-1]
+
+
 # --- W&B
 
 

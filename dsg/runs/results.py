@@ -67,7 +67,7 @@ class Results:
         self.out, self.owner = out, OmegaConf.to_container(OmegaConf.create(dict(owner)))
         self.images, self.condition, self.truth = out / "images", out / "condition", out / "truth"
         self._part = out / PARTS / f"{time.time_ns()}-{process_name()}-{secrets.token_hex(3)}.jsonl"
-        self._check_owner()
+        self.check_owner()
 
     def claim(self, config_text: str) -> None:
         """Make the folder this run's, for all processes that work on it; sweep what killed ones left half-written.
@@ -84,12 +84,13 @@ class Results:
                 temporary.write_text(text, encoding="utf-8")
                 os.link(temporary, self.out / OWNER)  # fails if another process was first
         except FileExistsError:
-            self._check_owner()
+            self.check_owner()
         finally:
             temporary.unlink(missing_ok=True)
         sweep(self.out)
 
-    def _check_owner(self) -> None:
+    def check_owner(self) -> None:
+        """Raise a ValueError if the folder belongs to another run."""
         file = self.out / OWNER
         if not file.exists():
             if self.images.is_dir() and any(self.images.iterdir()):

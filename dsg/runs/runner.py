@@ -111,6 +111,7 @@ class Run:
         todo, failures = self.pending(), []
         if todo or not self.finished:
             self.results.claim(self.config_text)
+        self.results.check_owner()  # it may have been another run that finished here since this one was prepared
         for start in range(0, len(todo), self.batch_size):
             failures += run_batch(self, todo[start : start + self.batch_size], on_progress, callback)
         evaluate(self)

@@ -69,6 +69,7 @@ def _log(run: Run) -> None:
         logged.summary.update({name: metric["value"] for name, metric in summary["set_metrics"].items()})
         counted = ("images", "seconds_per_image", "network_evaluations", "backward_passes")
         logged.summary.update({key: summary[key] for key in counted})
+        logged.summary["compute"] = (summary["network_evaluations"] or 0) + 2 * (summary["backward_passes"] or 0)
         table = wandb.Table(dataframe=results.table().reset_index(drop=True))
         logged.log({"per_image": table, "images": _images(results)})
     finally:
