@@ -15,7 +15,8 @@ from PIL import Image
 
 from dsg.runs.prepare import prepare
 
-FAST = ["sampler.steps=3", "data.limit=3", "wandb.mode=disabled"]
+MEASURED = ["sampler.steps=3", "data.limit=3", "wandb.mode=disabled"]
+FAST = [*MEASURED, "metrics=[]"]  # the metrics' libraries take seconds to import
 
 
 def call(*overrides, cwd=ROOT):
@@ -31,7 +32,7 @@ def saved_images(out):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
-    done = call(f"out={out}", *FAST, "wandb.mode=offline", "wandb.group=a-group")
+    done = call(f"out={out}", *MEASURED, "wandb.mode=offline", "wandb.group=a-group")
     assert done.returncode == 0, done.stderr
     return out
 
@@ -240,7 +241,9 @@ def test_what_cannot_be_used_is_skipped_where_that_is_asked_for(tmp_path):
 def test_own_degraded_images_with_a_mask(tmp_path):
     (tmp_path / "in").mkdir()
     write(tmp_path / "in/me.jpg", (100, 80))
-    write(tmp_path / "mask.png", (100, 80), "L")
+    hole = np.full((80, 100), 255, np.uint8)
+    hole[20:40, 30:50] = 0
+    Image.fromarray(hole).save(tmp_path / "mask.png")
     options = [
         f"data.root={tmp_path / 'in'}",
         "data.degraded=true",
