@@ -1,8 +1,8 @@
-# make setup | test | lint | reproduce | report | benchmark | clean | distclean
+# make setup | test | test-slow | lint | reproduce | report | benchmark | clean | distclean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 
-.PHONY: setup test lint reproduce report benchmark clean distclean
+.PHONY: setup test test-slow lint reproduce report benchmark clean distclean
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -12,7 +12,11 @@ setup: .venv/.installed
 
 # One thread each: the tests are many small networks and processes
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --maxprocesses 8 --dist loadfile
+
+# Whole suites, full-size networks: what make test leaves out
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses auto --maxprocesses 8
 
 lint: setup
 	$(BIN)/ruff check .

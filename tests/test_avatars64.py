@@ -87,6 +87,7 @@ def test_shards_are_read_as_they_were_drawn(tmp_path):
     assert (faces[2].permute(1, 2, 0).numpy() == image).all() and draw_attributes(0, "train", 2) == attributes
 
 
+@pytest.mark.slow
 def test_a_training_is_resumed_and_replaces_no_weights_of_another(tmp_path):
     draw(tmp_path, "identities", 1)
     table, (images, parts) = read_shards(tmp_path / "identities", "images", "parts")

@@ -92,6 +92,7 @@ def test_features_with_pytorch_s_resize_are_pytorch_fid_s(weights, monkeypatch):
     assert np.abs(found - Inception(weights).features(OURS)).max() > 1e-3  # the resize matters
 
 
+@pytest.mark.slow
 def test_fid_and_kid_are_torch_fidelity_s(weights, folder):
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.metric_kid import kid_features_to_metric

@@ -199,6 +199,7 @@ def command(*arguments):
     return subprocess.run(line, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_adds_metrics_to_all_runs_below_a_folder(made, tmp_path):
     for out in made:
         shutil.copytree(out, tmp_path / "runs" / out.name)
@@ -210,6 +211,7 @@ def test_the_command_adds_metrics_to_all_runs_below_a_folder(made, tmp_path):
     assert "runs/b/config.yaml is damaged" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_compares_two_runs(made):
     done = command(*made, "--margin", "psnr=0.2")
     assert done.returncode == 0 and "psnr" in done.stdout and "B - A" in done.stdout
@@ -217,6 +219,7 @@ def test_the_command_compares_two_runs(made):
     assert done.returncode == 2 and "expected NAME=VALUE" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_wrong_in_a_line(tmp_path):
     assert "no run there" in command(tmp_path, "--metrics", "psnr").stderr
     assert "compares two folders" in command(tmp_path, tmp_path).stderr

@@ -139,6 +139,7 @@ def test_unknown_names_list_the_choices(tmp_path):
     assert done.returncode == 2 and "ffhq256, imagenet256" in done.stderr
 
 
+@pytest.mark.slow
 def test_check_says_what_is_there_and_what_does_not_hold(tmp_path):
     done = command("--check", f"--folder={tmp_path}")
     assert done.returncode == 0 and done.stdout.count("missing") == len(SOURCES) == len(done.stdout.splitlines())

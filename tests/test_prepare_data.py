@@ -241,6 +241,7 @@ def command(*arguments):
     return subprocess.run(line, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_command_prepares_and_checks(tmp_path):
     source = as_zip(tmp_path / "f.zip", FACES)
     done = command("ffhq", source, "--size=8", "--count=3", f"--out={tmp_path / 'out'}")
@@ -251,6 +252,7 @@ def test_the_command_prepares_and_checks(tmp_path):
     assert done.returncode == 1 and "00001.png is missing or damaged" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_wrong_in_a_line(tmp_path):
     done = command("ffhq", as_zip(tmp_path / "f.zip", FACES), f"--out={tmp_path / 'out'}")
     assert done.returncode == 2 and "ffhq 00004 is missing, and 995 more" in done.stderr

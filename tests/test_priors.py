@@ -190,6 +190,7 @@ def full_size(name, tmp_path, size=256):
 
 
 @pytest.mark.parametrize("name, size", [("ffhq256", 256), ("imagenet256", 64)])
+@pytest.mark.slow
 def test_a_guided_run_at_full_size(name, size, tmp_path):
     """Two steps of DSG. (ImageNet's 553 M parameters at 64 px: at 256 px a step takes minutes on two cores.)"""
     prior = full_size(name, tmp_path, size)

@@ -261,6 +261,7 @@ def test_a_run_leaves_samples_references_and_metrics(run):
     assert summary["metrics"]["diversity"]["high"] >= np.sqrt(np.square((x - y) / 127.5).mean()) * 0.99
 
 
+@pytest.mark.slow
 def test_more_references_extend_it_and_the_batch_does_not_matter(run, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in (run / "images").iterdir()}
     options = ["task=faceid", "task.reference=data/avatars64/val", "sampler.steps=3"]
@@ -373,6 +374,7 @@ def test_bad_input_on_the_command_line(tmp_path):
 # ---- the suite
 
 
+@pytest.mark.slow
 def test_the_suite_s_tables_figures_and_a_second_call(tmp_path):
     command = [sys.executable, "scripts/reproduce.py", "--suite", "semantic", "--steps", "3"]
     command += [

@@ -282,6 +282,7 @@ def test_attention_under_its_released_names(folder, tmp_path):
     assert all(torch.equal(v, found[k]) for k, v in net.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_guided_step_of_the_released_networks_at_their_full_size():
     """SD 1.4's networks, 943 M random parameters, on a small image: a prompt, and the loss behind the decoder."""
     with torch.device("meta"):

@@ -266,6 +266,7 @@ def suite(tmp_path_factory):
     return out, lambda: reproduce(*options)
 
 
+@pytest.mark.slow
 def test_a_killed_suite_goes_on_leaves_its_tables_and_then_only_draws(suite):
     out, call = suite
     before = times(out)

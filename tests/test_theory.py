@@ -168,6 +168,7 @@ def suite(tmp_path_factory):
     return out, command
 
 
+@pytest.mark.slow
 def test_the_suite_leaves_tables_and_figures(suite):
     out, _ = suite
     runs = pd.read_csv(out / "runs.csv").set_index("method")
@@ -183,6 +184,7 @@ def test_the_suite_leaves_tables_and_figures(suite):
     assert (out / "plane.gif").stat().st_size > 0 and "sliced W2" in (out / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_suite_redoes_only_what_is_missing(suite):
     out, command = suite
     before = pd.read_csv(out / "runs.csv")

@@ -16,8 +16,8 @@ HEAD = """# Samplers against exact posteriors
 Written by `make reproduce SUITE=theory`; docs/theory.md explains it.
 
 Each method is tuned for each number of steps: its value is the best of {tuning[trials]} trials, by sliced Wasserstein
-distance on {tuning[observations]} observations x {tuning[samples]} samples. The numbers are means over
-{report[observations]} other observations x {report[samples]} samples.
+distance on {tuning[observations]} observations x {tuning[samples]} samples.
+The numbers are means over {report[observations]} other observations x {report[samples]} samples.
 `plane` and `faces768` have other counts: configs/suite/theory.yaml.
 
 | column | meaning |
