@@ -81,6 +81,7 @@ def test_results_of_two_runs_never_mix(run):
     assert done.returncode == 2 and "guidance_rate" in done.stderr and "another" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_saved_images(tmp_path):
     options = ["sampler.steps=8", "data.limit=4", "batch_size=1", "wandb.mode=disabled", "sampler=mpgd_dsg"]
     killed = subprocess.Popen(

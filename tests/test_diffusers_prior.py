@@ -116,6 +116,7 @@ def call(*overrides):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_run_on_the_command_line(tmp_path):
     save(tmp_path / "m")
     done = call("model=diffusers", f"model.checkpoint={tmp_path / 'm'}", "data=avatars64", f"out={tmp_path / 'o'}")

@@ -284,6 +284,7 @@ def test_prompts_from_a_text_and_from_a_file(tmp_path):
     assert {"clip_score", "attribute_accuracy"} <= set(table)
 
 
+@pytest.mark.slow
 def test_a_person_and_a_prompt_together(tmp_path):
     options = ["task=composite", "task.reference=data/avatars64/val/00003.png", "task.prompt=a sad person"]
     done = call(*options, "samples=2", *FAST, f"out={tmp_path / 'o'}")

@@ -155,6 +155,7 @@ def call(*overrides):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_run_on_the_command_line(folder, tmp_path):
     options = [f"model.checkpoint={folder}", "model.image_size=16", "data.root=data/avatars64/test", "sampler.steps=3"]
     done = call(*options, "model.prompt=a cat", "task.mask=null", f"out={tmp_path / 'o'}")
@@ -181,6 +182,7 @@ def styled(folder, tmp_path_factory):
 NAMES = {"portrait__a-cat": "a cat", "portrait__c": "c"}
 
 
+@pytest.mark.slow
 def test_a_style_and_prompts_on_the_command_line(styled, tmp_path):
     done = call(*styled, "sampler=freedom", "sampler.steps=5", f"out={tmp_path}")
     assert done.returncode == 0, done.stderr
