@@ -7,6 +7,7 @@ be told at once.
 """
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -31,9 +32,9 @@ class FullReference(ImageMetric):
     def __call__(self, images: np.ndarray, inputs: Sequence[Input]) -> list[float]:
         return self.compare(*(_unit(a) for a in (images, np.stack([i.truth for i in inputs])))).reshape(-1).tolist()
 
+    @abstractmethod
     def compare(self, x: Tensor, y: Tensor) -> Tensor:
         """[B], from images and truths, float [B, 3, H, W] in [0, 1]."""
-        raise NotImplementedError
 
 
 class PSNR(FullReference):
