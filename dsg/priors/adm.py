@@ -201,7 +201,7 @@ class ADMPrior(Prior):
         prediction: what the network gives: eps, v, x0 or flow (`dsg.priors.prediction`). A flow's network sees
             (1-s) x0 + s eps, and 1000 s as its time.
         linear: the network learned the difference to the best linear denoiser of so many components, whose buffers are
-            in the checkpoint as `linear.*`, and whose v is added to the network's (prediction=v). 0: it did not.
+            in the checkpoint as `linear.*`; `LinearDenoiser.skip` is added to its v (prediction=v). 0: it did not.
         bf16: run the network under bfloat16 autocast.
         compile: `torch.compile` the network (worth it for many images; the first step takes a minute or so).
         channels_last: keep activations in NHWC order, faster on both CPUs and tensor cores.
@@ -277,5 +277,5 @@ class ADMPrior(Prior):
             out = in_fixed_batches(lambda part: self.net(part, ts), seen, self.cpu_batch)
         out, v = out.split(self.shape[0], dim=1) if self.learns_variance else (out, None)
         if self.linear:
-            out = out + self.linear.v(x_t, torch.tensor([ab], device=x_t.device, dtype=x_t.dtype))
+            out = out + self.linear.skip(x_t, torch.tensor([ab], device=x_t.device, dtype=x_t.dtype))
         return Prediction(to_eps(out, x_t, ab, self.prediction), v)

@@ -47,3 +47,10 @@ class LinearDenoiser(nn.Module):
         """The same as v = sqrt(ab) eps - sqrt(1-ab) x0."""
         ab = alpha_bar[:, None, None, None]
         return (ab.sqrt() * x_t - self(x_t, alpha_bar)) / (1 - ab).sqrt()
+
+    def skip(self, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+        """(1 - ab) v: what is added to the output of a network that learned the rest.
+
+        At high noise a linear model knows nearly all that can be known; at low noise a network does better without it.
+        """
+        return (1 - alpha_bar)[:, None, None, None] * self.v(x_t, alpha_bar)

@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from dsg.arguments import Parser, positive
 from dsg.avatars64.faces import DATA, load_faces
-from dsg.checkpoints import REPOSITORY
+from dsg.checkpoints import REPOSITORY, load_into, read_weights
 from dsg.priors.adm import ADMUNet
 from dsg.priors.linear import LinearDenoiser
 from dsg.schedule import linear_betas
@@ -205,6 +205,8 @@ class Trainer:
         self.args, self.device, self.faces = args, torch.device(args.device), faces
         torch.manual_seed(args.seed)
         self.net = ADMUNet(**args.unet).to(self.device, memory_format=torch.channels_last)
+        if args.init:
+            load_into(self.net, read_weights(args.init, "init")[0], args.init)
         self.averages = Averages(self.net, args.ema)
         self.optimizers = optimizers(self.net, args.optimizer, args.lr)
         self.linear = LinearDenoiser(faces[0].numel(), args.linear).to(self.device) if args.linear else None
@@ -294,7 +296,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.args.bf16):
             out = self.net(x_t, t)
         v = to_v(out, x_t, ab[:, None, None, None], self.args.prediction)
-        v = v + self.linear.v(x_t, ab) if self.linear else v
+        v = v + self.linear.skip(x_t, ab) if self.linear else v
         error = (v - (signal * noise - sigma * x0)).square().flatten(1).mean(1)
         loss = (weight(ab, self.args.weighting, self.balance, t) * error).mean()
         loss.backward()
@@ -374,6 +376,7 @@ def parse_args() -> argparse.Namespace:
     add("--batch", type=positive, default=16, help="faces per step [16]")
     add("--ema", type=float, nargs="+", default=[0.05, 0.1, 0.15], help="widths of the averages, shares of the run")
     add("--linear", type=int, default=120, metavar="K", help="components of the linear denoiser; 0: without it [120]")
+    add("--init", type=Path, metavar="FILE", help="begin with these weights of the same network, whatever it predicted")
     add("--flips", action="store_true", help="mirror half of the faces")
     add("--seed", type=int, default=0)
     add("--bf16", action="store_true", help="bfloat16 autocast; many times slower on a CPU without AVX-512 or AMX")
