@@ -11,200 +11,28 @@ one CPU core for 512. The loss curve is from training_log.csv, the study from st
 """
 
 import argparse
-import math
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
-import python_avatars
-import torch
 from hydra.utils import instantiate
 from safetensors import safe_open
-from torch import Tensor
-from tqdm import tqdm
 
 from dsg import config
 from dsg.arguments import Parser, positive
 from dsg.avatars64.faces import DATA, load_faces
+from dsg.avatars64.prior_card.denoising import curves, denoising
+from dsg.avatars64.prior_card.samples import nearest, sheet, unconditional
+from dsg.avatars64.prior_card.tints import tints
 from dsg.checkpoints import REPOSITORY
-from dsg.metrics.distribution import EvaluatorFrechet
-from dsg.noise import ImageNoise
 from dsg.priors.linear import LinearDenoiser
 from dsg.runs import images
-from dsg.runs.inputs import to_tensor, to_uint8
+from dsg.runs.inputs import to_tensor
 from dsg.runs.results import write_text
-from dsg.samplers import sample
-from tasks.networks.parts import read_parts
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-TS = (999, 950, 900, 850, 800, 750, 700, 650, 600, 500, 400, 300, 200, 100, 50, 10, 1)
 SHIPPED = REPOSITORY / "checkpoints/avatars64"
 COMPONENTS, FITTED = 120, 4096  # of the linear denoiser: principal components, and faces it is fitted to
-FACE = 1  # in the label maps
-EVALUATOR = "checkpoints/avatars64/evaluator"
 NOT_MEASURED = "Not measured for these weights (`--tints 512` does it)."
-
-
-# The table of noise levels
-
-
-@torch.no_grad()
-def denoising(prior, x: Tensor, linear: LinearDenoiser) -> pd.DataFrame:
-    """PSNR [dB] of the predicted x0 at each t, for images x [B, C, H, W].
-
-    The noise is that of a torch generator seeded 0, the same at every t.
-    """
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    mean = linear.mean.view(1, *x.shape[1:]).expand_as(x)
-    rows = []
-    for t in tqdm(TS, desc="denoising", unit="t"):
-        ab = float(prior.schedule.alpha_bar[t])
-        x_t = math.sqrt(ab) * x + math.sqrt(1 - ab) * noise
-        eps = torch.cat([prior.predict(part, t).eps for part in x_t.split(32)])
-        x0 = (x_t - math.sqrt(1 - ab) * eps) / math.sqrt(ab)
-        rows.append(
-            {
-                "t": t,
-                "alpha_bar": ab,
-                "eps_error": (eps - noise).square().mean().item(),
-                "network": psnr(x0, x),
-                "linear": psnr(linear(x_t, torch.tensor([ab])), x),
-                "mean_image": psnr(mean, x),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def psnr(x0: Tensor, x: Tensor) -> float:
-    """Mean over the images of -10 log10(mse), in dB, of x0 clamped to [-1, 1], at a range of 2."""
-    return -10 * torch.log10(((x0.clamp(-1, 1) - x) / 2).square().flatten(1).mean(1)).mean().item()
-
-
-# Samples
-
-
-def unconditional(prior, count: int, steps: int, name: str) -> np.ndarray:
-    """uint8 [count, H, W, 3], batch by batch."""
-    loaded = config.load(["model=avatars64", "sampler=unconditional", f"sampler.steps={steps}"])
-    sampler = instantiate(loaded.sampler)
-    made = []
-    with tqdm(total=count, desc=f"samples, {name}", unit="sample") as bar:
-        for start in range(0, count, 16):
-            ids = [f"{name}{i}" for i in range(start, min(start + 16, count))]
-            noise = ImageNoise(0, ids, [0] * len(ids), prior.shape)
-            x_T = sampler.start(prior, None, None, noise.start())
-            made.append(to_uint8(sample(prior, None, None, sampler, x_T, noise)))
-            bar.update(len(ids))
-    return np.concatenate(made)
-
-
-def nearest(queries: np.ndarray, faces: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest training face of each query by L2 on pixels, and the RMS distances in [-1, 1]."""
-    q = torch.from_numpy(queries).flatten(1).float()
-    best, index = torch.full((len(q),), float("inf")), torch.zeros(len(q), dtype=torch.long)
-    for start in range(0, len(faces), 4096):
-        part = faces[start : start + 4096].permute(0, 2, 3, 1).flatten(1).float()
-        d, i = torch.cdist(q, part, compute_mode="use_mm_for_euclid_dist").min(1)
-        index, best = torch.where(d < best, i + start, index), torch.minimum(d, best)
-    found = faces[index].permute(0, 2, 3, 1).numpy()
-    return found, (best / q.shape[1] ** 0.5 / 127.5).numpy()
-
-
-# Tints: the colour of the skin against the palette that the faces are drawn with
-
-
-def lab(rgb: np.ndarray) -> np.ndarray:
-    """CIELAB (D65) of sRGB colours [..., 3] in 0..255."""
-    c = np.asarray(rgb, dtype=np.float64) / 255
-    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array(
-        [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-    )
-    xyz = linear @ to_xyz.T / to_xyz.sum(1)
-    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
-
-
-def palette() -> np.ndarray:
-    """The skin colours of the data, sRGB [7, 3] in 0..255."""
-    return np.array([[int(e.value[i : i + 2], 16) for i in (1, 3, 5)] for e in python_avatars.SkinColor])
-
-
-@torch.no_grad()
-def skin_distance(pixels: np.ndarray, parts) -> np.ndarray:
-    """Distance [N] in CIELAB of each image's skin, the median of the face's pixels, to the palette's nearest colour.
-
-    pixels: uint8 [N, H, W, 3]. parts: the embedded segmentation network. An image without a face is infinitely far.
-    """
-    x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-    face = torch.cat([parts(part).argmax(1) == FACE for part in x.split(64)]).numpy()
-    colors = lab(palette())
-    distances = []
-    for image, inside in zip(pixels, face):
-        skin = lab(np.median(image[inside], axis=0)) if inside.any() else np.full(3, np.inf)
-        distances.append(np.linalg.norm(skin - colors, axis=1).min())
-    return np.array(distances)
-
-
-def tints(samples: np.ndarray, real: np.ndarray) -> dict:
-    """Share of samples further from the palette than the 99th percentile of real faces; Frechet distances."""
-    parts = read_parts("checkpoints/avatars64/parts.safetensors")
-    limit = np.percentile(skin_distance(real, parts), 99)
-    distance = skin_distance(samples, parts)
-    frechet = EvaluatorFrechet(EVALUATOR)
-    return {
-        "count": len(samples),
-        "limit": limit,
-        "tinted": int((distance > limit).sum()),
-        "share": 100 * (distance > limit).mean(),
-        "median": np.median(distance),
-        "real": len(real),
-        "frechet": frechet(samples),
-        "frechet_real": frechet(real),
-    }
-
-
-# Figures
-
-
-def sheet(samples: np.ndarray, found: np.ndarray, path: Path, columns: int = 6) -> None:
-    rows = -(-len(samples) // columns)
-    fig, axes = plt.subplots(rows, 2 * columns, figsize=(2.1 * columns, 1.12 * rows), squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
-    for i, pair in enumerate(zip(samples, found)):
-        for j, picture in enumerate(pair):
-            ax = axes[i // columns, 2 * (i % columns) + j]
-            ax.imshow(picture, interpolation="nearest")
-            if i < columns:
-                ax.set_title(("sample", "nearest")[j], fontsize=7)
-    fig.subplots_adjust(0.01, 0.01, 0.99, 0.96, wspace=0.04, hspace=0.04)
-    fig.savefig(path, dpi=110)
-    plt.close(fig)
-
-
-def curves(log: pd.DataFrame, table: pd.DataFrame, path: Path) -> None:
-    """The loss over the training, and the denoising error over t."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
-    left.plot(log["minutes"], log["v_error"], lw=0.8)
-    left.set(xlabel="minutes of one core", ylabel="squared error of v, mean of 25 steps", yscale="log")
-    for column, label in (("network", "network"), ("linear", "best linear denoiser"), ("mean_image", "mean image")):
-        right.plot(table["t"], table[column], label=label, marker="." if column == "network" else None)
-    right.set(xlabel="t", ylabel="PSNR of x0 [dB], test faces")
-    right.legend()
-    for ax in (left, right):
-        ax.grid(alpha=0.3, which="both")
-    fig.tight_layout()
-    fig.savefig(path, dpi=110)
-    plt.close(fig)
-
-
-# The card
-
-
 CARD = """# avatars64: the embedded prior
 
 Written by `python scripts/avatars64/describe_prior.py`; every number and image here is measured by it.

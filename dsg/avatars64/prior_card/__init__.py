@@ -1,0 +1,1 @@
+"""What the card of the embedded prior measures and shows."""

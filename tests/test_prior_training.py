@@ -1,0 +1,136 @@
+"""The training of the embedded prior: its draws, its loss, its optimiser and its averages; stopped and resumed."""
+
+import argparse
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from dsg.avatars64.prior_training.averages import Averages, exponent
+from dsg.avatars64.prior_training.draws import faces_of_step, generator, timesteps
+from dsg.avatars64.prior_training.loss import to_v, weight
+from dsg.avatars64.prior_training.optimizers import optimizers, orthogonal
+from dsg.avatars64.prior_training.trainer import Trainer
+
+TINY = {
+    "image_size": 8, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2", "attention_resolutions": "4",
+    "num_head_channels": 32, "learn_sigma": False,
+}  # fmt: skip
+
+
+def options(out, **other):
+    values = {
+        "prediction": "v", "weighting": "balanced", "optimizer": "muon", "lr": 2e-3, "warmup": 2, "batch": 4,
+        "flips": True, "seed": 0, "ema": [0.05, 0.15], "linear": 3, "unet": TINY, "steps": 6,
+        "minutes": None, "init": None, "device": "cpu", "bf16": False, "out": out,
+    }  # fmt: skip
+    return argparse.Namespace(**{**values, **other})
+
+
+def faces():
+    return torch.randint(0, 256, (10, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+def train(out, steps, **other):
+    out.mkdir(exist_ok=True)
+    trainer = Trainer(options(out, **other), faces())
+    trainer.run(lambda: trainer.step >= steps)
+    return trainer
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_an_epoch_shows_each_face_once():
+    seen = torch.cat([faces_of_step(step, 4, 10, seed=1) for step in range(5)])
+    assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
+    assert seen[:10].tolist() != seen[10:].tolist()
+
+
+def test_a_batch_has_one_noise_level_of_each_stratum():
+    for step in range(20):
+        assert (timesteps(10, generator(0, step)) // 100).tolist() == list(range(10))
+
+
+@pytest.mark.parametrize("prediction", ["v", "eps", "x0"])
+def test_every_prediction_stands_for_the_same_v(prediction):
+    x0, eps, ab = torch.randn(2, 3, 4, 4).double(), torch.randn(2, 3, 4, 4).double(), torch.tensor(0.3).double()
+    v = ab.sqrt() * eps - (1 - ab).sqrt() * x0
+    out = {"v": v, "eps": eps, "x0": x0}[prediction]
+    torch.testing.assert_close(to_v(out, ab.sqrt() * x0 + (1 - ab).sqrt() * eps, ab, prediction), v)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0"])
+def test_a_weight_makes_the_error_of_v_that_of_its_name(prediction):
+    """Of eps itself; for eps = snr on x0, for x0 = 1."""
+    ab = torch.tensor([0.2, 0.9]).double()
+    x_t, true, wrong = torch.randn(3, 2).double()
+    off = to_v(wrong, x_t, ab, prediction) - to_v(true, x_t, ab, prediction)
+    torch.testing.assert_close(weight(ab, prediction) * off**2, (wrong - true) ** 2)
+
+
+def test_an_orthogonal_update_has_singular_values_near_one():
+    for shape in ((20, 50), (50, 20)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+        assert 0.6 < values.min() and values.max() < 1.3
+
+
+def test_muon_moves_hidden_matrices_and_adam_the_rest(tmp_path):
+    net = Trainer(options(tmp_path), faces()).net
+    adam, muon = optimizers(net, "muon", 1e-3)
+    of_muon = {id(p) for p in muon.param_groups[0]["params"]}
+    assert all((id(p) in of_muon) == (p.ndim > 1) for p in net.middle_block.parameters())
+    assert not any(id(p) in of_muon for p in net.out.parameters())
+    assert len(of_muon) + len(adam.param_groups[0]["params"]) == len(list(net.parameters()))
+
+
+@pytest.mark.parametrize("width", [0.05, 0.1, 0.15])
+def test_an_average_has_the_profile_of_its_width(width):
+    """The weight of step i grows like i^gamma, whose relative standard deviation is the width (EDM2, eq. 123)."""
+    net, steps = nn.Linear(1, 1, bias=False), 2000
+    averages = Averages(net, [width])
+    profile = torch.zeros(steps)
+    for step in range(1, steps + 1):
+        profile *= (1 - 1 / step) ** (exponent(width) + 1)
+        profile[step - 1] = 1 - (1 - 1 / step) ** (exponent(width) + 1)
+        net.weight.data.fill_(step / steps)
+        averages.update(net, step)
+    place = torch.arange(1, steps + 1) / steps
+    mean = (profile * place).sum()
+    assert averages.nets[width].weight.item() == pytest.approx(mean.item(), abs=1e-4)
+    assert (profile * (place - mean) ** 2).sum().sqrt().item() == pytest.approx(width, rel=0.02)
+
+
+def test_a_stopped_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
+    train(tmp_path / "whole", 6)
+    train(tmp_path / "parts", 2)
+    train(tmp_path / "parts", 6)
+    for name in ("model_0.05.safetensors", "model_0.15.safetensors"):
+        whole, parts = (load_file(tmp_path / folder / name) for folder in ("whole", "parts"))
+        assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert "linear.components" in whole
+
+
+def test_a_training_is_not_resumed_with_other_options(tmp_path):
+    train(tmp_path, 1)
+    with pytest.raises(SystemExit, match="lr=0.002"):
+        Trainer(options(tmp_path, lr=1e-3), faces())
+
+
+def test_a_training_may_begin_with_the_weights_of_another(tmp_path):
+    train(tmp_path / "old", 2, linear=0)
+    old = tmp_path / "old/model_0.05.safetensors"
+    (tmp_path / "new").mkdir()
+    begun = Trainer(options(tmp_path / "new", init=old), faces())
+    assert all(torch.equal(v, load_file(old)[k].float()) for k, v in begun.net.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
+    with pytest.raises(SystemExit, match="lower --lr"):
+        Trainer(options(tmp_path), faces()).note([(float("nan"), float("nan"))], None)
