@@ -147,17 +147,31 @@ def read_shards(folder: Path, *names: str) -> tuple[pd.DataFrame, list[Tensor]]:
     Raises:
         FileNotFoundError: no shards; with the command that draws them.
     """
-    shards = _shards(folder)
+    shards = shards_of(folder)
     table = pd.concat([pd.read_csv(s.with_suffix(".csv"), keep_default_na=False) for s in shards], ignore_index=True)
     return table, [_array(shards, name) for name in names]
 
 
 def load_faces(folder: Path = DATA / "train") -> Tensor:
     """All training faces, uint8 [N, 3, 64, 64]; errors as those of `read_shards`."""
-    return _array(_shards(folder), "images")
+    return _array(shards_of(folder), "images")
 
 
-def _shards(folder: Path) -> list[Path]:
+def load_estimates(folder: Path) -> Tensor:
+    """Estimates of the faces in `folder`, uint8 [N, 3, 64, 64], in their order.
+
+    Raises:
+        FileNotFoundError: there are not as many as faces; with the command that makes them.
+    """
+    estimated = [folder.with_name(f"{folder.name}_estimates") / shard.name for shard in shards_of(folder)]
+    if not all(shard.exists() for shard in estimated):
+        command = f"python scripts/avatars64/estimate.py {folder.name}"
+        raise FileNotFoundError(f"no estimates of the faces in {folder}: run '{command}' first")
+    return _array(estimated, "images")
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """Files of the faces in `folder`; errors as those of `read_shards`."""
     shards = sorted(folder.glob("shard_*.npz"))
     if not shards:
         count = 2048 if folder.name == "identities" else 40960

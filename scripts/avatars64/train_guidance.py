@@ -6,6 +6,8 @@
     python scripts/avatars64/train_guidance.py parts --minutes 8          # guides segmentation
     python scripts/avatars64/train_guidance.py attributes --minutes 37    # evaluates all but segmentation
     python scripts/avatars64/train_guidance.py labels --minutes 8         # evaluates segmentation
+    python scripts/avatars64/train_guidance.py selector_attributes --minutes 15   # chooses step sizes, as the evaluator
+    python scripts/avatars64/train_guidance.py selector_labels --minutes 5        # reports what came out
 
 The weights (fp16) and the state go to checkpoints/avatars64/training/, which is not in git. A stopped training goes on
 from its state, and starts again if training_<name>.pt is removed. `--out checkpoints/avatars64 --overwrite` replaces
@@ -19,7 +21,7 @@ from pathlib import Path
 
 from dsg.arguments import Parser
 from dsg.avatars64.faces import DATA
-from dsg.avatars64.guidance_training.loop import EVALUATORS, JOBS, Training
+from dsg.avatars64.guidance_training.loop import JOBS, SEEDS, Training
 from dsg.checkpoints import REPOSITORY
 
 
@@ -37,19 +39,20 @@ def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("name", choices=list(JOBS))
     parser.add_argument("--minutes", type=minutes, default=10, help="of training, all resumed parts together (10)")
-    parser.add_argument("--seed", type=int, default=0, help="0; the evaluators take 1000 more")
+    parser.add_argument("--seed", type=int, default=0, help="0; the evaluator takes 1000 more, the selector 2000")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the faces (data/avatars64)")
     out = REPOSITORY / "checkpoints/avatars64/training"
     parser.add_argument("--out", type=Path, default=out, help="folder of the weights (checkpoints/avatars64/training)")
+    parser.add_argument("--bf16", action="store_true", help="much faster with AMX, much slower without AVX-512")
     parser.add_argument("--overwrite", action="store_true", help="replace weights that another training left in --out")
     return parser.parse_args()
 
 
 def main() -> int:
     args = parse_args()
-    seed = args.seed + 1000 * (args.name in EVALUATORS)
+    seed = args.seed + SEEDS.get(args.name, 0)
     try:
-        training = Training(args.name, args.minutes, seed, args.data, args.out, args.overwrite)
+        training = Training(args.name, args.minutes, seed, args.data, args.out, args.overwrite, args.bf16)
         weights = args.out / training.job.file
         if training.finished:
             print(f"{args.name}: finished already, {training.step} steps: {weights}")

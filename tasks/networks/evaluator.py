@@ -1,4 +1,7 @@
-"""The evaluator of avatars64: networks that guide nothing, on saved 8-bit images."""
+"""The evaluator of avatars64, and the selector: networks that guide nothing, on saved 8-bit images.
+
+The selector chooses step sizes; the evaluator reports, and chooses nothing.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,12 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsg.avatars64.captions import asked_for
 from dsg.checkpoints import load_into, read_state_dict, require
 from dsg.runs.inputs import Input, to_tensor
-from tasks.networks.evaluator_networks import AttributeNet, DilatedNet
+from tasks.networks.evaluator_networks import (
+    AttributeNet,
+    ConvNeXtNet,
+    DenseAttributeNet,
+    DilatedNet,
+    ShuffleAttributeNet,
+)
 from tasks.segmentation import mean_iou
 
 # the nose, the fifth, these networks cannot tell at 64 px (card in checkpoints/avatars64/GUIDANCE.md)
@@ -31,13 +40,16 @@ class AvatarEvaluator:
         batch: images that a network sees at a time.
     """
 
+    attribute_network: type[AttributeNet] = DenseAttributeNet
+    label_network: type[nn.Module] = DilatedNet
+
     def __init__(self, checkpoint: str, batch: int = 64):
         self.batch = batch
         attributes, labels = (require(Path(checkpoint) / name, "avatars64") for name in FILES)
         with safe_open(attributes, "pt") as file:
             self.values: dict[str, list[str]] = json.loads(file.metadata()["values"])
-        self.attributes = AttributeNet({name: len(values) for name, values in self.values.items()})
-        self.labels = DilatedNet()
+        self.attributes = self.attribute_network({name: len(values) for name, values in self.values.items()})
+        self.labels = self.label_network()
         for network, path in ((self.attributes, attributes), (self.labels, labels)):
             load_into(network, read_state_dict(path, "avatars64"), path)
             network.float().eval().requires_grad_(False)
@@ -118,6 +130,18 @@ class AvatarEvaluator:
             wanted = [sum(found[name][i, self.values[name].index(v)] for v in sorted(values)) for name, values in asked]
             scores.append(torch.stack(wanted).mean())
         return torch.stack(scores)
+
+
+class AvatarSelector(AvatarEvaluator):
+    """The same by networks of other architectures, trained from another seed."""
+
+    attribute_network, label_network = ShuffleAttributeNet, ConvNeXtNet
+
+
+@cache
+def load_selector(checkpoint: str) -> AvatarSelector:
+    """The selector in a folder, once per process."""
+    return AvatarSelector(checkpoint)
 
 
 @cache

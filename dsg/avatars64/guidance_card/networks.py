@@ -8,7 +8,7 @@ import pandas as pd
 from torch import nn
 
 from dsg.avatars64.guidance_training.identity import LAYOUT
-from dsg.avatars64.guidance_training.loop import EVALUATORS, JOBS
+from dsg.avatars64.guidance_training.loop import JOBS, SEEDS
 from tasks.clip import CLIPNetwork
 from tasks.networks.evaluator import AvatarEvaluator
 from tasks.networks.irse import read_irse
@@ -85,7 +85,7 @@ def sizes(networks: Networks, trained: Mapping[str, tuple[float, int]]) -> pd.Da
                 "size [MB]": f"{(networks.folder / file.path).stat().st_size / 1e6:.2f}",
                 "training faces": f"{file.faces:,}",
                 "of people": file.people,
-                "seed": 1000 if name in EVALUATORS else 0,
+                "seed": SEEDS.get(name, 0),
                 "training [min]": f"{minutes:g}",
                 "steps": f"{steps:,}" if steps else "?",
             }

@@ -1,4 +1,4 @@
-"""The evaluator of identity, words and style."""
+"""The evaluator and the selector of identity, words and style."""
 
 import json
 from pathlib import Path
@@ -10,19 +10,20 @@ from torch import Tensor
 from dsg.avatars64.attributes import VALUES
 from dsg.avatars64.faces import read_shards
 from dsg.avatars64.guidance_training.base import Job, attribute_targets, augment, draw, save_half
-from tasks.networks.evaluator_networks import AttributeNet
+from tasks.networks.evaluator_networks import AttributeNet, DenseAttributeNet, ShuffleAttributeNet
 
 
 class Attributes(Job):
     """Mean cross-entropy of the attributes. The nose, small and faint and learned last, counts three times."""
 
     batch, rate, file = 64, 2e-3, "evaluator/attributes.safetensors"
+    kind: type[AttributeNet] = DenseAttributeNet
 
     def __init__(self, data: Path):
         super().__init__()
         self.table, (self.images,) = read_shards(data / "train", "images")
         self.targets, counts = attribute_targets(self.table)
-        self.network = AttributeNet(counts)
+        self.network = self.kind(counts)
 
     def loss(self, rng: np.random.Generator) -> Tensor:
         index = draw(len(self.images), self.batch, rng)
@@ -33,3 +34,9 @@ class Attributes(Job):
     def save(self, out: Path) -> None:
         values = {name: sorted(self.table[name].unique()) for name in VALUES}
         save_half(self.network, out / self.file, {"values": json.dumps(values)})
+
+
+class SelectorAttributes(Attributes):
+    """The same, with the selector's network."""
+
+    kind, file = ShuffleAttributeNet, "selector/attributes.safetensors"

@@ -1,4 +1,4 @@
-"""The guidance network of `task=segmentation`, and the evaluator of label maps."""
+"""The guidance network of `task=segmentation`, the evaluator and the selector of label maps."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dsg.avatars64.faces import read_shards
 from dsg.avatars64.guidance_training.base import Job, augment, draw, save_half
-from tasks.networks.evaluator_networks import DilatedNet
+from tasks.networks.evaluator_networks import ConvNeXtNet, DilatedNet
 from tasks.networks.parts import PartsUNet
 
 
@@ -36,3 +36,9 @@ class Labels(Parts):
     """The same, with the evaluator's network."""
 
     kind, file = DilatedNet, "evaluator/labels.safetensors"
+
+
+class SelectorLabels(Parts):
+    """The same, with the selector's network."""
+
+    kind, file = ConvNeXtNet, "selector/labels.safetensors"

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from dsg.avatars64.guidance_training.attributes import Attributes
+from dsg.avatars64.guidance_training.attributes import Attributes, SelectorAttributes
 from dsg.avatars64.guidance_training.base import Job
 from dsg.avatars64.guidance_training.clip import Clip
 from dsg.avatars64.guidance_training.identity import Identity
-from dsg.avatars64.guidance_training.labels import Labels, Parts
+from dsg.avatars64.guidance_training.labels import Labels, Parts, SelectorLabels
 from dsg.runs.results import temporary_name
 
 JOBS: dict[str, type[Job]] = {
@@ -22,8 +22,10 @@ JOBS: dict[str, type[Job]] = {
     "parts": Parts,
     "attributes": Attributes,
     "labels": Labels,
+    "selector_attributes": SelectorAttributes,
+    "selector_labels": SelectorLabels,
 }
-EVALUATORS = ("attributes", "labels")  # trained from another seed than the guidance networks
+SEEDS = {"attributes": 1000, "labels": 1000, "selector_attributes": 2000, "selector_labels": 2000}  # others: 0
 SAVE_EVERY = 90  # seconds
 
 
@@ -37,14 +39,17 @@ class Training:
         data: folder of the faces, `data/avatars64`.
         out: folder of the weights and the state.
         overwrite: start even if `out` holds weights that are not of this training.
+        bf16: autocast, many times faster on a processor with AMX and many times slower on one without AVX-512.
 
     Raises:
         FileExistsError: `out` holds such weights.
         FileNotFoundError: no faces.
     """
 
-    def __init__(self, name: str, minutes: float, seed: int, data: Path, out: Path, overwrite: bool = False):
-        self.name, self.budget, self.seed, self.out = name, 60 * minutes, seed, out
+    def __init__(
+        self, name: str, minutes: float, seed: int, data: Path, out: Path, overwrite: bool = False, bf16: bool = False
+    ):
+        self.name, self.budget, self.seed, self.out, self.bf16 = name, 60 * minutes, seed, out, bf16
         self.state_file, weights = out / f"training_{name}.pt", out / JOBS[name].file
         if weights.exists() and not self.state_file.exists() and not overwrite:
             raise FileExistsError(f"{weights} is there already: add --overwrite, or train in another folder (--out)")
@@ -78,7 +83,7 @@ class Training:
         for group in self.optimizer.param_groups:
             progress = min(self.elapsed / self.budget, 1)
             group["lr"] = self.job.rate * min(1, (self.step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * progress))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             loss = self.job.loss(np.random.default_rng([self.seed, self.step]))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
