@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dsg.avatars64.prior_training.averages import Averages, exponent
-from dsg.avatars64.prior_training.draws import faces_of_step, generator, timesteps
+from dsg.avatars64.prior_training.draws import faces_of_step, generator, time_density, timesteps
 from dsg.avatars64.prior_training.loss import to_v, weight
 from dsg.avatars64.prior_training.optimizers import optimizers, orthogonal
 from dsg.avatars64.prior_training.trainer import Trainer
@@ -53,9 +53,14 @@ def test_an_epoch_shows_each_face_once():
     assert seen[:10].tolist() != seen[10:].tolist()
 
 
-def test_a_batch_has_one_noise_level_of_each_stratum():
+def test_noise_levels_are_stratified_draws_of_their_density():
+    density = time_density()
+    assert density.sum().item() == pytest.approx(1) and density.min() > 0.9 * 0.5e-3
+    below = density.cumsum(0) - density  # probability of a smaller t
     for step in range(20):
-        assert (timesteps(10, generator(0, step)) // 100).tolist() == list(range(10))
+        t = timesteps(10, density, generator(0, step))
+        for stratum, value in enumerate(t.tolist()):
+            assert below[value] < (stratum + 1) / 10 and below[value] + density[value] > stratum / 10
 
 
 @pytest.mark.parametrize("prediction", ["v", "eps", "x0"])

@@ -7,7 +7,7 @@ The network predicts v = sqrt(ab) eps - sqrt(1-ab) x0 (Salimans & Ho, arXiv 2202
 image but for its sign, so an error of the output is an error of x0 of the same size; one of a predicted eps is
 multiplied by 157 there. What is learned is the difference to the best linear denoiser (`dsg/priors/linear.py`),
 fitted when the training begins, which travels with the weights: the prior begins where a linear model ends. That part
-fades as the noise does, by 1 - ab.
+fades as the noise does, by 1 - ab. Half of the noise levels are drawn where images have most to learn.
 
 Everything that a step draws (faces, noise levels, noise) is a function of (seed, step), so a stopped run goes on with
 the very next step. The learning rate follows a cosine over the whole budget. With --steps, a run that was stopped is

@@ -34,7 +34,7 @@ class Training:
 
     Args:
         name: key of JOBS.
-        minutes: of training, all resumed parts together.
+        minutes: of computing, all resumed parts together (with two threads, two per minute of the clock).
         seed: of the weights' start and of the batches.
         data: folder of the faces, `data/avatars64`.
         out: folder of the weights and the state.
@@ -102,12 +102,12 @@ class Training:
         average, saved = None, time.monotonic()
         with tqdm(total=round(self.budget), initial=round(self.elapsed), unit="s", desc=self.name) as bar:
             while not self.finished:
-                start = time.monotonic()
+                start = time.process_time()
                 loss = self.train_step()
                 if not math.isfinite(loss):
                     raise ValueError(f"the loss is {loss} at step {self.step}: the last save is kept")
                 average = loss if average is None else 0.98 * average + 0.02 * loss
-                self.elapsed += time.monotonic() - start
+                self.elapsed += time.process_time() - start  # other programs do not count
                 bar.set_postfix(step=self.step, loss=f"{average:.4f}", refresh=False)
                 bar.update(min(round(self.elapsed), bar.total) - bar.n)
                 if time.monotonic() - saved > SAVE_EVERY:

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dsg.schedule import linear_betas
+
 
 def faces_of_step(step: int, batch: int, count: int, seed: int) -> Tensor:
     """Indices [batch] of the faces of a step: each epoch is a permutation of its own, and no face is left out."""
@@ -26,6 +28,16 @@ def generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step % 2**32]).generate_state(1)[0]))
 
 
-def timesteps(batch: int, g: torch.Generator) -> Tensor:
-    """t [batch] in 0..999, one from each of `batch` equal strata: steadier than independent draws."""
-    return ((torch.arange(batch) + torch.rand(batch, generator=g)) / batch * 1000).long().clamp_max(999)
+def time_density() -> Tensor:
+    """Probability [1000] of each t: half uniform, half EDM's log-normal of sigma = sqrt((1-ab)/ab), where images have
+    most to learn. Uniform draws alone were 1 dB worse at t = 100 after equal time (checkpoints/avatars64/study.md)."""
+    ab = (1 - linear_betas()).cumprod(0)
+    place = ((1 - ab) / ab).log() / 2
+    lognormal = torch.exp(-0.5 * ((place + 1.2) / 1.2) ** 2) * torch.gradient(place)[0]
+    return 0.5 / 1000 + 0.5 * lognormal / lognormal.sum()
+
+
+def timesteps(batch: int, density: Tensor, g: torch.Generator) -> Tensor:
+    """t [batch] in 0..999, one from each of `batch` equally likely strata: steadier than independent draws."""
+    u = (torch.arange(batch) + torch.rand(batch, generator=g)) / batch
+    return torch.searchsorted(density.cumsum(0), u.double()).clamp_max(999)

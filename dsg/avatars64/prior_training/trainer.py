@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dsg.avatars64.prior_training.averages import Averages
-from dsg.avatars64.prior_training.draws import faces_of_step, generator, timesteps
+from dsg.avatars64.prior_training.draws import faces_of_step, generator, time_density, timesteps
 from dsg.avatars64.prior_training.loss import BINS, to_v, weight
 from dsg.avatars64.prior_training.optimizers import optimizers
 from dsg.checkpoints import load_into, read_weights
@@ -51,6 +51,7 @@ class Trainer:
         self.optimizers = optimizers(self.net, args.optimizer, args.lr)
         self.linear = LinearDenoiser(faces[0].numel(), args.linear).to(self.device) if args.linear else None
         self.alpha_bar = (1 - linear_betas()).cumprod(0).float().to(self.device)
+        self.density = time_density()
         self.balance = torch.ones(BINS, device=self.device)  # running mean of v's squared error, per noise level
         self.step, self.elapsed, self.log = 0, 0.0, []
         if (args.out / "training.pt").exists():
@@ -119,7 +120,7 @@ class Trainer:
         """x0 and noise [B, 3, 64, 64], t [B] of the next step."""
         args, g = self.args, generator(self.args.seed, self.step)
         index = faces_of_step(self.step, args.batch, len(self.faces), args.seed)
-        t = timesteps(args.batch, g)
+        t = timesteps(args.batch, self.density, g)
         noise = torch.randn((args.batch, *self.faces.shape[1:]), generator=g)
         mirrored = torch.rand(args.batch, generator=g) < (0.5 if args.flips else 0.0)
         x0 = self.faces[index.to(self.faces.device)].to(self.device).float() / 127.5 - 1
@@ -127,7 +128,7 @@ class Trainer:
         return x0, noise.to(self.device), t.to(self.device)
 
     def train_step(self) -> tuple[float, float]:
-        """One step; returns its squared error of v and its weighted loss."""
+        """One step; returns its squared error of v, as if t were uniform, and its weighted loss."""
         x0, noise, t = self.batch()
         ab = self.alpha_bar[t]
         signal, sigma = ab.sqrt()[:, None, None, None], (1 - ab).sqrt()[:, None, None, None]
@@ -147,7 +148,8 @@ class Trainer:
         self.step += 1
         self.averages.update(self.net, self.step)
         self.update_balance(error.detach(), t)
-        return error.mean().item(), loss.item()
+        rarity = 1e-3 / self.density[t.cpu()].float()
+        return (error.detach().cpu() * rarity).mean().item(), loss.item()
 
     def update_balance(self, error: Tensor, t: Tensor) -> None:
         bins = t * BINS // 1000
