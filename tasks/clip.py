@@ -83,11 +83,8 @@ class CLIPText(SemanticTask):
     """
 
     takes_prompt = True
-    columns = (
-        Column("clip_score", "CLIP score (guidance network)", 1, True),
-        Column("clip_distance", "CLIP distance (guidance network)", 3, False),
-    )
-    evaluated_by = ("attribute_accuracy", "all_attributes")
+    columns = (Column("clip_distance", "CLIP distance (guidance network)", 3, False),)
+    evaluated_by = ("clip_score", "attribute_accuracy", "all_attributes")
 
     def __init__(self, name: str, guidance: GuidanceNetwork, prompt: str | None = None, cpu_batch: int = 4):
         super().__init__(name, guidance, prompt=prompt, cpu_batch=cpu_batch)
@@ -115,7 +112,4 @@ class CLIPText(SemanticTask):
         return (condition["text"] - self.feature(image)).norm(dim=1)
 
     def metrics(self, image: Tensor, condition: Condition) -> dict[str, Tensor]:
-        """clip_score: 100 max(cos, 0) (Hessel et al., arXiv 2104.08718, without its factor 2.5)."""
-        feature = self.feature(image)
-        cosine = F.cosine_similarity(feature, condition["text"])
-        return {"clip_score": 100 * cosine.clamp_min(0), "clip_distance": (condition["text"] - feature).norm(dim=1)}
+        return {"clip_distance": self.loss(image, condition)}

@@ -40,7 +40,7 @@ class Segmentation(SemanticTask):
         Column("guidance_miou", "mIoU (guidance network)", 3, True),
         Column("cross_entropy", "cross-entropy (guidance network)", 3, False),
     )
-    evaluated_by = ("miou",)
+    evaluated_by = ("miou", "clip_score")
 
     def __init__(
         self,

@@ -59,3 +59,4 @@ class TextStyle(Style):
 
     takes_prompt = True
     prompts_prior = True
+    evaluated_by = ("evaluated_style", "clip_score")

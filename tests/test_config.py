@@ -134,7 +134,7 @@ def test_the_parts_of_a_sum_take_the_prior_s_defaults_by_their_names():
 def test_metrics_are_those_of_the_task_or_those_that_are_named():
     assert list(load().metrics) == ["psnr", "ssim", "haarpsi", "lpips_vgg"]
     config = load(["task=composite", "task.weights={faceid: 1, clip_text: 0, segmentation: 2}"])
-    assert list(config.metrics) == ["identity_attributes", "same_identity", "miou"]
+    assert list(config.metrics) == ["identity_attributes", "same_identity", "miou", "clip_score"]
     assert load(["model=celebahq256", "task=faceid"]).metrics.same_identity.checkpoint is None  # it has no evaluator
     named = load(["metrics=[lpips_alex,miou]"]).metrics
     assert named.lpips_alex.net == "alex" and named.miou.checkpoint == "checkpoints/avatars64/evaluator"

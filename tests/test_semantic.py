@@ -309,6 +309,7 @@ def test_a_sum_takes_the_prompts_of_its_parts_and_names_the_rest_as_wrong():
     assert summed.prompt == words.prompt and summed.evaluated_by == (
         "identity_attributes",
         "same_identity",
+        "clip_score",
         "attribute_accuracy",
         "all_attributes",
     )

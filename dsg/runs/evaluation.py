@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dsg.benchmark.statistics import bootstrap, by_image
-from dsg.layers import files, read
+from dsg.layers import files, merge, read
 from dsg.metrics.base import Metric, SetMetric
 from dsg.options import check, locate, parameters, suggestion
 from dsg.runs.inputs import Data
@@ -125,7 +125,9 @@ def metric_configs(
         raise ValueError(f"{unasked[0]} has options, but is not asked for: --metrics {' '.join([*names, unasked[0]])}")
     defaults = read("model", config.model.name, config_dirs).get("model_defaults", {}).get("metric", {})
     for name in names:
-        values = {**read("metric", name, config_dirs), **defaults.get(name, {}), **options.get(name, {})}
+        values = read("metric", name, config_dirs)
+        for above in (defaults, options):
+            merge(values, above.get(name, {}))
         kind = locate(values["_target_"])
         for problem in check(values, kind, name):
             raise ValueError(problem.message or suggestion(problem.path, [f"{name}.{k}" for k in parameters(kind)]))
