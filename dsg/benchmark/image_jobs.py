@@ -31,7 +31,7 @@ class ImageJob(Job):
     section: of the tables; the task, with several models <model>/<task>.
     model, task, sampler: names of configs.
     steps: of the sampler.
-    value: of the option that is tuned, where `options` override it: for the folder's name.
+    value: of the option that is tuned, or a text of several, where `options` override them: for the folder's name.
     images, samples: how many inputs, how many samples of each.
     folder: the run is in <folder>/<sampler>-<steps>[-<value>].
     options: further overrides.
@@ -43,7 +43,7 @@ class ImageJob(Job):
     task: str
     sampler: str
     steps: int
-    value: float | None
+    value: float | str | None
     images: int
     samples: int
     folder: Path
@@ -133,11 +133,12 @@ class ImageJob(Job):
 
     def about(self) -> dict[str, object]:
         cost = self.sampler_object.cost(self.schedule())
+        count = self.images * self.samples * self.task_object.tries
         made = f"{self.images}" + (f" x {self.samples}" if self.samples > 1 else "")
         return {
             "images": made,
-            "network evaluations": self.images * self.samples * cost.forward,
-            "backward passes": self.images * self.samples * cost.backward,
+            "network evaluations": count * cost.forward,
+            "backward passes": count * cost.backward,
             "left": "" if self.results is None else f"{self.left:.0f}",
         }
 

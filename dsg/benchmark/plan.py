@@ -74,7 +74,8 @@ def pooled_floor(suite: Suite, task: str, sampler: str, enough: int) -> list[Ima
 
 def image_job(suite: Suite, model: str, task: str, sampler: str, steps: int) -> ImageJob:
     section = f"{model}/{task}" if len(suite.models) > 1 else task
-    common = [f"device={suite.device}", f"wandb.group={suite.name}", f"wandb.mode={suite.wandb}", *suite.options]
+    common = [f"device={suite.device}", f"wandb.group={suite.name}", f"wandb.mode={suite.wandb}"]
+    common += [*(suite.yaml.get("task_options") or {}).get(task, ()), *suite.options]
     return ImageJob(
         section, model, task, sampler, steps, None, suite.images, suite.samples,
         suite.out / "runs" / section, common, suite.yaml.get("watch"),

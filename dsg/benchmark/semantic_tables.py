@@ -17,14 +17,18 @@ from dsg.runs.results import write_text
 
 
 def semantic(
-    outcome: Outcome, parts: Sequence[str], metrics: Mapping[str, Sequence[str]], pooled: str, pooled_floor: str
+    outcome: Outcome,
+    parts: Sequence[str],
+    metrics: Mapping[str, Sequence[str]],
+    pooled: str | None = None,
+    pooled_floor: str | None = None,
 ) -> list[str]:
     """table.csv and table.md.
 
     Args:
         parts: entries of the suite's `jobs`.
         metrics: of every task, in the order wanted.
-        pooled: a metric of all images of a method together, whatever their tasks (configs/metric/).
+        pooled: a metric of all images of a method together, whatever their tasks (configs/metric/); None: no such table.
         pooled_floor: the entry whose samples take the place of the unguided ones there.
     """
     out, found = outcome.out, collect(outcome, parts, metrics)
@@ -36,11 +40,12 @@ def semantic(
         return pd.DataFrame({"": part["method"].map(lambda method: label(method, found))})
 
     # floor and ceiling do not compete
-    text = head(outcome) + sections(
+    text = head(outcome, found) + sections(
         summary, found.columns, name, lambda m: m in found.methods and found.methods[m].guided
     )
     text += "\n## DSG minus its base method, condition by condition\n\n" + long_differences(found)
-    text += pooled_metric(outcome, parts, pooled, pooled_floor, found)
+    if pooled is not None:
+        text += pooled_metric(outcome, parts, pooled, pooled_floor, found)
     write_text(out / "table.md", text)
     print(text)
     return ["table.md", "table.csv"]
@@ -52,17 +57,24 @@ def label(method: str, found: Collected) -> str:
     return found.methods[method].label if found.methods[method].guided else "no guidance"
 
 
-def head(outcome: Outcome) -> str:
+def head(outcome: Outcome, found: Collected) -> str:
     suite = outcome.suite
     options = f"With {', '.join(suite.options)}. " if suite.options else ""
-    counts = f"{suite.images} conditions per task, {suite.samples} samples each, {suite.steps[0]} steps"
-    return (
+    samples = f"{suite.samples} sample{'s' * (suite.samples > 1)} each"
+    counts = f"{suite.images} conditions per task, {samples}, {suite.steps[0]} steps"
+    text = (
         f"# Suite {suite.name}: {counts}, {', '.join(suite.models)}\n\n{options}"
         "Means over conditions with 95 % bootstrap intervals; the best method of a column in bold. guidance network: "
-        "as the network sees it that guided; evaluator: networks that guided nothing (`tasks/networks/evaluator.py`). "
-        "diversity: RMS distance between the samples of a condition. real images: another image of the person, test "
-        "faces that the prompt fits, the reference mirrored, the face that the label map is of.\n\n"
+        "as the network sees it that guided; evaluator: networks that guided nothing (`tasks/networks/evaluator.py`)."
     )
+    if suite.samples > 1:
+        text += " diversity: RMS distance between the samples of a condition."
+    if any(method not in found.methods for _, method, _ in found.tables):
+        text += (
+            " real images: another image of the person, test faces that the prompt fits, the reference mirrored, the "
+            "face that the label map is of."
+        )
+    return f"{text}\n\n"
 
 
 def long_differences(found: Collected) -> str:

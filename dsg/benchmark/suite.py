@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.utils import get_method
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from dsg.benchmark.jobs import Job
 from dsg.checkpoints import REPOSITORY, resolve
@@ -22,7 +22,8 @@ class Suite:
     yaml: all that the file says, plain; further keys are read from here by the functions that it names.
     models, tasks, samplers, steps: the grid.
     images, samples: how many inputs of a task, how many samples of each.
-    options: overrides of every run, as on the command line of `run.py`.
+    options: overrides of every run, as on the command line of `run.py`: the YAML's, then those that were asked for.
+        Before them come those of the run's task, `task_options` in the YAML.
     most_steps: jobs of more steps are left out.
     device, wandb: of every run.
     workers: processes; 1 is this one. In the YAML also `all`: as many as there are cores.
@@ -70,22 +71,53 @@ class Outcome:
 
 
 def names() -> list[str]:
+    """Of all suites and groups of suites."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load(name: str, **chosen) -> Suite:
+def members(name: str) -> list[str]:
+    """The suites of a group, in the order in which they run; of a suite, itself."""
+    return list(OmegaConf.load(FOLDER / f"{name}.yaml").get("suites", [name]))
+
+
+def read(name: str, smoke: bool = False) -> dict:
+    """What configs/suite/<name>.yaml says, plain.
+
+    `base: <file>` puts it above a file of configs/suite/base/: mappings entry by entry, all else as a whole; an entry
+    of `jobs` that is null is left out. The blocks `smoke` of both are above that if `smoke` is true, and results go
+    below results/smoke-size/ then.
+    """
+    yaml = _above_its_base(f"{name}.yaml")
+    small = yaml.pop("smoke", {})
+    if smoke:
+        yaml = OmegaConf.merge(yaml, {"out": f"results/smoke-size/{name}"}, small)
+    plain = OmegaConf.to_container(yaml, resolve=True)
+    return {**plain, "jobs": {part: spec for part, spec in plain["jobs"].items() if spec is not None}}
+
+
+def _above_its_base(file: str) -> DictConfig:
+    yaml = OmegaConf.load(FOLDER / file)
+    base = yaml.pop("base", None)
+    return yaml if base is None else OmegaConf.merge(_above_its_base(f"base/{base}.yaml"), yaml)
+
+
+def load(name: str, smoke: bool = False, **chosen) -> Suite:
     """The suite, with the options of the command line that are not None.
+
+    Args:
+        smoke: its smallest size, on embedded models (the YAML's block `smoke`).
 
     Raises:
         ValueError: an option that the suite does not have, or a value that it cannot take.
     """
-    yaml = OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"), resolve=True)
+    yaml = read(name, smoke)
     chosen = {option: value for option, value in chosen.items() if value is not None}
     for option in ("images", "steps", "samples", "tasks"):
         if option in chosen and option not in yaml:
             raise ValueError(f"--{option} does not apply to suite {name}: configs/suite/{name}.yaml has none")
     usual = {key: yaml[key] for key in ("models", "tasks", "samplers", "images", "samples", "workers") if key in yaml}
     usual |= {"steps": as_list(yaml.get("steps", [])), "out": resolve(yaml["out"])}
+    chosen["options"] = [*yaml.get("options", []), *chosen.get("options", [])]
     usual["workers"] = os.cpu_count() if usual.get("workers") == "all" else usual.get("workers", 1)
     suite = Suite(name, yaml=yaml, **{**usual, **chosen})
     check(suite)
