@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # importing torch takes seconds
 
 
 class Restored(NamedTuple):
-    """uint8 [H, W, 3] images: the restored one, and the measurement y that it was made from ([h, w, 3])."""
+    """uint8 [H, W, 3] images: the restored one, and a picture of the y that it was made from ([h, w, 3])."""
 
     image: np.ndarray
     measurement: np.ndarray
@@ -58,8 +58,9 @@ def restore(
     from dsg import config
     from dsg.noise import ImageNoise
     from dsg.runs import images
-    from dsg.runs.inputs import to_tensor, to_uint8
+    from dsg.runs.inputs import Input, to_tensor, to_uint8
     from dsg.runs.prepare import build, load_once_from, pick_device
+    from dsg.runs.tries import best_try
     from dsg.samplers import sample
 
     chosen = config.load([f"model={model}", f"task={task}", f"sampler={sampler}", *overrides])
@@ -76,9 +77,13 @@ def restore(
         pixels = images.as_array(image, prior.image_shape[-1])
         condition = operator.degrade(to_tensor([pixels]), [name], chosen.seed)
     on_device = {key: value.to(device) for key, value in condition.items()}
-    noise = ImageNoise(chosen.seed, [name], [0], prior.shape, device)
-    x_T = method.start(prior, operator, on_device, noise.start())
-    x0 = sample(prior, operator, on_device, method, x_T, noise)
+
+    def one_try(number: int) -> torch.Tensor:
+        noise = ImageNoise(chosen.seed, [name], [number], prior.shape, device)
+        x_T = method.start(prior, operator, on_device, noise.start())
+        return sample(prior, operator, on_device, method, x_T, noise)
+
+    x0 = best_try(operator, prior, on_device, one_try)
     with torch.no_grad():
         restored = to_uint8(prior.decode(x0))[0]
-    return Restored(restored, to_uint8(condition["y"])[0])
+    return Restored(restored, operator.picture(Input(name), condition))

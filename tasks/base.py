@@ -22,12 +22,14 @@ class Task(ABC):
         columns: how the numbers of `metrics` are shown in tables.
         evaluated_by: names of the metrics (configs/metric/) that are reported by default.
         prompts_prior: whether an input's prompt is the prior's.
+        tries: how often an image is sampled, from other noise; the one with the least loss is kept.
     """
 
     name: str
     columns: tuple[Column, ...] = ()
     evaluated_by: tuple[str, ...] = ()
     prompts_prior = False
+    tries = 1
 
     @abstractmethod
     def inputs(self, data: Data, shape: Sequence[int]) -> list[Input]:

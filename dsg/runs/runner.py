@@ -20,6 +20,7 @@ from dsg.runs.inputs import Input, to_uint8
 from dsg.runs.results import BY, Results, file_digest, write_text
 from dsg.runs.shards import shard_of_this_process
 from dsg.runs.summary import write_summary
+from dsg.runs.tries import best_try
 from dsg.samplers import Sampler, StepState, sample
 
 WEIGHT = {"forward": 1, "backward": 2}  # of a pass, for progress bars (`dsg.samplers.Cost.compute`)
@@ -90,7 +91,7 @@ class Run:
 
     def work(self) -> int:
         """What is left, in forward passes of one image."""
-        return len(self.pending()) * self.sampler.cost(self.prior.schedule).compute
+        return len(self.pending()) * self.task.tries * self.sampler.cost(self.prior.schedule).compute
 
     @property
     def finished(self) -> bool:
@@ -138,6 +139,12 @@ class Watch:
         return [Failure(name, *self.steps[k]) for name, k in zip(names, self.first_bad.tolist()) if k >= 0]
 
 
+def failed_always(tries: Sequence[Sequence[Failure]]) -> list[Failure]:
+    """Those of the first try, of images that no try has done."""
+    failed = [{failure.id for failure in one} for one in tries]
+    return [failure for failure in tries[0] if all(failure.id in ids for ids in failed)]
+
+
 def condition_of(run: Run, inputs: Sequence[Input]) -> dict[str, Tensor]:
     """The condition of a batch, on the run's device."""
     return {k: v.to(run.device) for k, v in run.task.condition(inputs, run.seed).items()}
@@ -148,24 +155,27 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
     condition = condition_of(run, inputs)
     prompts = [i.prompt for i in inputs] if run.task.prompts_prior and any(i.prompt for i in inputs) else None
     prior = CountedPrior(run.prior, prompts, lambda kind: on_progress(WEIGHT[kind] * len(batch)))
-    watch = Watch(len(batch), run.device)
+    watches: list[Watch] = []  # of each try
 
     def each_step(state: StepState) -> None:
-        watch(state)
+        watches[-1](state)
         if callback is not None:
             callback(state, names)
 
+    def one_try(number: int) -> Tensor:
+        watches.append(Watch(len(batch), run.device))
+        numbers = [item.sample_number * run.task.tries + number for item in batch]
+        draws = run.sampler.draws(run.prior.schedule)
+        noise = ImageNoise(run.seed, [i.id for i in inputs], numbers, run.prior.shape, run.device, draws)
+        x_T = run.sampler.start(prior, run.task, condition, noise.start())
+        return sample(prior, run.task, condition, run.sampler, x_T, noise, each_step)
+
     start = time.perf_counter()
-    noise = ImageNoise(
-        run.seed, [i.id for i in inputs], [item.sample_number for item in batch], run.prior.shape, run.device,
-        run.sampler.draws(run.prior.schedule),
-    )  # fmt: skip
-    x_T = run.sampler.start(prior, run.task, condition, noise.start())
-    x0 = sample(prior, run.task, condition, run.sampler, x_T, noise, each_step)
+    x0 = best_try(run.task, run.prior, condition, one_try)
     with torch.no_grad():
         restored = run.prior.decode(x0).clamp(-1, 1)
         own = {k: v.cpu() for k, v in run.task.metrics(restored, condition).items()}
-    failures = watch.failures(names)  # waits for the device
+    failures = failed_always([watch.failures(names) for watch in watches])  # waits for the device
     numbers = {
         "seconds": (time.perf_counter() - start) / len(batch),
         "network_evaluations": prior.forward_passes,
