@@ -3,7 +3,8 @@
 A composed config becomes the values of a run before anything is built. Later layers win:
 
 1. the sampler's defaults: its constructor's, then its YAML's;
-2. the prior's: `model_defaults` in the model's YAML, `{sampler: {...}, task: {<task>: ...}, metric: {<metric>: ...}}`;
+2. the prior's: `model_defaults` in the model's YAML, `{sampler: {...}, task: {<task>: ...}, metric: {<metric>: ...}}`
+   (and `metrics: [...]`, which are reported beside the task's);
 3. the task's recipe, configs/recipe/<task>.yaml, by the sampler's name, else by its base method's;
 4. the tuned table, configs/tuned/<model>.yaml, by task, sampler and steps (`s20`), each of which may be `any`, from
    general to special: any task before this one, any sampler before this one, any steps before these; numbers of
@@ -202,7 +203,8 @@ class _Resolver:
             raise ValueError(f"metrics={named}: expected a list of names, such as [psnr,lpips_vgg]")
         self.put("metrics", {}, "config.yaml")
         known, prior = files("metric", self.config_dirs), f"model/{self.names['model']}.yaml"
-        for name in dict.fromkeys(_evaluated_by(self.layers.values["task"]) if named is None else named):
+        usual = [*_evaluated_by(self.layers.values["task"]), *self.defaults.get("metrics", [])]
+        for name in dict.fromkeys(usual if named is None else named):
             if name not in known:
                 raise ValueError(f"metrics: {name} is unknown: one of {', '.join(known)}")
             self.put(f"metrics.{name}", read("metric", name, self.config_dirs), f"metric/{name}.yaml")

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dsg.runs.inputs import Input
+
+if TYPE_CHECKING:
+    from dsg.runs.runner import Run
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,11 @@ class Metric(ABC):
     @property
     def name(self) -> str:
         return self.column.name
+
+    def of(self, run: "Run") -> "Metric":
+        """This metric of a run: what is asked of a metric is asked of this. By default it knows no more than the
+        images."""
+        return self
 
     def missing(self) -> str | None:
         """Why it cannot be had on this machine (weights that are not there), in one line; None if it can."""
@@ -81,3 +90,7 @@ class SetMetric(Metric):
     @abstractmethod
     def __call__(self, images: np.ndarray) -> float:
         """Args: images uint8 [N, H, W, 3], N at least `smallest`."""
+
+    def beside(self, images: np.ndarray) -> dict[str, float]:
+        """Numbers that belong beside it in metrics.json, by name: a floor, an interval. Asked for after the number."""
+        return {}

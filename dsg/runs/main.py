@@ -77,7 +77,9 @@ def report(run: Run) -> None:
             interval = "" if m["low"] is None else f"  [{m['low']:.4f}, {m['high']:.4f}]"
             print(f"{name:>20} {m['mean']:8.4f}{interval}")
     for name, m in summary["set_metrics"].items():
-        print(f"{name:>20} {m['value']:8.4f}")
+        floor = "" if m.get("floor") is None else f"  floor {m['floor']:.4f}"
+        interval = "" if m.get("low") is None else f"  [{m['low']:.4f}, {m['high']:.4f}]"
+        print(f"{name:>20} {m['value']:8.4f}{interval}{floor}")
     for metric in run.metrics:
         if metric.missing():
             print(f"{metric.name:>20} not computed: {metric.missing()}")

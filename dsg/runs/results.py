@@ -166,9 +166,9 @@ class Results:
         found = [record for record in self.records() if all(record.get(k) == v for k, v in wanted.items())]
         return found[-1] if found else None
 
-    def new_set_record(self, metric: Metric, names: Sequence[str], value: float) -> dict:
+    def new_set_record(self, metric: Metric, names: Sequence[str], numbers: Mapping[str, float]) -> dict:
         about = {"set": metric.name, "of": self.digest_of(names), "by": metric.fingerprint}
-        return {**about, "value": value, "images": len(names), **metric.settings()}
+        return {**about, **numbers, "images": len(names), **metric.settings()}
 
     def digest_of(self, names: Sequence[str]) -> str:
         """Identifies a set of saved images."""

@@ -63,6 +63,9 @@ class Run:
     notes: Sequence[str] = ()  # what the user should know before it starts
     shard: tuple[int, int] = field(default_factory=shard_of_this_process)
 
+    def __post_init__(self):
+        self.metrics = [metric.of(self) for metric in self.metrics]
+
     @cached_property
     def items(self) -> list[Item]:
         """Everything the run makes, on all shards."""
@@ -247,8 +250,9 @@ def evaluate(run: Run, chunk: int = 64) -> None:
     for metric in run.metrics:
         wanted = isinstance(metric, SetMetric) and metric.missing() is None and len(names) >= metric.smallest
         if wanted and len(names) == len(run.items) and run.results.set_record(metric, names) is None:
-            value = metric(np.stack([run.results.image(name) for name in names]))
-            run.results.add([run.results.new_set_record(metric, names, value)])
+            pixels = np.stack([run.results.image(name) for name in names])
+            numbers = {"value": metric(pixels), **metric.beside(pixels)}
+            run.results.add([run.results.new_set_record(metric, names, numbers)])
 
 
 def versions(device: torch.device) -> dict[str, str]:
