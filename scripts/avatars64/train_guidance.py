@@ -1,6 +1,7 @@
 """Train the networks that guide the semantic tasks on avatars64, or that evaluate them, each on a budget of time.
 
     python scripts/avatars64/render.py train=40960 identities=2048
+    python scripts/avatars64/estimate.py train identities                 # what identity and clip see of the prior
     python scripts/avatars64/train_guidance.py identity --minutes 86      # guides faceid: IR-SE with ArcFace's loss
     python scripts/avatars64/train_guidance.py clip --minutes 33          # guides clip_text and style
     python scripts/avatars64/train_guidance.py parts --minutes 8          # guides segmentation
@@ -43,6 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the faces (data/avatars64)")
     out = REPOSITORY / "checkpoints/avatars64/training"
     parser.add_argument("--out", type=Path, default=out, help="folder of the weights (checkpoints/avatars64/training)")
+    parser.add_argument("--init", type=Path, metavar="FOLDER", help="begin with its network: checkpoints/avatars64")
     parser.add_argument("--bf16", action="store_true", help="much faster with AMX, much slower without AVX-512")
     parser.add_argument("--overwrite", action="store_true", help="replace weights that another training left in --out")
     return parser.parse_args()
@@ -52,7 +54,7 @@ def main() -> int:
     args = parse_args()
     seed = args.seed + SEEDS.get(args.name, 0)
     try:
-        training = Training(args.name, args.minutes, seed, args.data, args.out, args.overwrite, args.bf16)
+        training = Training(args.name, args.minutes, seed, args.data, args.out, args.overwrite, args.init, args.bf16)
         weights = args.out / training.job.file
         if training.finished:
             print(f"{args.name}: finished already, {training.step} steps: {weights}")

@@ -32,6 +32,14 @@ class Job(nn.Module, ABC):
     def loss(self, rng: np.random.Generator) -> Tensor:
         """Of one batch, drawn with `rng`."""
 
+    def begin(self, weights: Path) -> None:  # noqa: B027 a job without it begins at random
+        """Start with the network in a folder that is laid out as checkpoints/avatars64.
+
+        Raises:
+            ValueError: this job cannot.
+        """
+        raise ValueError(f"{self.file} is trained from the start: leave out --init")
+
     @abstractmethod
     def save(self, out: Path) -> None:
         """Write the network's weights, fp16, to `out / file`, with what is needed to read them."""
@@ -52,6 +60,20 @@ def augment(images: Tensor, rng: np.random.Generator, noise: float = 0.2, coarse
     blurred = F.interpolate(F.avg_pool2d(x, factor), scale_factor=float(factor), mode="bilinear")
     x = torch.where(kind < 0.25, x + (blurred - x) * strength, x)
     return torch.where((kind > 0.2) & (kind < 0.5), x + noise * strength * z, x)
+
+
+def seen(images: Tensor, estimates: Tensor, index: np.ndarray | Tensor, rng: np.random.Generator, **options) -> Tensor:
+    """A batch as a sampler's guidance sees it: half of it the prior's estimates, half augmented faces.
+
+    Args:
+        images, estimates: uint8 [N, 3, 64, 64], of the same faces.
+        index: [B] of the batch.
+        options: of `augment`.
+
+    Returns: float32 [B, 3, 64, 64].
+    """
+    estimated = torch.from_numpy(rng.random(len(index)) < 0.5)[:, None, None, None]
+    return torch.where(estimated, estimates[index].float() / 127.5 - 1, augment(images[index], rng, **options))
 
 
 def draw(count: int, batch: int, rng: np.random.Generator) -> Tensor:

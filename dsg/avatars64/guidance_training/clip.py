@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsg.avatars64.captions import WORDS, caption
-from dsg.avatars64.faces import read_shards
-from dsg.avatars64.guidance_training.base import Job, attribute_targets, augment
+from dsg.avatars64.faces import load_estimates, read_shards
+from dsg.avatars64.guidance_training.base import Job, attribute_targets, seen
 
 TEXT = {
     "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -44,6 +44,7 @@ class Clip(Job):
         from transformers import CLIPConfig, CLIPModel
 
         table, (self.images,) = read_shards(data / "train", "images")
+        self.estimates = load_estimates(data / "train")
         self.rows = table.to_dict("records")
         self.tokenizer = word_tokenizer()
         text = {"vocab_size": len(self.tokenizer), **TEXT}
@@ -51,12 +52,17 @@ class Clip(Job):
         self.targets, counts = attribute_targets(table)
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, count) for name, count in counts.items()})
 
+    def begin(self, weights: Path) -> None:
+        from transformers import CLIPModel
+
+        self.network = CLIPModel.from_pretrained(weights / "clip", dtype=torch.float32)
+
     def loss(self, rng: np.random.Generator) -> Tensor:
         index = rng.integers(0, len(self.images), self.batch)
         captions = [caption(self.rows[i], rng) for i in index]
         tokens = self.tokenizer(captions, padding=True, return_tensors="pt")
         text = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
-        out = self.network(**text, pixel_values=augment(self.images[index], rng))
+        out = self.network(**text, pixel_values=seen(self.images, self.estimates, index, rng))
         images, texts = out.vision_model_output.pooler_output.float(), out.text_model_output.pooler_output.float()
         alike = same_words(captions)  # images with the same caption are no negatives of each other
         loss = (

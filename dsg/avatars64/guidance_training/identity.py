@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsg.avatars64.attributes import IDENTITY
-from dsg.avatars64.faces import read_shards
-from dsg.avatars64.guidance_training.base import Job, attribute_targets, augment, draw, save_half
+from dsg.avatars64.faces import load_estimates, read_shards
+from dsg.avatars64.guidance_training.base import Job, attribute_targets, draw, save_half, seen
+from dsg.checkpoints import load_into, read_state_dict
 from tasks.networks.irse import IRSE
 
 LAYOUT = {"input_size": 64, "channels": (16, 24, 48, 96, 128), "units": (1, 2, 2, 2), "features": 128}
@@ -30,6 +31,7 @@ class Identity(Job):
     def __init__(self, data: Path):
         super().__init__()
         table, (self.images,) = read_shards(data / "identities", "images")
+        self.estimates = load_estimates(data / "identities")
         self.labels = torch.tensor(table["identity"].to_numpy())
         self.network = IRSE(**LAYOUT)
         self.centres = nn.Parameter(torch.randn(int(self.labels.max()) + 1, LAYOUT["features"]))
@@ -37,10 +39,20 @@ class Identity(Job):
         self.targets = {name: targets[name] for name in IDENTITY}
         self.heads = nn.ModuleDict({name: nn.Linear(LAYOUT["features"], counts[name]) for name in IDENTITY})
 
+    @torch.no_grad()
+    def begin(self, weights: Path) -> None:
+        """The network's; the centres are the means of its features of each person's faces."""
+        path = weights / self.file
+        load_into(self.network, read_state_dict(path, "avatars64"), path)
+        self.network.eval()
+        features = torch.cat([self.network(part.float() / 127.5 - 1) for part in self.images.split(256)])
+        self.centres.zero_().index_add_(0, self.labels, features)
+        self.network.train()
+
     def loss(self, rng: np.random.Generator) -> Tensor:
         index = draw(len(self.images), self.batch, rng)
         # more noise and blur than for the others, since a person is to be recognised in a sampler's first estimates
-        images = augment(self.images[index], rng, noise=0.7, coarsest=8)
+        images = seen(self.images, self.estimates, index, rng, noise=0.7, coarsest=8)
         length = self.attack * torch.from_numpy(rng.random(len(images), dtype=np.float32))[:, None, None, None]
         return self.loss_of(attacked(images, lambda x: self.loss_of(x, index), length), index)
 

@@ -39,6 +39,7 @@ class Training:
         data: folder of the faces, `data/avatars64`.
         out: folder of the weights and the state.
         overwrite: start even if `out` holds weights that are not of this training.
+        init: folder laid out as checkpoints/avatars64: begin with its network.
         bf16: autocast, many times faster on a processor with AMX and many times slower on one without AVX-512.
 
     Raises:
@@ -47,7 +48,15 @@ class Training:
     """
 
     def __init__(
-        self, name: str, minutes: float, seed: int, data: Path, out: Path, overwrite: bool = False, bf16: bool = False
+        self,
+        name: str,
+        minutes: float,
+        seed: int,
+        data: Path,
+        out: Path,
+        overwrite: bool = False,
+        init: Path | None = None,
+        bf16: bool = False,
     ):
         self.name, self.budget, self.seed, self.out, self.bf16 = name, 60 * minutes, seed, out, bf16
         self.state_file, weights = out / f"training_{name}.pt", out / JOBS[name].file
@@ -55,6 +64,8 @@ class Training:
             raise FileExistsError(f"{weights} is there already: add --overwrite, or train in another folder (--out)")
         torch.manual_seed(seed)
         self.job = JOBS[name](data)
+        if init is not None:
+            self.job.begin(init)
         self.optimizer = torch.optim.AdamW(self.job.parameters(), lr=self.job.rate, weight_decay=0.01)
         self.step, self.elapsed = 0, 0.0
         if self.state_file.exists():
