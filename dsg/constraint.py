@@ -47,24 +47,54 @@ def spherical_gaussian_step(
         raise ValueError(f"mean, deviation and grad differ in shape: {mean.shape}, {deviation.shape}, {grad.shape}")
     if isinstance(guidance_rate, (int, float)) and not 0 <= guidance_rate <= 1:
         raise ValueError(f"guidance_rate={guidance_rate} is outside [0, 1]")
-    r = _radius(sigma, mean)
-    grad_norm = _norm(grad)
+    r = radius(sigma, mean)
+    grad_norm = norm(grad)
     d_star = -r * grad / (grad_norm + eps)
     d_m = deviation + _per_image(guidance_rate, mean) * (d_star - deviation)
-    d_m_norm = _norm(d_m)
+    d_m_norm = norm(d_m)
     guided = mean + d_m / (d_m_norm + eps) * r
     return torch.where((grad_norm == 0) | (r == 0) | (d_m_norm == 0), mean + deviation, guided)
 
 
-def _radius(sigma: float | Tensor, like: Tensor) -> Tensor:
+def subtracted_step(
+    mean: Tensor, deviation: Tensor, step: Tensor, sigma: float | Tensor, projected: bool, keeps_noise: bool
+) -> Tensor:
+    """The parts of `spherical_gaussian_step`, one by one: with neither, x_prev = mean + deviation - step.
+
+    With |step| = guidance_rate r, projected and without its noise kept, it is DSG.
+
+    Args:
+        mean, deviation, sigma: as of `spherical_gaussian_step`.
+        step: [B, ...] what is subtracted.
+        projected: put the sum of deviation and step back on the sphere of radius r around the mean.
+        keeps_noise: false shrinks the deviation by the share of the radius that the step takes, to
+            (1 - |step|/r) deviation, and to nothing where the step is longer than r.
+
+    Returns:
+        [B, ...] x_prev. Where there is no step, or no sphere to be put on (r = 0), nothing is projected.
+    """
+    if not (projected or not keeps_noise):
+        return mean + deviation - step
+    r, length = radius(sigma, mean), norm(step)
+    if not keeps_noise:
+        deviation = deviation * (1 - length / r.clamp_min(1e-20)).clamp(0, 1)
+    moved = deviation - step
+    if not projected:
+        return mean + moved
+    on_sphere = mean + moved / norm(moved).clamp_min(1e-20) * r
+    return torch.where((length == 0) | (r == 0), mean + moved, on_sphere)
+
+
+def radius(sigma: float | Tensor, like: Tensor) -> Tensor:
     """r = sqrt(n) sigma, [B, 1, ...]; the norm of a sigma field, which is the same for a constant one."""
     if isinstance(sigma, Tensor) and sigma.ndim == like.ndim and sigma.shape[1:] != (1,) * (like.ndim - 1):
-        return _norm(sigma.expand_as(like).to(like))
+        return norm(sigma.expand_as(like).to(like))
     n = like[0].numel()
     return math.sqrt(n) * _per_image(sigma, like)
 
 
-def _norm(x: Tensor) -> Tensor:
+def norm(x: Tensor) -> Tensor:
+    """L2 norm per image, [B, 1, ...]."""
     return _per_image(x.flatten(1).norm(dim=1), x)
 
 

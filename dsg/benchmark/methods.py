@@ -7,12 +7,12 @@ from dsg.samplers import GuidedSampler, Sampler, Unconditional
 LABELS = {
     "unconditional": "unconditional", "dps": "DPS", "freedom": "FreeDoM", "mpgd": "MPGD", "diffrgd": "DiffRGD",
     "trust": "Trust Sampling", "daps": "DAPS", "diffpir": "DiffPIR", "reddiff": "RED-diff", "sitcom": "SITCOM",
-    "ddrm": "DDRM",
+    "ddrm": "DDRM", "additive": "DPS, steps of the sphere's length",
 }  # fmt: skip
 COLORS = {
     "unconditional": "0.6", "dps": "tab:blue", "freedom": "tab:green", "mpgd": "tab:orange", "diffrgd": "tab:red",
     "trust": "tab:purple", "daps": "tab:brown", "diffpir": "tab:pink", "reddiff": "tab:olive", "sitcom": "tab:cyan",
-    "ddrm": "goldenrod",
+    "ddrm": "goldenrod", "additive": "navy",
 }  # fmt: skip
 
 

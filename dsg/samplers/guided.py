@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from dsg.constraint import spherical_gaussian_step
+from dsg.constraint import norm, radius, spherical_gaussian_step, subtracted_step
 from dsg.priors.base import Prediction, Prior
 from dsg.samplers.base import (
     Callback,
@@ -31,7 +31,8 @@ from dsg.samplers.base import (
 )
 from dsg.schedule import KERNELS, SPACINGS, VARIANCES, NoiseSchedule, Step, is_noiseless, reverse_kernel
 
-SCALINGS = ("gradient", "noise", "text")
+SCALINGS = ("gradient", "noise", "text", "residual", "sphere")
+STARTS = {"residual": 1.0, "sphere": 0.3}  # of the search for a step size, by scaling
 Window = Annotated[Sequence[float], "[lo, hi]"]
 
 
@@ -94,7 +95,12 @@ class GuidedSampler(Sampler):
         scaling: what else multiplies it, per image; null is the method's own, constant but for FreeDoM's sqrt(ab_t).
             With RMS over the entries of an image, g the gradient, c1 the posterior mean's factor of x0:
             gradient: 1/RMS(g);  noise: c1 RMS(eps) sqrt((1-ab_t)/ab_t)/RMS(g);  text: RMS(s (eps_text -
-            eps_0))/RMS(g), s the scale of classifier-free guidance, which asks for a prior with a prompt.
+            eps_0))/RMS(g), s the scale of classifier-free guidance, which asks for a prior with a prompt;
+            residual: the loss, so that the step follows the gradient of half its square;
+            sphere: sqrt(n) sigma_t/|g|, the radius of DSG's sphere (steps without noise are not guided then).
+        projected: put the guided step back on the sphere of radius sqrt(n) sigma_t around the kernel's mean.
+        keeps_noise: false shrinks the noise by the share of that radius which the subtracted gradient takes. These
+            two and scaling=sphere are the parts of DSG, one by one (`dsg.constraint.subtracted_step`).
         boost: a larger step size in a window of t.
         window: guided for lo < t <= hi only; null is everywhere.
         travel: time travel.
@@ -116,6 +122,8 @@ class GuidedSampler(Sampler):
     interval: int = 1
     step_size: float = 0.5
     scaling: str | None = None
+    projected: bool = False
+    keeps_noise: bool = True
     boost: Boost = field(default_factory=Boost)
     window: Window | None = None
     travel: Travel = field(default_factory=Travel)
@@ -137,7 +145,7 @@ class GuidedSampler(Sampler):
         check_range("step_size", self.step_size, 0)
         check_range("travel.repeats", self.travel.repeats, 1, kind=int)
         check_range("boost.factor", self.boost.factor, 0)
-        for option in ("clip_denoised", "spherical"):
+        for option in ("clip_denoised", "spherical", "projected", "keeps_noise"):
             check_switch(option, getattr(self, option))
         check_window("travel.window", self.travel.window)
         check_window("boost.window", self.boost.window)
@@ -159,7 +167,11 @@ class GuidedSampler(Sampler):
         if self.spherical:
             deviation = state.unguided - state.mean
             return spherical_gaussian_step(state.mean, deviation, state.gradient, state.sigma, self.guidance_rate)
-        return state.unguided - self.step_length(state.step) * self.scaled(state)
+        step = self.step_length(state.step) * self.scaled(state)
+        if not self.projected and self.keeps_noise:
+            return state.unguided - step
+        deviation = state.unguided - state.mean
+        return subtracted_step(state.mean, deviation, step, state.sigma, self.projected, self.keeps_noise)
 
     def step_length(self, step: Step) -> float:
         """What the scaled gradient is multiplied by when it is subtracted."""
@@ -170,6 +182,10 @@ class GuidedSampler(Sampler):
         """The gradient times what `scaling` says."""
         if self.scaling is None:
             return state.gradient
+        if self.scaling == "residual":
+            return state.gradient * state.loss.reshape(-1, *[1] * (state.gradient.ndim - 1))
+        if self.scaling == "sphere":
+            return state.gradient / norm(state.gradient).clamp_min(1e-20) * radius(state.sigma, state.mean)
         unit = state.gradient / _rms(state.gradient).clamp_min(1e-20)
         if self.scaling == "noise":
             odds = math.sqrt((1 - state.step.alpha_bar) / state.step.alpha_bar)
@@ -187,7 +203,8 @@ class GuidedSampler(Sampler):
 
     def guides(self, step: Step) -> bool:
         """Whether the step's gradient is used: a step without noise has no sphere."""
-        return self.wants_guidance(step) and not (self.spherical and is_noiseless(self.kernel, self.eta, step))
+        needs_sphere = self.spherical or self.projected or self.scaling == "sphere"
+        return self.wants_guidance(step) and not (needs_sphere and is_noiseless(self.kernel, self.eta, step))
 
     def repeats(self, step: Step) -> int:
         lo, hi = self.travel.window
@@ -290,7 +307,8 @@ class GuidedSampler(Sampler):
     def unused(cls, options: Mapping[str, Any]) -> dict[str, str]:
         unused = {}
         if options["spherical"]:
-            unused |= dict.fromkeys(("step_size", "scaling", "boost"), "spherical=true has a guidance_rate instead")
+            subtracted = ("step_size", "scaling", "boost", "projected", "keeps_noise")
+            unused |= dict.fromkeys(subtracted, "spherical=true has a guidance_rate instead")
         else:
             unused["guidance_rate"] = "spherical=false has a step_size instead"
         if options["kernel"] == "ddpm":
@@ -301,7 +319,10 @@ class GuidedSampler(Sampler):
 
     @property
     def tunable(self) -> Tunable | None:
-        return Tunable("guidance_rate", 0.2, high=1.0) if self.spherical else Tunable("step_size", 4.0)
+        if self.spherical:
+            return Tunable("guidance_rate", 0.2, high=1.0)
+        whole = 1.0 if self.scaling == "sphere" and not self.keeps_noise else math.inf  # no noise is left at 1
+        return Tunable("step_size", STARTS.get(self.scaling, 4.0), high=whole)
 
 
 @dataclass
@@ -316,7 +337,10 @@ class Unconditional(GuidedSampler):
 
     @classmethod
     def unused(cls, options: Mapping[str, Any]) -> dict[str, str]:
-        guidance = ("spherical", "guidance_rate", "interval", "step_size", "scaling", "boost", "window")
+        guidance = (
+            "spherical", "guidance_rate", "interval", "step_size", "scaling", "projected", "keeps_noise", "boost",
+            "window",
+        )  # fmt: skip
         return super().unused(options) | dict.fromkeys(guidance, "nothing is guided")
 
     @property
