@@ -6,12 +6,21 @@ from typing import NoReturn
 
 def positive(text: str) -> int:
     """An integer, at least 1."""
+    return _integer(text, 1)
+
+
+def not_negative(text: str) -> int:
+    """An integer, at least 0."""
+    return _integer(text, 0)
+
+
+def _integer(text: str, least: int) -> int:
     try:
         number = int(text)
     except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: an integer, at least 1, is expected")
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text}: an integer, at least {least}, is expected")
     return number
 
 

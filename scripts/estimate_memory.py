@@ -7,6 +7,9 @@ Counted on fake tensors, not measured (`dsg/priors/memory.py`). A GPU needs some
 fragmentation. Models: sd14, and those with an ADM U-Net (ffhq256, imagenet256, avatars64).
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import pandas as pd
 from tqdm import tqdm
 
@@ -17,13 +20,18 @@ from dsg.priors.memory import adm_step_gib, sd14_step_gib
 SETTINGS = {"fp32": {}, "bf16": {"bf16": True}, "bf16, recomputing": {"bf16": True, "use_checkpoint": True}}
 
 
-def guided_step_gib(model: str, batch: int, **settings) -> float:
+def step_of(model: str) -> Callable[..., float]:
+    """GiB of a guided step, by batch size and settings.
+
+    Raises:
+        ValueError: there is no such model, or none that can be counted.
+    """
     if model == "sd14":
-        return sd14_step_gib(batch, **settings)
+        return sd14_step_gib
     config = load([f"model={model}"]).model
     if "unet" not in config:
         raise ValueError(f"--models {model}: sd14, or a model with an ADM U-Net (model.unet)")
-    return adm_step_gib(config.unet, batch, **settings)
+    return partial(adm_step_gib, config.unet)
 
 
 def main() -> None:
@@ -31,13 +39,14 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["ffhq256", "imagenet256", "sd14"])
     parser.add_argument("--batch", type=positive, nargs="+", default=[1, 4])
     args = parser.parse_args()
-    rows = []
     try:
-        for model, batch in tqdm([(m, b) for m in args.models for b in args.batch], unit="row"):
-            peaks = {f"{name} [GiB]": guided_step_gib(model, batch, **s) for name, s in SETTINGS.items()}
-            rows.append({"model": model, "batch": batch, **peaks})
-    except (ValueError, OSError) as error:
+        steps = {model: step_of(model) for model in args.models}
+    except ValueError as error:
         parser.error(str(error))
+    rows = []
+    for model, batch in tqdm([(m, b) for m in args.models for b in args.batch], unit="row"):
+        peaks = {f"{name} [GiB]": steps[model](batch, **s) for name, s in SETTINGS.items()}
+        rows.append({"model": model, "batch": batch, **peaks})
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".1f"))
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from dsg.runs.evaluation import add_metrics, compare, find_runs
+from dsg.arguments import Parser, positive
+from dsg.runs.evaluation import add_metrics, check_names, compare, find_runs
 from dsg.runs.results import OWNER
 
 
@@ -25,21 +26,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.statistics:
             return save(args)
         options = nested(args.set)
-        margins = {name: float(value) for name, value in map(pair, args.margin)}
+        margins = {name: number(name, value) for name, value in map(pair, args.margin)}
+        check_names(args.metrics, options, args.config_dir)
         runs = args.runs if args.paired else find_runs(args.runs)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     failed = False
-    for out in tqdm(runs, unit="run", disable=not args.metrics or len(runs) < 2) if args.metrics else ():
-        failed |= not add(out, args, options)
+    try:
+        for out in tqdm(runs, unit="run", disable=not args.metrics or len(runs) < 2) if args.metrics else ():
+            failed |= not add(out, args, options)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
     if args.paired:
         failed |= not show_differences(*runs, margins)
     return int(failed)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("runs", nargs="*", type=Path, help="folders of runs, or folders above them")
     parser.add_argument("--metrics", nargs="+", default=[], help="names of configs/metric/, such as fid kid lpips_vgg")
     parser.add_argument("--set", nargs="+", default=[], metavar="METRIC.OPTION=VALUE", help="options of the metrics")
@@ -48,7 +54,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--margin", nargs="+", default=[], metavar="METRIC=NUMBER", help="equivalent if within +- this")
     parser.add_argument("--statistics", type=Path, metavar="FOLDER", help="save the statistics of a folder of images")
     parser.add_argument("--to", type=Path, metavar="FILE.npz")
-    parser.add_argument("--size", type=int, help="of its images: central square of so many pixels; else as they are")
+    parser.add_argument("--size", type=positive, help="px: of the central square of each image (default: as they are)")
     parser.add_argument("--resize", default="tensorflow", help="to the network's 299 px: tensorflow or pytorch")
     args = parser.parse_args(arguments)
     args.paired |= not args.metrics and len(args.runs) == 2
@@ -121,8 +127,18 @@ def nested(words: Sequence[str]) -> dict[str, dict]:
         metric, dot, option = name.partition(".")
         if not dot or not option:
             raise ValueError(f"--set {name}={value}: expected METRIC.OPTION=VALUE")
-        options.setdefault(metric, {})[option] = yaml.safe_load(value)
+        try:
+            options.setdefault(metric, {})[option] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {name}={value}: {value} cannot be read as YAML") from None
     return options
+
+
+def number(name: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"--margin {name}={value}: a number is expected") from None
 
 
 def pair(word: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dsg import faults  # noqa: E402
-from dsg.arguments import Parser  # noqa: E402
+from dsg.arguments import Parser, not_negative  # noqa: E402
 from dsg.runs.results import write_text  # noqa: E402
 
 
@@ -78,10 +78,14 @@ def parse() -> Namespace:
         ("inputs", 1000, "image files that are damaged"),
         ("seed", 0, "of the faults"),
     ):
-        parser.add_argument(f"--{option}", type=int, default=default, help=f"{what} (default: {default})")
+        parser.add_argument(f"--{option}", type=not_negative, default=default, help=f"{what} (default: {default})")
     parser.add_argument("--folder", type=Path, help="where the runs are made, and removed (default: a temporary one)")
     parser.add_argument("--out", type=Path, help="a file for the table, Markdown")
-    return parser.parse_args()
+    args = parser.parse_args()
+    for option, folder in (("folder", args.folder), ("out", args.out and args.out.parent)):
+        if folder is not None and not folder.is_dir():
+            parser.error(f"--{option} {vars(args)[option]}: no such folder")
+    return args
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ A file appears under its name only when whole, checked and readable; a broken do
 size and SHA-256 are written beside it (`<file>.json`) at the first fetch; a later call checks the file against them.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
+from dsg.arguments import Parser
 from dsg.checkpoints import REPOSITORY
 from dsg.downloads import checked, fetch
 from dsg.records import read_record
@@ -39,7 +39,7 @@ def check(names: list[str], folder: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"{', '.join(SOURCES)}; all")
     parser.add_argument("--check", action="store_true", help="fetch nothing; check what is there")
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "checkpoints")

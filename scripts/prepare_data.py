@@ -15,14 +15,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dsg.arguments import positive
+from dsg.arguments import Parser, positive
 from dsg.checkpoints import REPOSITORY
 from dsg.datasets import DATASETS, PROTOCOLS, candidates, choose, damaged, opened, read_manifest, write_images
 from dsg.runs.results import write_text
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("dataset", choices=list(DATASETS))
     parser.add_argument("source", nargs="?", type=Path, help="folder, .zip or .tar")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="crop")

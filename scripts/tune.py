@@ -19,6 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from dsg.arguments import Parser, positive
 from dsg.benchmark import engine
 from dsg.benchmark.dry import describe
 from dsg.benchmark.main import tell
@@ -27,14 +28,14 @@ from dsg.benchmark.tuning_plan import RESULTS, copy_table, defaults, draw, plan
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--model", default="avatars64")
-    parser.add_argument("--steps", type=int, nargs="+", default=[20, 100])
+    parser.add_argument("--steps", type=positive, nargs="+", default=[20, 100])
     parser.add_argument("--tasks", nargs="+", default=defaults()["tasks"])
     parser.add_argument("--samplers", nargs="+", help="default: configs/tuning.yaml")
     parser.add_argument("--criterion", choices=list(TITLES), help="default: haarpsi; of semantic tasks evaluator")
-    parser.add_argument("--images", "--faces", type=int, default=8)
-    parser.add_argument("--trials", type=int, default=8, help="per method, task and number of steps")
+    parser.add_argument("--images", "--faces", type=positive, default=8)
+    parser.add_argument("--trials", type=positive, default=8, help="per method, task and number of steps")
     parser.add_argument("--data", help="folder of validation images (default: the model's, configs/tuning.yaml)")
     parser.add_argument(
         "--out", type=Path, help="folder for all that is written (default: results/tuning, configs/tuned)"
@@ -59,7 +60,11 @@ def main() -> int:
         return tell(errors)
     if args["out"] is not None:
         copy_table(args["model"], args["out"])
-    failures = engine.run(jobs, "tuning")
+    try:
+        failures = engine.run(jobs, "tuning")
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
     out, known = args["out"] or RESULTS, jobs[0].trials
     if len(known.table):
         written = [known.path.name, *draw(known.table, args["model"], out)]

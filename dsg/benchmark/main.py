@@ -1,10 +1,10 @@
 """A suite on the command line: plan, check, run, tables and figures, exit code."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dsg.arguments import Parser, positive
 from dsg.benchmark import engine
 from dsg.benchmark.dry import describe
 from dsg.benchmark.jobs import Job
@@ -14,14 +14,14 @@ from dsg.runs.prepare import pick_device
 from dsg.runs.tracking import MODES, check_login
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(description: str) -> Parser:
+    result = Parser(description)
     result.add_argument("--suite", default="embedded", choices=names())
     result.add_argument("--images", "--conditions", type=int, help="per task (default: the suite's)")
     result.add_argument("--samples", type=int, help="per image or condition")
     result.add_argument("--steps", help="numbers of steps, '20 100'")
     result.add_argument("--tasks", "--settings", nargs="+", help="only these")
-    result.add_argument("--most-steps", type=int, help="leave out what takes more steps")
+    result.add_argument("--most-steps", type=positive, help="leave out what takes more steps")
     result.add_argument("--options", nargs="+", help="overrides of every run, as for run.py")
     result.add_argument("--out", type=Path, help="folder (default: the suite's)")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:<index>, mps")
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str], description: str = "") -> int:
     command_line = parser(description)
     args = command_line.parse_args(arguments)
     try:
-        steps = None if args.steps is None else [int(n) for n in args.steps.replace(",", " ").split()]
+        steps = None if args.steps is None else numbers(args.steps)
         suite = load(
             args.suite, images=args.images, samples=args.samples, steps=steps, tasks=args.tasks, options=args.options,
             most_steps=args.most_steps, out=args.out, device=args.device, wandb=args.wandb, workers=args.workers,
@@ -46,6 +46,14 @@ def main(arguments: Sequence[str], description: str = "") -> int:
     except ValueError as error:
         command_line.error(str(error))
     return run_suite(suite, args.dry)
+
+
+def numbers(text: str) -> list[int]:
+    """Of '20 100'."""
+    words = text.replace(",", " ").split()
+    if not all(word.isdecimal() for word in words):
+        raise ValueError(f"--steps {text}: whole numbers are expected, such as '20 100'")
+    return [int(word) for word in words]
 
 
 def run_suite(suite: Suite, dry: bool = False) -> int:

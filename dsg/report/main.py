@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from dsg.arguments import Parser
+from dsg.arguments import Parser, not_negative
 from dsg.benchmark import suite
 from dsg.checkpoints import resolve
 from dsg.report import tables
@@ -44,7 +44,7 @@ def _parser(description: str | None) -> Parser:
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of runs, or above them; or the name of a suite")
     parser.add_argument("--out", type=Path, help="the page; by default report.html in the folder")
     parser.add_argument("--title", help="of the page")
-    parser.add_argument("--images", type=int, default=24, help="of each run, at most (24); 0: none")
+    parser.add_argument("--images", type=not_negative, default=24, help="of each run, at most (24); 0: none")
     parser.add_argument("--megabytes", type=float, default=12, help="of images in the page; fewer images fit it (12)")
     parser.add_argument("--tables", action="store_true", help="also as Markdown, CSV and LaTeX, beside the page")
     parser.add_argument("--metrics", nargs="+", help="in these tables; by default all that have a direction")

@@ -118,11 +118,8 @@ def metric_configs(
     Raises:
         ValueError: an unknown name or option, or a wrong type.
     """
-    known, found = files("metric", config_dirs), {}
-    if unknown := [name for name in (*names, *options) if name not in known]:
-        raise ValueError(f"metric {unknown[0]} is unknown: one of {', '.join(known)}")
-    if unasked := [name for name in options if name not in names]:
-        raise ValueError(f"{unasked[0]} has options, but is not asked for: --metrics {' '.join([*names, unasked[0]])}")
+    check_names(names, options, config_dirs)
+    found = {}
     defaults = read("model", config.model.name, config_dirs).get("model_defaults", {}).get("metric", {})
     for name in names:
         values = read("metric", name, config_dirs)
@@ -133,6 +130,15 @@ def metric_configs(
             raise ValueError(problem.message or suggestion(problem.path, [f"{name}.{k}" for k in parameters(kind)]))
         found[name] = values
     return found
+
+
+def check_names(names: Sequence[str], options: Mapping[str, Mapping], config_dirs: Sequence[str | Path] = ()) -> None:
+    """Raises ValueError if there is no such metric, or options of one that is not asked for."""
+    known = files("metric", config_dirs)
+    if unknown := [name for name in (*names, *options) if name not in known]:
+        raise ValueError(f"metric {unknown[0]} is unknown: one of {', '.join(known)}")
+    if unasked := [name for name in options if name not in names]:
+        raise ValueError(f"{unasked[0]} has options, but is not asked for: --metrics {' '.join([*names, unasked[0]])}")
 
 
 def _saved(out: Path) -> tuple[DictConfig, dict]:
