@@ -81,6 +81,14 @@ SOURCES = {
         sha256="d234d4ea",
         about=13_000_000,
     ),
+    "bisenet": Source(  # the link of zllrunning/face-parsing.PyTorch
+        "79999_iter.pth",
+        "gdrive:154JgKpzCPW82qINcVieuPH3fZ2e0P812",
+        "task=face_parsing",
+        "MIT; trained on CelebAMask-HQ (research only)",
+        53289463,
+        "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567",
+    ),
     "lpips_vgg": Source(
         "vgg16-397923af.pth",
         "https://download.pytorch.org/models/vgg16-397923af.pth",

@@ -314,7 +314,10 @@ def test_whoever_loads_a_file_holds_it_against_its_record(tmp_path):
 # --- what the sources are
 
 
-@pytest.mark.parametrize("name, task", [("arcface", "faceid"), ("lraspp", "segmentation"), ("clip", "clip_text")])
+@pytest.mark.parametrize(
+    "name, task",
+    [("arcface", "faceid"), ("lraspp", "segmentation"), ("bisenet", "face_parsing"), ("clip", "clip_text")],
+)
 def test_a_guidance_network_lands_where_its_task_looks_for_it(tmp_path, name, task):
     config = compose_config("model=celebahq256", f"task={task}").task
     assert config.guidance.checkpoint == f"checkpoints/{SOURCES[name].file}"

@@ -69,6 +69,8 @@ def by_hand(prior, target, x, z, ab, ab_prev, t, rule):
 
     if rule == "faceid freedom":
         return freedom(x0) - 100 * math.sqrt(ab) * at_x
+    if rule == "face_parsing freedom":
+        return freedom(x0) - 0.2 * math.sqrt(ab) * at_x
     if rule == "faceid mpgd":
         return freedom(x0 - 0.015 / rms(at_x0) / math.sqrt(ab_prev) * at_x0)
     if rule == "clip_text freedom":
@@ -88,6 +90,7 @@ def by_hand(prior, target, x, z, ab, ab_prev, t, rule):
     [
         ("faceid", "freedom", 100, lambda t: t > 100),
         ("faceid", "mpgd", 50, lambda t: t > 100),
+        ("face_parsing", "freedom", 100, lambda t: t > 200),
         ("clip_text", "freedom", 100, lambda t: True),
         ("clip_text", "mpgd", 50, lambda t: t > 100),
         ("text_style", "freedom", 100, lambda t: 30 <= t // 10 < 70),
@@ -141,7 +144,9 @@ def schedule_of(sampler, steps):
     return [(sampler.wants_guidance(step), sampler.repeats(step)) for step in steps]
 
 
-@pytest.mark.parametrize("task", ["faceid", "clip_text", "style", "text_style", "segmentation", "composite"])
+@pytest.mark.parametrize(
+    "task", ["faceid", "clip_text", "style", "text_style", "segmentation", "face_parsing", "composite"]
+)
 def test_dsg_changes_the_step_alone(task):
     """Guided and repeated where its base method is, in the same spacing; so are the steps without guidance."""
     model = "sd14" if task == "text_style" else "celebahq256"
