@@ -12,6 +12,7 @@ from conftest import ROOT
 
 from dsg.benchmark import engine
 from dsg.benchmark.search import is_inside, next_value
+from dsg.benchmark.trials import Trials
 from dsg.benchmark.tuned_table import set_entry, value_in
 from dsg.benchmark.tuning_plan import copy_table, plan
 from dsg.samplers import Tunable
@@ -160,9 +161,9 @@ def test_a_search_changes_one_entry_goes_on_and_stops(tmp_path):
     run_all(jobs_of(tmp_path))
     trials = pd.read_csv(tmp_path / "avatars64.csv")
     assert len(trials) == 2 and trials["haarpsi"].between(0, 1).all()  # the first was not spent again
-    best = trials.loc[trials["haarpsi"].idxmax(), "value"]
+    middle = trials["value"].prod() ** 0.5  # of the only pair
     removed, added = changed_lines(before, (tmp_path / "avatars64.yaml").read_text())
-    assert "s20: {step_size: 6.727}" in removed and f"s20: {{step_size: {best:.4g}}}  # HaarPSI" in added
+    assert "s20: {step_size: 6.727}" in removed and f"s20: {{step_size: {middle:.4g}}}  # HaarPSI" in added
     (job,) = jobs_of(tmp_path)
     job.check()
     assert job.finished() and configs.read_text() == before
@@ -170,6 +171,30 @@ def test_a_search_changes_one_entry_goes_on_and_stops(tmp_path):
 
 def run_all(jobs):
     assert engine.check(jobs) == [] and engine.run(jobs, "tuning") == []
+
+
+def test_every_trial_leaves_a_score_per_image_and_seed(tmp_path):
+    jobs = jobs_of(tmp_path, "gaussian_mixture", "dps_dsg", trials=1, steps=[2], criterion="psnr", seeds=2)
+    run_all(jobs)
+    lines = pd.read_csv(tmp_path / "gaussian_mixture-images.csv")
+    psnr = lines[lines["score"] == "psnr"].sort_values("seed")
+    assert list(psnr["seed"]) == [0, 1] and psnr["per_image"].nunique() == 2
+    each = jobs[0].trials.per_image(jobs[0].key, jobs[0].weights, "psnr")
+    assert each.shape == (1, 2) and each.to_numpy().mean() == pytest.approx(jobs[0].tried()["psnr"].item(), abs=1e-3)
+    (other,) = jobs_of(tmp_path, "gaussian_mixture", "dps_dsg", trials=1, steps=[2], criterion="psnr", seeds=3)
+    with pytest.raises(ValueError, match="super_resolution was tuned on 2 seeds: --seeds 2"):
+        other.check()
+
+
+def test_a_file_of_trials_without_seeds_is_read_and_goes_on(tmp_path):
+    old = "task,sampler,steps,images,value,haarpsi,psnr,weights,evaluator\nhdr,dps,20,8,4,0.9,25,0123,\n"
+    (tmp_path / "a.csv").write_text(old)
+    trials = Trials(tmp_path / "a.csv")
+    assert list(trials.of(("hdr", "dps", 20), "0123", "psnr")["seeds"]) == [1]
+    about = {"task": "hdr", "sampler": "dps", "steps": 20, "images": 8, "seeds": 3, "value": 8.0, "weights": "0123"}
+    trials.add({**about, "psnr": 26.0}, {})
+    assert list(trials.of(("hdr", "dps", 20), "0123", "psnr")["score"]) == [25, 26]
+    assert list(trials.table["seeds"]) == [1, 3]
 
 
 def test_another_prior_is_tuned_by_psnr(tmp_path):
@@ -195,5 +220,5 @@ def test_a_search_begins_at_the_best_value_of_the_nearest_number_of_steps(tmp_pa
     for steps, best in ((12, 3.0), (100, 9.0)):
         for value in (best, 2 * best):
             about = {"task": "super_resolution", "sampler": "mpgd", "steps": steps, "images": 2}
-            job.trials.add({**about, "value": value, "haarpsi": 1 / value, "weights": job.weights})
-    assert job.centre() == 3.0
+            job.trials.add({**about, "value": value, "haarpsi": 1 / value, "weights": job.weights, "seeds": 1}, {})
+    assert job.centre() == pytest.approx(3.0 * 2**0.5)  # the middle of the pair

@@ -1,46 +1,106 @@
-"""The trials of a search, a line each in a CSV that is only ever appended to."""
+"""The trials of a search: their means, a line each in a CSV that is only ever appended to; their scores per image."""
 
 import math
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from dsg.runs.results import write_text
+
 KEY = ("task", "sampler", "steps")
-COLUMNS = (*KEY, "images", "value", "haarpsi", "psnr", "weights", "evaluator")
+SCORES = ("haarpsi", "psnr", "evaluator")  # larger is better
+COLUMNS = (*KEY, "images", "value", "haarpsi", "psnr", "weights", "evaluator", "seeds")
+PER_IMAGE = (*KEY, "weights", "value", "seed", "score", "per_image")
 
 
 class Trials:
-    """The file `path`, with `COLUMNS`. haarpsi, psnr and evaluator are scores, larger is better; empty if unknown."""
+    """The file `path`, with `COLUMNS`; and beside it <stem>-images.csv, with `PER_IMAGE`: a line per trial, seed and
+    score, with the scores of the images in their order.
+
+    Several processes may add to them; each sees what the others have added.
+    """
 
     def __init__(self, path: Path):
-        self.path = path
-        self.table = pd.read_csv(path, dtype={"weights": str}) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+        self.path, self.images_path = path, path.with_name(f"{path.stem}-images.csv")
+        self._text, self._table = None, pd.DataFrame(columns=list(COLUMNS))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else None
+        if text is not None and text != self._text:
+            # one seed was all there was before there was a column for it
+            table = pd.read_csv(StringIO(text), dtype={"weights": str}).reindex(columns=list(COLUMNS))
+            self._text, self._table = text, table.fillna({"seeds": 1})
+        return self._table
 
     def of(self, key: tuple, weights: str, criterion: str) -> pd.DataFrame:
         """The trials of (task, sampler, steps) with these weights, their `score` by the criterion."""
-        t = self.table.assign(score=self.table[criterion].astype(float))
-        return t[(t["task"] == key[0]) & (t["sampler"] == key[1]) & (t["steps"] == key[2]) & (t["weights"] == weights)]
+        t = self.table
+        return _select(t.assign(score=t[criterion].astype(float)), key, weights)
+
+    def per_image(self, key: tuple, weights: str, criterion: str) -> pd.DataFrame:
+        """A row per value of these trials, a column per validation image: means over the seeds. Empty if unknown."""
+        if not self.images_path.exists():
+            return pd.DataFrame()
+        t = _select(pd.read_csv(self.images_path, dtype={"weights": str}), key, weights)
+        t = t[t["score"] == criterion].drop_duplicates(["value", "seed"], keep="last")
+        rows = {v: np.mean([_numbers(s) for s in part["per_image"]], axis=0) for v, part in t.groupby("value")}
+        return pd.DataFrame.from_dict(rows, orient="index")
 
     def steps_of(self, task: str, sampler: str) -> list[int]:
         t = self.table
         return sorted(t.loc[(t["task"] == task) & (t["sampler"] == sampler), "steps"].unique())
 
-    def check_images(self, task: str, weights: str, images: int) -> None:
-        """Scores on other images do not compare, and are not thrown away: raises ValueError."""
-        t = self.table[(self.table["task"] == task) & (self.table["weights"] == weights)]
-        for other in t["images"].unique():
-            if other != images:
-                raise ValueError(
-                    f"{self.path}: {task} was tuned on {other} images: --images {other}, or remove its lines"
-                )
+    def check_size(self, task: str, weights: str, **size: int) -> None:
+        """Scores of other images or seeds do not compare, and are not thrown away: raises ValueError.
 
-    def add(self, row: Mapping[str, object]) -> None:
-        new = pd.DataFrame([row], columns=list(COLUMNS))
-        self.table = new if self.table.empty else pd.concat([self.table, new], ignore_index=True)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(new.to_csv(index=False, header=file.tell() == 0, float_format="%.6g"))
+        Args:
+            size: images, seeds.
+        """
+        t = self.table[(self.table["task"] == task) & (self.table["weights"] == weights)]
+        for name, wanted in size.items():
+            for other in t[name].unique():
+                if other != wanted:
+                    tuned = f"{task} was tuned on {other:.0f} {name}"
+                    raise ValueError(f"{self.path}: {tuned}: --{name} {other:.0f}, or remove its lines")
+
+    def add(self, row: Mapping[str, object], per_image: Mapping[int, Mapping[str, np.ndarray]]) -> None:
+        """Add a trial.
+
+        Args:
+            row: its `COLUMNS`; a score that is unknown is left out.
+            per_image: by seed and name of the score, a number per image.
+        """
+        about = {name: row[name] for name in (*KEY, "weights", "value")}
+        lines = [
+            {**about, "seed": seed, "score": name, "per_image": " ".join(f"{v:.5g}" for v in values)}
+            for seed, scores in per_image.items()
+            for name, values in scores.items()
+        ]
+        _append(self.images_path, pd.DataFrame(lines, columns=list(PER_IMAGE)))
+        _append(self.path, pd.DataFrame([row], columns=list(COLUMNS)))
+
+
+def _append(path: Path, rows: pd.DataFrame) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = path.open(encoding="utf-8").readline().strip() if path.exists() else ""
+    if first and first != ",".join(rows.columns):  # an older file has fewer columns
+        old = pd.read_csv(path, dtype=str, keep_default_na=False).reindex(columns=rows.columns)
+        write_text(path, old.to_csv(index=False))
+    if len(rows):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(rows.to_csv(index=False, header=file.tell() == 0, float_format="%.6g"))
+
+
+def _select(t: pd.DataFrame, key: tuple, weights: str) -> pd.DataFrame:
+    return t[(t["task"] == key[0]) & (t["sampler"] == key[1]) & (t["steps"] == key[2]) & (t["weights"] == weights)]
+
+
+def _numbers(text: str) -> np.ndarray:
+    return np.array(str(text).split(), dtype=float)
 
 
 def nearest(steps: int, counts: list[int]) -> int | None:

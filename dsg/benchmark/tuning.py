@@ -1,4 +1,5 @@
-"""The job that finds a sampler's step size, or whatever its `tunable` names, for a task and a number of steps."""
+"""The search for a sampler's step size, or whatever its `tunable` names, on validation images: the protocol of every
+suite (docs/protocol.md)."""
 
 import shutil
 import tempfile
@@ -12,9 +13,10 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from dsg import config as configs
+from dsg.benchmark.choice import Choice, choice, choose
 from dsg.benchmark.jobs import Job, Progress
-from dsg.benchmark.search import best_of, is_inside, next_value
-from dsg.benchmark.trials import Trials, nearest
+from dsg.benchmark.search import is_inside, next_value
+from dsg.benchmark.trials import SCORES, Trials, nearest
 from dsg.benchmark.tuned_table import set_entry, value_in
 from dsg.metrics.semantic import EvaluatorMetric
 from dsg.runs.prepare import build, prepare
@@ -25,19 +27,21 @@ from tasks.inverse import InverseProblem
 from tasks.networks.evaluator import load_evaluator
 
 TITLES = {"haarpsi": "HaarPSI", "psnr": "PSNR", "evaluator": "evaluator"}  # criteria
+PerImage = dict[str, np.ndarray]  # by name of the score, a number per image
 
 
-@dataclass(eq=False)
-class TuningJob(Job):
-    """Args:
-    model, task, sampler, steps: what is tuned.
-    trials: of all searches of this prior.
-    table: YAML file that takes the best value.
-    count: trials of each search.
-    images: validation images, the same for every trial.
-    criterion: the score, see `dsg.benchmark.trials`.
-    options: overrides of every trial, the validation data among them.
-    start: where the first search of this task and sampler begins; None: where the sampler says.
+@dataclass(eq=False, kw_only=True)
+class Search:
+    """The value of one sampler's option, for one task and number of steps.
+
+    Args:
+        model, task, sampler, steps: what is tuned.
+        name: that trials are filed under, if the sampler's own would not say which options were changed.
+        trials: of all searches of this prior.
+        count: trials of each search. images, seeds: of each trial, the same for all.
+        criterion: the score, see `dsg.benchmark.trials`.
+        options: overrides of every trial, the validation data among them.
+        start: where the first search of this task and sampler begins; None: where the sampler says.
     """
 
     model: str
@@ -45,20 +49,20 @@ class TuningJob(Job):
     sampler: str
     steps: int
     trials: Trials
-    table: Path
     count: int
     images: int
     criterion: str
+    seeds: int = 1
     options: Sequence[str] = ()
+    name: str | None = None
     start: float | None = None
-    part: str = ""
     # found by `check`
     weights: str = field(default="", init=False)
     passes: int = field(default=0, init=False)  # of a trial
 
     @property
     def key(self) -> tuple:
-        return (self.task, self.sampler, self.steps)
+        return (self.task, self.name or self.sampler, self.steps)
 
     @cached_property
     def config(self) -> DictConfig:
@@ -66,9 +70,13 @@ class TuningJob(Job):
 
     def config_with(self, *more: str) -> DictConfig:
         chosen = [f"model={self.model}", f"task={self.task}", f"sampler={self.sampler}", f"sampler.steps={self.steps}"]
-        chosen += [f"data.limit={self.images}", "wandb.mode=disabled", *self.options]
+        chosen += [*self.options, f"data.limit={self.images}", "wandb.mode=disabled"]
         metrics = [] if self.criterion == "evaluator" else ["metrics=[haarpsi,psnr]"]
         return configs.load([*chosen, *metrics, *more])
+
+    def __getstate__(self) -> dict:
+        """What another process needs; the rest is found there again."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("config", "tunable")}
 
     @cached_property
     def tunable(self) -> Tunable:
@@ -78,15 +86,16 @@ class TuningJob(Job):
         return found
 
     def check(self) -> None:
+        """Find whatever is wrong before work starts; see `Job.check`."""
         self.tunable  # noqa: B018
         run = prepare(self.config)
         self.check_criterion(run)
         if len(run.inputs) < self.images:
-            raise ValueError(f"--images {self.images}: there are {len(run.inputs)} of task={self.task}")
+            raise ValueError(f"--images {self.images}: there are {len(run.inputs)} of task={self.task} to tune on")
         own = run.task.weights_hash
         self.weights = run.prior.weights_hash[:10] + (f"+{own[:10]}" if own else "")
-        self.trials.check_images(self.task, self.weights, self.images)
-        self.passes = self.images * run.sampler.cost(run.prior.schedule).compute
+        self.trials.check_size(self.task, self.weights, images=self.images, seeds=self.seeds)
+        self.passes = self.images * self.seeds * run.task.tries * run.sampler.cost(run.prior.schedule).compute
 
     def check_criterion(self, run: Run) -> None:
         if self.criterion != "evaluator" and not isinstance(run.task, InverseProblem):
@@ -97,41 +106,40 @@ class TuningJob(Job):
     def tried(self) -> pd.DataFrame:
         return self.trials.of(self.key, self.weights, self.criterion)
 
-    def finished(self) -> bool:
-        return len(self.tried()) >= self.count and self.is_written()
-
-    def is_written(self) -> bool:
-        """Whether the table has the best value."""
-        return value_in(self.table_text(), self.key, self.tunable.option) == float(f"{self.best()[0]:.4g}")
-
-    def table_text(self) -> str:
-        return self.table.read_text(encoding="utf-8") if self.table.exists() else ""
+    def is_searched(self) -> bool:
+        return len(self.tried()) >= self.count
 
     def work(self) -> float:
         return self.passes * max(self.count - len(self.tried()), 0)
 
-    def run(self, on_progress: Progress) -> list[str]:
-        while len(self.tried()) < self.count:
+    def search(self, on_progress: Progress) -> None:
+        """Make the trials that are missing."""
+        while not self.is_searched():
             value = next_value(self.tried(), self.tunable, self.centre())
-            scores = self.scores(self.config_with(f"sampler.{self.tunable.option}={value:.8g}"), on_progress)
+            config = [f"sampler.{self.tunable.option}={value:.8g}"]
+            found = {seed: self.scores(self.config_with(*config, f"seed={seed}"), on_progress) for seed in self.used()}
             about = dict(zip(("task", "sampler", "steps"), self.key))
-            self.trials.add({**about, "images": self.images, "value": value, **scores, "weights": self.weights})
-        value, note = self.best()
-        self.table.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.table, set_entry(self.table_text(), self.key, {self.tunable.option: value}, note))
-        return []
+            about |= {"images": self.images, "seeds": self.seeds, "value": value, "weights": self.weights}
+            failed = not all(found.values())
+            means = {s: np.mean([one[s] for one in found.values()]) for s in SCORES if not failed and s in found[0]}
+            self.trials.add({**about, **means}, {} if failed else found)
+
+    def used(self) -> range:
+        """The seeds."""
+        return range(self.seeds)
 
     def centre(self) -> float:
-        """The best value at the nearest number of steps that has been searched already, if any."""
-        others = [n for n in self.trials.steps_of(self.task, self.sampler) if n != self.steps]
-        found = {n: self.trials.of((self.task, self.sampler, n), self.weights, self.criterion) for n in others}
-        other = nearest(self.steps, [n for n, tried in found.items() if len(tried) >= self.count])
+        """The value chosen for the nearest number of steps that has been searched already, if any."""
+        others = [n for n in self.trials.steps_of(*self.key[:2]) if n != self.steps]
+        found = {n: self.trials.of((*self.key[:2], n), self.weights, self.criterion) for n in others}
+        usable = [n for n, tried in found.items() if len(tried) >= self.count and tried["score"].notna().any()]
+        other = nearest(self.steps, usable)
         if other is None:
             return self.tunable.start if self.start is None else self.start
-        return float(best_of(found[other])["value"])
+        return choose(found[other]["value"], found[other]["score"], self.tunable)[0]
 
-    def scores(self, config: DictConfig, on_progress: Progress) -> dict[str, float]:
-        """Means over the images; NaN if one of them failed."""
+    def scores(self, config: DictConfig, on_progress: Progress) -> PerImage:
+        """Of every image; nothing if one of them failed."""
         folder = Path(tempfile.mkdtemp(prefix="dsg-tune-"))
         try:
             run = prepare(config, out=folder / "run")
@@ -140,31 +148,78 @@ class TuningJob(Job):
             if self.criterion == "evaluator":
                 return {"evaluator": evaluated(run)}
             table = run.results.table()
-            return {name: float(np.mean(table[name])) for name in ("haarpsi", "psnr")}
+            return {name: table[name].to_numpy(dtype=float) for name in ("haarpsi", "psnr")}
         finally:
             shutil.rmtree(folder)
 
-    def best(self) -> tuple[float, str]:
-        """The value, and what is noted behind it."""
+    def choice(self) -> Choice:
+        """Of the trials so far.
+
+        Raises:
+            ValueError: all of them failed.
+        """
+        known = self.trials.per_image(self.key, self.weights, self.criterion)
+        if len(known) and len(known) == self.tried()["score"].notna().sum():
+            return choice(known.index, known.to_numpy(), self.tunable)
         tried = self.tried()
-        row = best_of(tried)
-        digits = 2 if self.criterion == "psnr" else 3
-        note = f"{TITLES[self.criterion]} {row['score']:.{digits}f} on {row['images']}, {len(tried)} trials"
-        return float(row["value"]), note + ("" if is_inside(tried, self.tunable) else ", at the edge of what was tried")
+        value, how = choose(tried["value"], tried["score"], self.tunable)
+        return Choice(value, how, value, value)
+
+    def note(self) -> str:
+        """What is noted behind the value in a table."""
+        tried = self.tried()
+        best, digits = tried["score"].max(), 2 if self.criterion == "psnr" else 3
+        size = f"{self.images}" + (f" x {self.seeds} seeds" if self.seeds > 1 else "")
+        text = (
+            f"{TITLES[self.criterion]} {best:.{digits}f} at best on {size}, {len(tried)} trials, {self.choice().text()}"
+        )
+        return text + ("" if is_inside(tried, self.tunable) else ", at the edge of what was tried")
+
+
+@dataclass(eq=False, kw_only=True)
+class TuningJob(Search, Job):
+    """A search that ends in a tuned table.
+
+    Args:
+        table: YAML file that takes the value; only this entry of it changes.
+    """
+
+    table: Path
+    part: str = ""
+
+    def finished(self) -> bool:
+        return self.is_searched() and self.is_written()
+
+    def is_written(self) -> bool:
+        """Whether the table has the chosen value."""
+        if not self.tried()["score"].notna().any():
+            return False
+        written = value_in(self.table_text(), self.key, self.tunable.option)
+        return written == float(f"{self.choice().value:.4g}")
+
+    def table_text(self) -> str:
+        return self.table.read_text(encoding="utf-8") if self.table.exists() else ""
+
+    def run(self, on_progress: Progress) -> list[str]:
+        self.search(on_progress)
+        value = {self.tunable.option: self.choice().value}
+        self.table.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.table, set_entry(self.table_text(), self.key, value, self.note()))
+        return []
 
     def tables(self) -> dict[str, pd.DataFrame]:
         return {"trials": self.tried()}
 
     def about(self) -> dict[str, object]:
-        return {"trials": self.count, "images": self.images, "criterion": self.criterion}
+        return {"trials": self.count, "images": self.images, "seeds": self.seeds, "criterion": self.criterion}
 
 
 def evaluators(run: Run) -> list[EvaluatorMetric]:
     return [m for m in run.metrics if isinstance(m, EvaluatorMetric) and m.missing() is None]
 
 
-def evaluated(run: Run) -> float:
-    """The evaluator's smooth score of a finished run."""
+def evaluated(run: Run) -> np.ndarray:
+    """The evaluator's smooth score of the images of a finished run."""
     images = np.stack([run.results.image(item.name) for item in run.items])
     evaluator = load_evaluator(evaluators(run)[0].checkpoint)
-    return float(np.mean(evaluator.score(images, run.inputs, run.task.evaluated_by)))
+    return np.asarray(evaluator.score(images, run.inputs, run.task.evaluated_by), dtype=float)

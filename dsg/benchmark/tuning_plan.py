@@ -29,12 +29,13 @@ def defaults() -> dict:
 
 def plan(
     model: str, tasks: Sequence[str], steps: Sequence[int], samplers: Sequence[str] | None, criterion: str | None,
-    trials: int, images: int, data: str | None, device: str, out: Path | None,
+    trials: int | None, images: int | None, data: str | None, device: str, out: Path | None, seeds: int | None = None,
 ) -> list[TuningJob]:  # fmt: skip
     """A job for each task, sampler and number of steps.
 
     Args:
         samplers, criterion: None: those of configs/tuning.yaml for tasks of this kind.
+        trials, images, seeds: None: those of configs/tuning.yaml.
         data: folder of validation images; None: the model's.
         out: of trials, curves and a copy of the tuned table; None: results/tuning/ and configs/tuned/ itself.
 
@@ -42,18 +43,34 @@ def plan(
         ValueError: one line that names the option.
     """
     known, table = Trials((out or RESULTS) / f"{model}.csv"), REPOSITORY / f"configs/tuned/{model}.yaml"
-    jobs = []
+    given, jobs = {"count": trials, "images": images, "seeds": seeds}, []
+    size = {**size_of({}), **{name: number for name, number in given.items() if number is not None}}
     for n, task in itertools.product(steps, tasks):
         kind = kind_of(model, task)
         for sampler in samplers or kind["samplers"]:
             jobs.append(
                 TuningJob(
-                    model, task, sampler, n, known, table if out is None else out / table.name, trials, images,
-                    criterion or kind["criterion"], [*validation(model, task, data), f"device={device}"],
-                    defaults()["start"].get(task, {}).get(sampler),
+                    model=model, task=task, sampler=sampler, steps=n, trials=known,
+                    table=table if out is None else out / table.name, **size, criterion=criterion or kind["criterion"],
+                    options=[*validation(model, task, data), f"device={device}"], start=start_of(task, sampler),
                 )
             )  # fmt: skip
     return jobs
+
+
+def size_of(chosen: Mapping[str, int]) -> dict[str, int]:
+    """How much every search is given: configs/tuning.yaml's, above which is what was chosen.
+
+    Args:
+        chosen: images, seeds, trials.
+    """
+    size = {**defaults()["size"], **chosen}
+    return {"images": size["images"], "seeds": size["seeds"], "count": size["trials"]}
+
+
+def start_of(task: str, sampler: str) -> float | None:
+    """Where its first search begins, if not where the sampler says."""
+    return defaults()["start"].get(task, {}).get(sampler)
 
 
 def kind_of(model: str, task: str) -> Mapping:
