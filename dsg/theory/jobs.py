@@ -4,6 +4,7 @@ A sampler is tuned on some truths and compared with the exact posteriors of othe
 """
 
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ from dsg.benchmark.jobs import Job, Progress
 from dsg.benchmark.search import best_of, is_inside, next_value
 from dsg.checkpoints import REPOSITORY, file_hash
 from dsg.runs.results import short_hash, write_text
-from dsg.samplers import GuidedSampler, GuidedState, Tunable
+from dsg.samplers import GuidedState, Sampler, StepState, Tunable
+from dsg.theory.calibration import rank_test
 from dsg.theory.diagnosis import diagnose
 from dsg.theory.ground_truth import METRICS, GroundTruth
 from dsg.theory.quantities import manifold_deviation
@@ -29,7 +31,7 @@ from dsg.theory.settings import Setting
 
 SOURCES = ("dsg/*.py", "dsg/priors/*.py", "dsg/samplers/*.py", "dsg/benchmark/search.py", "tasks/*.py")
 MODULES = (  # of dsg/theory
-    "ablations", "diagnosis", "distances", "ground_truth", "jobs", "posterior", "quantities", "settings",
+    "ablations", "calibration", "diagnosis", "distances", "ground_truth", "jobs", "posterior", "quantities", "settings",
 )  # fmt: skip
 
 Rows = dict[str, list[dict]]  # by table
@@ -77,7 +79,8 @@ class TheoryJob(Job):
 
     def settings(self) -> dict:
         """What else than prior, task and sampler changes the numbers."""
-        return {"tuning": self.setting.tuning, "report": self.setting.report, "metrics": METRICS}
+        ranks = {} if self.setting.calibration is None else {"calibration": self.setting.calibration}
+        return {"tuning": self.setting.tuning, "report": self.setting.report, "metrics": METRICS, **ranks}
 
     def config(self) -> DictConfig:
         return self.setting.config(self.sampler, max(self.steps, 2))
@@ -153,7 +156,20 @@ class Comparison(TheoryJob):
             "observations": compared.rename_axis("observation").reset_index().to_dict("records"),
             "runs": [{"bias": bias(compared, known.samples)}],
             "points": [row for name, x in self.kept(known, points).items() for row in _point_rows(name, x)],
+            "ranks": self.ranks(),
         }
+
+    def ranks(self) -> list[dict]:
+        """A row with the test of ranks, where the setting has a part for it; none where a point is not finite."""
+        if self.setting.calibration is None:
+            return []
+        known = self.setting.truth("calibration")
+        points = self.points(known)
+        return [vars(rank_test(self.truths(known), points))] if torch.isfinite(points).all() else []
+
+    def truths(self, known: GroundTruth) -> Tensor:
+        """Whose ranks are wanted, [Y, d]."""
+        return known.truths.flatten(1)
 
     def kept(self, known: GroundTruth, points: Tensor) -> dict[str, Tensor]:
         """name -> [Y, d]: the first points of every observation, to look at."""
@@ -176,6 +192,14 @@ class Exact(Comparison):
 
 
 @dataclass(kw_only=True, eq=False)
+class Shuffled(Exact):
+    """Exact samples among which the truths of other observations are ranked: what the test of ranks must find."""
+
+    def truths(self, known: GroundTruth) -> Tensor:
+        return known.truths.flatten(1).roll(1, 0)
+
+
+@dataclass(kw_only=True, eq=False)
 class Oracle(Comparison):
     """The unconditional sampler under the true conditional score."""
 
@@ -192,7 +216,7 @@ class Guided(Comparison):
         options: that are changed in it.
         exact: class of `dsg.theory.ablations` that it becomes.
         trials: of its step size or guidance rate.
-        start: centre of the first values tried, by option; else the sampler's own.
+        start: centre of the first values tried, by sampler or option; else the sampler's own.
     """
 
     sampler: str
@@ -202,13 +226,18 @@ class Guided(Comparison):
     start: dict[str, float] = field(default_factory=dict)
     value: float | None = field(default=None, init=False)  # the best, when tuned
 
-    def build(self, known: GroundTruth | None = None, **options) -> GuidedSampler:
+    def build(self, known: GroundTruth | None = None, **options) -> Sampler:
         sampler = instantiate(self.config().sampler, **{**self.options, **options})
         return sampler if self.exact is None else get_class(self.exact)(**vars(sampler), known=known)
 
     @cached_property
     def tunable(self) -> Tunable | None:
         return self.build().tunable
+
+    @property
+    def compute(self) -> int:
+        """Forward passes per sample, a backward pass counting two."""
+        return self.build().cost(self.setting.prior.schedule).compute
 
     def settings(self) -> dict:
         changed = {"options": self.options, "exact": self.exact, "trials": self.trials, "start": self.start}
@@ -235,7 +264,7 @@ class Guided(Comparison):
     def tune(self, on_progress: Progress) -> pd.DataFrame:
         """The trials; the score is minus the mean sliced Wasserstein distance."""
         known, tried = self.setting.truth("tuning"), pd.DataFrame(columns=["value", "score"], dtype=float)
-        centre = self.start.get(self.tunable.option, self.tunable.start)
+        centre = self.start.get(self.sampler, self.start.get(self.tunable.option, self.tunable.start))
         for _ in range(self.trials):
             self.value, deviations = next_value(tried, self.tunable, centre), Deviations()
             found = known.compare(self.points(known, deviations)).mean(skipna=False)
@@ -247,19 +276,19 @@ class Guided(Comparison):
 
 
 class Deviations:
-    """A callback that keeps each step's mean manifold deviation."""
+    """A callback that keeps each step's mean manifold deviation; of samplers that have a kernel's mean and sigma."""
 
     def __init__(self):
         self.rows: list[dict] = []
 
-    def __call__(self, state: GuidedState) -> None:
-        deviation = manifold_deviation(state)
+    def __call__(self, state: StepState) -> None:
+        deviation = manifold_deviation(state) if isinstance(state, GuidedState) else None
         if deviation is not None:
             self.rows.append({"t": state.t, "repeat": state.repeat, "deviation": deviation.mean().item()})
 
     def off_sphere(self) -> float:
-        """Mean |deviation - 1|."""
-        return float(np.mean([abs(row["deviation"] - 1) for row in self.rows]))
+        """Mean |deviation - 1|; NaN if nothing was kept."""
+        return float(np.mean([abs(row["deviation"] - 1) for row in self.rows])) if self.rows else math.nan
 
 
 def bias(compared: pd.DataFrame, samples: int) -> float:

@@ -1,8 +1,14 @@
-"""From configs/suite/theory.yaml to its jobs, in the order of the tables."""
+"""From configs/suite/theory.yaml and theory_rivals.yaml to their jobs, in the order of the tables."""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import replace
 
 from dsg.benchmark.suite import Suite
 from dsg.checkpoints import resolve
-from dsg.theory.jobs import Diagnosis, Exact, Guided, Oracle, TheoryJob
+from dsg.samplers import Sampler
+from dsg.schedule import NoiseSchedule
+from dsg.theory.jobs import Diagnosis, Exact, Guided, Oracle, Shuffled, TheoryJob
 from dsg.theory.settings import Setting
 
 
@@ -43,3 +49,34 @@ def jobs_of(suite: Suite, setting: Setting) -> list[TheoryJob]:
         *(Guided(**here, method="unconditional", sampler="unconditional", steps=n) for n in steps),
         *(Diagnosis(**here, method="diagnosis", steps=n) for n in diagnosed),
     ]
+
+
+def rivals(suite: Suite) -> list[TheoryJob]:
+    """Every setting, with every sampler at each budget of compute, and what stands beside them."""
+    return [job for name in suite.tasks for job in within_budgets(suite, setting(suite, name))]
+
+
+def within_budgets(suite: Suite, setting: Setting) -> list[TheoryJob]:
+    yaml, here = suite.yaml, {"setting": setting, "out": suite.out}
+    more = yaml["tasks"][setting.name].get("more_oracle_steps", [])
+    jobs: list[TheoryJob] = [
+        Exact(**here, method="exact", steps=0),
+        Shuffled(**here, method="shuffled", steps=0),
+        *(Oracle(**here, method="oracle", steps=n) for n in [*yaml["oracle_steps"], *more]),
+    ]
+    for name in suite.samplers:
+        common = {"options": yaml["options_of"].get(name, {}), "start": yaml["start"]}
+        one = Guided(**here, method=name, sampler=name, steps=2, trials=yaml["tuning"]["trials"], **common)
+        for budget in yaml["budgets"]:
+            steps = most_steps(lambda n, one=one: one.build(steps=n), setting.prior.schedule, budget)
+            if steps is not None:
+                jobs.append(replace(one, steps=steps))
+    return jobs
+
+
+def most_steps(build: Callable[[int], Sampler], schedule: NoiseSchedule, budget: int) -> int | None:
+    """The largest number of steps with which a sampler takes at most `budget` forward passes per sample, a backward
+    pass counting two; None if 2 are too many."""
+    counts = range(2, budget + 2)
+    fitting = bisect_right(counts, budget, key=lambda n: build(n).cost(schedule).compute)
+    return counts[fitting - 1] if fitting else None

@@ -11,7 +11,7 @@ from dsg.config import load
 from dsg.priors.gaussian_mixture import GaussianMixture
 from dsg.theory.ground_truth import GroundTruth
 
-SEEDS = {"tuning": 0, "report": 1}
+SEEDS = {"tuning": 0, "report": 1, "calibration": 2}
 
 
 class Counts(NamedTuple):
@@ -29,6 +29,7 @@ class Setting:
         options: `model=` and `task=`, as for run.py.
         tuning, report: on how much methods are tuned, and compared.
         keep: how many samples of every observation are kept, to look at.
+        calibration: on how much ranks are computed; None: they are not.
     """
 
     name: str
@@ -36,11 +37,12 @@ class Setting:
     tuning: Counts
     report: Counts
     keep: int = 0
+    calibration: Counts | None = None
 
     @classmethod
     def of(cls, name: str, spec: dict, common: dict) -> "Setting":
         """From an entry of the suite's `settings`; counts that it does not give are `common`'s."""
-        counts = {part: {**common[part], **spec.get(part, {})} for part in SEEDS}
+        counts = {part: {**common[part], **spec.get(part, {})} for part in SEEDS if part in common}
         parts = {part: Counts(c["observations"], c["samples"]) for part, c in counts.items()}
         return cls(name, tuple(spec["options"]), **parts, keep=spec.get("keep", 0))
 
@@ -52,7 +54,7 @@ class Setting:
         return _prior(self)
 
     def truth(self, part: str) -> GroundTruth:
-        """Of the part "tuning" or "report": other truths, other noise."""
+        """Of the part "tuning", "report" or "calibration": other truths, other noise."""
         return _truth(self, part)
 
 
@@ -69,5 +71,5 @@ def _prior(setting: Setting) -> GaussianMixture:
 @cache
 def _truth(setting: Setting, part: str) -> GroundTruth:
     task = instantiate(setting.config("unconditional", 20).task)
-    counts = {"tuning": setting.tuning, "report": setting.report}[part]
+    counts = {"tuning": setting.tuning, "report": setting.report, "calibration": setting.calibration}[part]
     return GroundTruth(setting.prior, task, **counts._asdict(), seed=SEEDS[part])
