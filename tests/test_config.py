@@ -107,7 +107,7 @@ def test_the_tuned_table_goes_from_general_to_special(tmp_path):
         any: {any: {any: {interval: 2, eta: 0.1, no_such_option: 1}}, dps: {any: {eta: 0.2}}}
         inpaint:
           any: {any: {eta: 0.3}}
-          dps: {any: {step_size: 7.0}, s10: {step_size: 8.0}}
+          dps: {any: {step_size: 7.0}, s100: {step_size: 8.0}}
     """
     mine = written(tmp_path, {"tuned/ffhq256.yaml": table})
     dps, ten, dsg, blur = (
@@ -119,10 +119,10 @@ def test_the_tuned_table_goes_from_general_to_special(tmp_path):
             ["sampler=dps", "task=gaussian_deblur"],
         )
     )
-    assert (dps.interval, dps.eta, dps.step_size) == (2, 0.3, 8.0)  # of the nearest number of steps, not of any
-    assert (ten.interval, ten.eta, ten.step_size) == (2, 0.3, 8.0)
+    assert (dps.interval, dps.eta, dps.step_size) == (2, 0.3, 8.0)
+    assert (ten.interval, ten.eta, ten.step_size) == (2, 0.3, 8.0)  # of the nearest number of steps, not of any
     assert (dsg.interval, dsg.eta, dsg.guidance_rate) == (1, 0.3, 0.2)  # interval: the project's own entry
-    assert (blur.interval, blur.eta, blur.step_size) == (2, 0.2, 0.3)
+    assert (blur.interval, blur.eta, blur.step_size) == (2, 0.2, 1.0)
 
 
 def test_the_parts_of_a_sum_take_the_prior_s_defaults_by_their_names():
@@ -213,7 +213,7 @@ def test_between_tuned_numbers_of_steps_a_value_follows_a_power_law_and_beyond_t
 
 def test_entries_that_name_a_kernel_too_hold_for_their_own_number_of_steps_only():
     config, sources = load_with_sources(["model=ffhq256", "task=super_resolution", "sampler=dps", "sampler.steps=500"])
-    assert (config.sampler.step_size, sources["sampler.step_size"]) == (0.3, "tuned/ffhq256.yaml")
+    assert (config.sampler.step_size, sources["sampler.step_size"]) == (1.0, "tuned/ffhq256.yaml, at 100 steps")
     assert config.sampler.kernel == "ddim"  # ddpm at 1000 steps
 
 
