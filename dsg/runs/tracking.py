@@ -13,6 +13,7 @@ MODES = ("offline", "online", "disabled")
 MARK = "wandb-logged"  # in the run's folder: what was logged last
 CHOOSES_DATA_FOLDER = "WANDB_DATA_DIR" not in os.environ
 PATIENCE = 20  # seconds for a server that does not answer
+UPLOADING = 40  # seconds for what is left to send at the end
 
 
 def check_login(mode: str) -> None:
@@ -20,10 +21,17 @@ def check_login(mode: str) -> None:
     if mode not in MODES:
         raise ValueError(f"wandb.mode={mode} is unknown: one of {', '.join(MODES)}")
     if mode == "online" and "WANDB_API_KEY" not in os.environ:
-        import wandb
-
-        if not wandb.api.api_key:
+        if not _client().api.api_key:
             raise ValueError("wandb.mode=online needs a login: run 'wandb login', or use wandb.mode=offline")
+
+
+def _client():
+    """The package. Imported here, because it takes seconds and nothing else needs it; it reads these when imported."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # else it tells where it found the key
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else it sends its troubles home, even offline
+    import wandb
+
+    return wandb
 
 
 def log(run: Run) -> None:
@@ -46,10 +54,9 @@ def log(run: Run) -> None:
 
 def _log(run: Run) -> None:
     """Config, metrics, per-image table and images (condition, restored, truth)."""
-    import wandb  # here, because it takes seconds and nothing else needs it
     from omegaconf import OmegaConf
 
-    config, results, summary = run.config, run.results, run.results.summary()
+    wandb, config, results, summary = _client(), run.config, run.results, run.results.summary()
     if CHOOSES_DATA_FOLDER:  # W&B's is in HOME, which may not be writable
         os.environ["WANDB_DATA_DIR"] = str(results.out / "wandb")
     logged = wandb.init(
@@ -61,7 +68,9 @@ def _log(run: Run) -> None:
         mode=config.wandb.mode,
         dir=str(results.out),
         config=OmegaConf.to_container(config),
-        settings=wandb.Settings(silent=True, console="off", init_timeout=PATIENCE),
+        settings=wandb.Settings(
+            silent=True, console="off", init_timeout=PATIENCE, finish_timeout=UPLOADING, finish_timeout_raises=True
+        ),
     )
     try:  # not `with`: it prints a traceback
         for name, metric in summary["metrics"].items():
