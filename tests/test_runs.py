@@ -78,6 +78,25 @@ def test_metrics_json_is_the_same_to_the_byte_however_often_the_run_was_interrup
     assert without_time(tmp_path / "o") == without_time(finished)
 
 
+def test_on_a_cpu_the_default_batch_is_what_the_network_sees_at_a_time_and_each_is_saved_when_it_is_done(tmp_path):
+    run = prepared(tmp_path / "o", "data.limit=6", "device=cpu")
+    assert run.batch_size == run.prior.cpu_batch == 4  # configs/model/avatars64.yaml
+
+    class Stop(Exception):
+        pass
+
+    def stop_in_the_second(state, names):
+        if names == ["00004", "00005"]:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run.execute(callback=stop_in_the_second)
+    assert sorted(p.stem for p in (tmp_path / "o/images").iterdir()) == [f"{i:05}" for i in range(4)]
+    assert [item.name for item in prepared(tmp_path / "o", "data.limit=6").pending()] == ["00004", "00005"]
+    assert prepared(None, "model.cpu_batch=0", "device=cpu").batch_size == 16
+    assert prepared(None, "batch_size=3", "device=cpu").batch_size == 3
+
+
 @pytest.mark.parametrize("file", ["images/00001.png", "truth/00001.png", "condition/00001.png"])
 @pytest.mark.parametrize("damage", ["cut", "emptied", "exchanged", "removed"])
 def test_damaged_results_are_made_again(tmp_path, finished, file, damage):
