@@ -1,18 +1,20 @@
 """Tune the step size, guidance rate or whatever a sampler has to tune, for every method alike, on validation images.
 
+    python scripts/tune.py --images 64 --seeds 3              # in full: docs/protocol.md
     python scripts/tune.py --steps 20 100                     # changes these entries of configs/tuned/avatars64.yaml
     python scripts/tune.py --steps 10 50 --tasks super_resolution
     python scripts/tune.py --steps 50 --tasks clip_text style segmentation --trials 6
     python scripts/tune.py --steps 50 --tasks faceid --trials 6 --images 24    # on 8 people the score is mostly noise
     python scripts/tune.py --model ffhq256 --data ~/ffhq-validation --samplers dps_dsg --out /tmp/tuned
 
-Criterion: mean HaarPSI or PSNR over the same validation images; of semantic tasks the evaluator's score of samples
-for validation references and prompts (the evaluator guides nothing). Every method gets the same number of trials for
-each task and number of steps: five on a grid of factor 2 (around the best value of the nearest number of steps, if that
-is tuned), the rest where they help most: beyond the grid while the best value is at its edge, then beside the best
-value. Each trial is added to `results/tuning/<model>.csv` when it is done; a stopped search goes on from there. Entries
-that are not tuned stay as they are. With --out, trials, curves and a copy of the tuned table go there, and configs/ is
-left alone.
+Criterion: mean HaarPSI or PSNR over the same validation images and noise seeds; of semantic tasks the evaluator's score
+of samples for validation references and prompts (the evaluator guides nothing). Every method gets the same number of
+trials for each task and number of steps: five on a grid of factor 2 (around the value of the nearest number of steps,
+if that is tuned), the rest where they help most: beyond the grid while the best value is at its edge, then beside the
+best value. Not the best trial is taken, but the optimum of a quadratic through the five about the best pair of
+neighbours, or the middle of that pair. Each trial is added to `results/tuning/<model>.csv` when it is done, its scores
+per image to `<model>-images.csv`; a stopped search goes on from there. Entries that are not tuned stay as they are.
+With --out, trials, curves and a copy of the tuned table go there, and configs/ is left alone.
 """
 
 import argparse
@@ -34,8 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", default=defaults()["tasks"])
     parser.add_argument("--samplers", nargs="+", help="default: configs/tuning.yaml")
     parser.add_argument("--criterion", choices=list(TITLES), help="default: haarpsi; of semantic tasks evaluator")
-    parser.add_argument("--images", "--faces", type=positive, default=8)
-    parser.add_argument("--trials", type=positive, default=8, help="per method, task and number of steps")
+    parser.add_argument("--images", "--faces", type=positive, help="default of these three: configs/tuning.yaml")
+    parser.add_argument("--seeds", type=positive, help="of the noise, per image")
+    parser.add_argument("--trials", type=positive, help="per method, task and number of steps")
     parser.add_argument("--data", help="folder of validation images (default: the model's, configs/tuning.yaml)")
     parser.add_argument(
         "--out", type=Path, help="folder for all that is written (default: results/tuning, configs/tuned)"

@@ -2,10 +2,15 @@
 
 import math
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_samplers import GaussianPrior, Pull, keyed, start
 
+from dsg.benchmark.attribution import TOTAL, shares, weights
+from dsg.benchmark.factors import Cell, Path, image_jobs, runs, theory_jobs
+from dsg.benchmark.suite import load
 from dsg.constraint import spherical_gaussian_step, subtracted_step
 from dsg.samplers import DPS, MPGD, sample
 
@@ -102,3 +107,66 @@ def test_what_a_switch_changes_nothing_of_is_said_and_its_value_is_searched_in_i
     assert DPS().tunable.start == 4.0 and DPS(scaling="sphere").tunable.start == 0.3
     assert DPS(scaling="sphere").tunable.high == math.inf
     assert DPS(scaling="sphere", keeps_noise=False).tunable.high == 1.0
+
+
+# --- the suite
+
+PATH = Path.of(
+    "to DSG",
+    {
+        "from": {"gradient": "through the network", "length": "constant", "place": "added", "noise": "kept", "eta": 1},
+        "to": {"length": "sphere", "place": "projected", "noise": "replaced"},
+    },
+)
+
+
+def scores(of):
+    """By cell, a number for each of 8 images."""
+    images = np.random.default_rng(0).normal(0, 1, 8)
+    return lambda cell: pd.Series(images + of(cell))
+
+
+def test_of_parts_that_add_up_each_share_is_the_part_s_own():
+    gains = {"length": 2.0, "place": 0.5, "noise": -0.25}
+    ends = {"length": "sphere", "place": "projected", "noise": "replaced"}
+    found = shares(PATH, scores(lambda c: sum(g for f, g in gains.items() if getattr(c, f) == ends[f])))
+    assert {f: s.mean() for f, s in found.items()} == pytest.approx({**gains, TOTAL: 2.25})
+    assert found["length"].std() == pytest.approx(0)  # image by image
+
+
+def test_shares_add_up_to_the_whole_and_a_gain_of_two_together_is_halved():
+    found = shares(PATH, scores(lambda c: 3.0 * (c.length == "sphere" and c.place == "projected")))
+    assert {f: s.mean() for f, s in found.items()} == pytest.approx(
+        {"length": 1.5, "place": 1.5, "noise": 0.0, TOTAL: 3.0}
+    )
+    for factor in PATH.factors:
+        assert sum(weights(PATH.factors, factor).values()) == pytest.approx(0)
+
+
+def test_a_path_has_every_combination_and_runs_equal_ones_once():
+    assert PATH.factors == ["length", "place", "noise"] and len(set(PATH.cells)) == 8
+    assert len({cell.run for cell in PATH.cells}) == 7  # the sphere's length, projected: noise kept or not
+
+
+@pytest.mark.parametrize("wrong", [{"length": "long"}, {"width": "wide"}, {}])
+def test_unknown_factors_and_levels_are_named(wrong):
+    levels = {"gradient": "through the network", "place": "added", "noise": "kept", "eta": 1}
+    with pytest.raises(ValueError, match="paths: (length|width)"):
+        Cell.of({"length": "sphere"} | levels | wrong if wrong else levels)
+
+
+def test_the_suite_runs_every_cell_of_its_paths_on_images_and_mixtures(tmp_path):
+    suite = load("factors", out=tmp_path, tasks=["inpaint"], steps=[20])
+    suite.yaml["tuning"]["store"] = str(tmp_path)
+    suite.yaml["paths"] = {"a": suite.yaml["paths"]["the additive control to DPS + DSG"]}
+    suite.yaml["mixture"]["settings"].popitem()
+    cells = runs(suite)
+    jobs = image_jobs(suite)
+    assert len(jobs) == len(cells) == len({job.key for job in jobs}) == len({job.search.key for job in jobs})
+    (dsg,) = [j for j in jobs if j.report.value == "sphere,projected,replaced,eta1" and j.report.sampler == "dps"]
+    sampler = dsg.report.sampler_object
+    assert (sampler.scaling, sampler.projected, sampler.keeps_noise, sampler.eta) == ("sphere", True, False, 1.0)
+    assert not sampler.spherical and sampler.spacing == "linspace" and sampler.tunable.high == 1.0
+    mixtures = [job for job in theory_jobs(suite) if job.method != "exact"]
+    assert len(cells) == 3 and len(mixtures) == 2 * len(cells)
+    assert {job.build().through_network for job in mixtures if job.sampler == "dps"} == {True}

@@ -1,9 +1,17 @@
 """The protocol of suites: the smooth choice, intervals that include it, and what the tables say."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dsg.benchmark.choice import choice, choose
+from dsg.benchmark.nested import Measured, nested_bootstrap
+from dsg.benchmark.protocol import CHOSEN, HIGH, LOW
+from dsg.benchmark.suite import load
+from dsg.benchmark.tradeoff import distances
+from dsg.benchmark.trials import Trials
+from dsg.benchmark.view_tables import markdown, verdict
+from dsg.benchmark.views import cells, jobs
 from dsg.samplers import Tunable
 
 SIZE, RATE = Tunable("step_size", 4.0), Tunable("guidance_rate", 0.2, high=1.0)
@@ -56,3 +64,131 @@ def test_the_interval_of_a_choice_covers_the_images_optima_and_shrinks_with_thei
     # the mean of parabolas has its optimum at the geometric mean: standard error .3/sqrt(count)
     assert np.log(many.high / many.low) == pytest.approx(2 * 1.96 * 0.3 / 128**0.5, rel=0.25)
     assert few.high / few.low > many.high / many.low
+
+
+# --- intervals
+
+
+def measured(shift=0.0, spread=0.0):
+    """Scores that do not depend on the value, of 40 test images."""
+    test = np.random.default_rng(0).normal(30, 1, (1, 40)) + shift
+    optima = 4 * np.exp(np.random.default_rng(1).normal(0, spread, 30))
+    return Measured([4.0], test, SIZE, GRID, np.stack([parabola(o) for o in optima], axis=1))
+
+
+def test_with_one_candidate_a_nested_interval_is_the_bootstrap_s():
+    mean, low, high = nested_bootstrap(measured(), validation_images=30)
+    sd = measured().test.std() / 40**0.5
+    assert mean == pytest.approx(measured().test.mean()) and high - low == pytest.approx(2 * 1.96 * sd, rel=0.15)
+    mean, low, high = nested_bootstrap(measured(0.5), measured(), validation_images=30)
+    assert (mean, low, high) == pytest.approx((0.5, 0.5, 0.5))  # the same images in both
+
+
+def test_an_unsure_choice_widens_the_interval():
+    """The test score is a slope in log(value): what the choice varies by is what the score varies by."""
+    candidates = np.array([4.0, 1.0, 16.0])
+    slope = np.log(candidates / 4)[:, None] + np.zeros((3, 40))
+    sure, unsure = measured(spread=0.0), measured(spread=0.8)
+    widths = []
+    for one in (sure, unsure):
+        both = Measured(candidates, 30 + slope, SIZE, one.values, one.validation)
+        _, low, high = nested_bootstrap(both, validation_images=30)
+        widths.append(high - low)
+    assert widths[0] == pytest.approx(0, abs=1e-6)
+    assert widths[1] == pytest.approx(2 * 1.96 * 0.8 / 30**0.5, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    "low, high, word",
+    [
+        (0.2, 0.5, "higher"),
+        (-0.5, -0.2, "lower"),
+        (0.01, 0.05, "higher, within the margin"),
+        (-0.09, 0.09, "no difference"),
+        (-0.05, 0.2, "open"),
+    ],
+)
+def test_what_an_interval_says(low, high, word):
+    assert verdict(low, high, 0.1) == word
+
+
+# --- distortion and diversity
+
+
+def test_samples_of_a_posterior_are_root_2_from_the_truth_and_from_each_other():
+    rng = np.random.default_rng(0)
+    mean = rng.normal(0, 1, 30_000)
+    truth, samples = mean + rng.normal(0, 0.2, mean.shape), mean + rng.normal(0, 0.2, (4, *mean.shape))
+    found = distances(samples, truth, mmse=mean)
+    assert found.sample == pytest.approx(0.2 * 2**0.5, rel=0.02) == found.spread
+    assert found.mean == pytest.approx(0.2 * (1 + 1 / 4) ** 0.5, rel=0.02)
+    assert found.to_mmse == pytest.approx(0.2 / 4**0.5, rel=0.02)
+
+
+# --- the views
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    suite = load("benchmark", smoke=True, out=tmp_path_factory.mktemp("b"), tasks=["hdr"], steps=[4, 10])
+    suite.yaml["tuning"]["store"] = str(suite.out / "store")
+    suite.yaml["views"]["compute"]["samplers"] = ["dps", "mpgd", "ddrm", "diffpir"]
+    suite.yaml["views"]["steps"]["samplers"] = ["unconditional", "dps"]
+    return suite
+
+
+@pytest.fixture(scope="module")
+def places(small):
+    return cells(small)
+
+
+@pytest.fixture(scope="module")
+def made(small):
+    return jobs(small)
+
+
+def test_equal_compute_is_the_most_steps_that_fit_into_dps_s_passes(places):
+    found = {(c.view, c.level, c.sampler): c for c in places}
+    assert {c.level for c in found.values() if c.view == "compute"} == {12, 30}
+    assert found["compute", 12, "dps"].steps == 4 and found["compute", 30, "mpgd"].steps == 30
+    assert found["steps", 10, "dps"].steps == 10
+
+
+def test_what_a_sampler_refuses_is_left_blank_with_its_reason(places, made):
+    refused = {c.sampler: c.refused for c in places if c.refused}
+    assert set(refused) == {"ddrm", "diffpir"} and "needs a linear operator" in refused["diffpir"]
+    assert {job.report.sampler for job in made}.isdisjoint(refused)
+
+
+def test_every_place_has_one_job_and_all_searches_are_given_the_same(places, made):
+    assert {job.key for job in made} == {cell.key for cell in places if not cell.refused}
+    searches = [job.search for job in made if job.search]
+    assert {(s.count, s.images, s.seeds, s.criterion) for s in searches} == {(5, 2, 1, "psnr")}
+    assert len(searches) == len(made) - 2  # nothing is tuned of unconditional samples
+
+
+def test_the_chosen_value_and_the_ends_of_its_interval_are_reported(made, tmp_path):
+    (job,) = [job for job in made if job.key == ("hdr", "dps", 4)]
+    job.search.trials, job.nested, job.search.weights = Trials(tmp_path / "a.csv"), True, "w"
+    assert job.runs() == {}
+    about = dict(zip(("task", "sampler", "steps"), job.search.key), images=2, seeds=1, weights="w")
+    for value in GRID:
+        each = np.array([parabola(3.0, value), parabola(5.0, value)])
+        job.search.trials.add({**about, "value": value, "psnr": each.mean()}, {0: {"psnr": each}})
+    values = {name: run.chosen_value for name, run in job.runs().items()}
+    expected = {CHOSEN: 15**0.5, LOW: 3.0, HIGH: 5.0}
+    assert values == pytest.approx(expected, rel=1e-2) and len({run.out for run in job.runs().values()}) == 3
+
+
+def test_a_table_has_a_number_per_cell_and_says_how_it_was_made(small):
+    rows = [
+        {"view": v, "task": "hdr", "level": 4, "method": m, "steps": 4, "compute": 12.0, "psnr": p, "psnr_low": p - 1,
+         "psnr_high": p + 1, "refused": None}
+        for v, m, p in (("steps", "dps", 25.0), ("steps", "dps_dsg", 26.0), ("compute", "dps", 25.0))
+    ]  # fmt: skip
+    rows.append({"view": "compute", "task": "hdr", "level": 12, "method": "ddrm", "refused": "has no SVD"})
+    chosen = pd.DataFrame([{"task": "hdr", "method": "dps", "steps": 4, "value": 3.14159}])
+    text = markdown(small, pd.DataFrame(rows), pd.DataFrame(), chosen, ["psnr"], 0.1)
+    assert "mean PSNR on 2 validation images with 1 noise seed, 5 trials" in text
+    assert "**26.00**" in text and "**25.00**" in text.split("Equal compute")[1] and "DPS + DSG" in text
+    assert "| 3.14 " in text and "has no SVD" in text.split("Left blank")[1]

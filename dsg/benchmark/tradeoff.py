@@ -1,0 +1,177 @@
+"""How far samples are from the truth, against how much they differ, as each method's knob turns."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+from dsg.benchmark.image_jobs import ImageJob
+from dsg.benchmark.methods import style
+from dsg.benchmark.protocol import ReportJob, outcome_of
+from dsg.benchmark.statistics import bootstrap, by_image
+from dsg.benchmark.suite import Outcome
+from dsg.benchmark.tables import write_csv
+from dsg.benchmark.view_tables import label
+from dsg.benchmark.views import MMSE
+from dsg.checkpoints import resolve
+from dsg.metrics.distribution import kernel_distance
+from dsg.metrics.semantic import load_evaluator
+from dsg.runs import images
+from dsg.runs.results import write_text
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+HEAD = """# Distortion against diversity: {task}, {steps} steps, {images} test images, {samples} samples each
+
+{outcome} Every method is also run at {factors} times its value. Distances are root mean squares over pixels in [-1, 1];
+means with 95 % bootstrap intervals over images.
+
+| column | meaning |
+|---|---|
+| sample to truth | distance of a sample from the truth |
+| mean to truth | distance of the mean of the {samples} samples from the truth |
+| spread | distance between two samples of an image |
+| to MMSE | distance of the mean of the {samples} samples from the MMSE point, the mean of {mmse} samples of DPS |
+| kernel | squared maximum mean discrepancy between the samples and real faces of others |
+
+kernel: by KID's formula in the features of the prior's evaluator. It is unbiased, so that it may come out below 0.
+
+Samples of the exact posterior have: sample to truth = sqrt 2 x that of the MMSE point, and spread = sample to truth.
+"""
+
+
+class Distances(NamedTuple):
+    """Of one image; root mean squares over pixels in [-1, 1]."""
+
+    sample: float  # of a sample from the truth
+    mean: float  # of the mean of the samples from the truth
+    spread: float  # between two samples
+    to_mmse: float  # of the mean of the samples from the MMSE point
+
+
+def distances(samples: np.ndarray, truth: np.ndarray, mmse: np.ndarray | None = None) -> Distances:
+    """Args: samples [K, ...], K >= 2; truth and MMSE point like one of them; values in [-1, 1]."""
+    x, truth = samples.reshape(len(samples), -1), truth.reshape(-1)
+    squared = np.square(x - x.mean(0)).sum(0) / (len(x) - 1)  # unbiased: half the mean square between two samples
+    middle = x.mean(0)
+    to_mmse = np.nan if mmse is None else _rms(middle - mmse.reshape(-1))
+    return Distances(_rms(x - truth), _rms(middle - truth), float(np.sqrt(2 * squared.mean())), to_mmse)
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.square(x).mean()))
+
+
+def write(outcome: Outcome, part: str) -> list[str]:
+    """tradeoff.csv, tradeoff.md and tradeoff.png: what the suite's `tradeoff` asks for (`dsg.benchmark.views`)."""
+    spec, jobs = outcome.suite.yaml["tradeoff"], [job for job in outcome.of(part) if job.extras]
+    rows = table(jobs, spec)
+    if rows.empty:
+        return []
+    write_csv(outcome.out / "tradeoff.csv", rows)
+    write_text(outcome.out / "tradeoff.md", markdown(rows, outcome, spec))
+    figure(rows, {job.report.sampler: style(job.report.method) for job in jobs}).savefig(
+        outcome.out / "tradeoff.png", dpi=130
+    )
+    plt.close("all")
+    return ["tradeoff.md", "tradeoff.csv", "tradeoff.png"]
+
+
+def table(jobs: Sequence[ReportJob], spec: Mapping) -> pd.DataFrame:
+    """A row per method and factor, and one of the MMSE point."""
+    runs = {(job.report.sampler, extra.name): (job.ready(extra.name), extra) for job in jobs for extra in job.extras}
+    runs = {key: pair for key, pair in runs.items() if pair[0] is not None}
+    points = next((means(run) for (_, name), (run, _) in runs.items() if name == MMSE), {})
+    rows = []
+    for (sampler, name), (run, extra) in runs.items():
+        if name == MMSE:
+            found = {i: Distances(np.nan, _rms(x - truth_of(run, i)), 0.0, 0.0) for i, x in points.items()}
+        else:
+            found = {i: distances(samples_of(run, i), truth_of(run, i), points.get(i)) for i in ids(run)}
+        row = {"method": sampler if name != MMSE else MMSE, "factor": extra.factor, "images": len(found)}
+        if run.tunable is not None:
+            row["value"] = run.chosen_value
+        for column in Distances._fields:
+            values = np.array([getattr(one, column) for one in found.values()])
+            row[column], row[f"{column}_low"], row[f"{column}_high"] = bootstrap(values)
+        table = run.tables()["images"]
+        row["psnr"] = by_image(table, "psnr").mean() if name != MMSE else np.nan
+        rows.append({**row, "kernel": kernel(run, spec) if name != MMSE else np.nan})
+    return pd.DataFrame(rows)
+
+
+def ids(run: ImageJob) -> list[str]:
+    """Of the images that have all their samples."""
+    counts = run.tables()["images"].groupby("image").size()
+    return list(counts.index[counts == run.samples])
+
+
+def samples_of(run: ImageJob, name: str) -> np.ndarray:
+    """[K, H, W, 3] in [-1, 1]."""
+    return np.stack([run.results.image(f"{name}_{k}") for k in range(run.samples)]) / 127.5 - 1
+
+
+def truth_of(run: ImageJob, name: str) -> np.ndarray:
+    path = run.results.truth / f"{name}.png"
+    return images.as_array(path) / 127.5 - 1
+
+
+def means(run: ImageJob) -> dict[str, np.ndarray]:
+    """By image, the mean of its samples."""
+    return {name: samples_of(run, name).mean(0) for name in ids(run)}
+
+
+def kernel(run: ImageJob, spec: Mapping) -> float:
+    """`kernel_distance` of all samples from the faces in the folder `real`, in the features of `evaluator`."""
+    evaluator = load_evaluator(spec["evaluator"])
+    pixels = np.stack([run.results.image(f"{name}_{k}") for name in ids(run) for k in range(run.samples)])
+    real = images.load(resolve(spec["real"]), pixels.shape[1])
+    ours, theirs = (evaluator.features(x).double().numpy() for x in (pixels, np.stack(list(real.values()))))
+    return kernel_distance(ours, theirs)
+
+
+def markdown(rows: pd.DataFrame, outcome: Outcome, spec: Mapping) -> str:
+    text = HEAD.format(
+        task=spec["task"].replace("_", " "), steps=spec["steps"], images=int(rows["images"].max()),
+        samples=spec["samples"], outcome=outcome_of(outcome.suite.yaml["tuning"]), mmse=spec["mmse"]["samples"],
+        factors=", ".join(f"{f:g}" for f in spec["factors"]),
+    )  # fmt: skip
+    titles = {"sample": "sample to truth", "mean": "mean to truth", "spread": "spread", "to_mmse": "to MMSE"}
+    shown = {"method": rows["method"].map(lambda m: "mean of samples of DPS" if m == MMSE else label(m))}
+    shown |= {"x its value": rows["factor"].map("{:g}".format)}
+    for column, title in titles.items():
+        for bound in ("", "_low", "_high"):
+            shown[title + bound.replace("_", ", ")] = [cell(v, 3) for v in rows[column + bound]]
+    shown |= {"PSNR [dB]": [cell(v, 2) for v in rows["psnr"]], "kernel": [cell(v, 4) for v in rows["kernel"]]}
+    return text + "\n" + pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True) + "\n"
+
+
+def cell(value: float, digits: int) -> str:
+    return "" if pd.isna(value) else f"{value:.{digits}f}"
+
+
+def figure(rows: pd.DataFrame, looks: Mapping[str, dict]):
+    """A curve per method along its knob; the chosen value is the large point, a star the MMSE point."""
+    fig, ax = plt.subplots(figsize=(6.5, 4.5))
+    for method, part in rows[rows["method"] != MMSE].groupby("method", sort=False):
+        part, look = part.sort_values("factor"), looks[method]
+        ax.plot(part["spread"], part["sample"], **look)
+        chosen = part[part["factor"] == 1]
+        ax.plot(chosen["spread"], chosen["sample"], look["marker"], color=look["color"], markersize=9)
+    top = 1.02 * max(rows["spread"].max(), rows["sample"].max())
+    ax.plot([0, top], [0, top], color="0.8", linewidth=1, zorder=0, label="spread = distance: calibrated")
+    for point in rows[rows["method"] == MMSE].itertuples():
+        ax.plot(0, point.mean, "*", color="k", markersize=12, label="mean of samples of DPS (MMSE point)")
+        ax.plot(
+            2**0.5 * point.mean, 2**0.5 * point.mean, "*", color="0.6", markersize=12, label="posterior samples, by it"
+        )
+    ax.set_xlabel("diversity: RMS distance between two samples"), ax.set_ylabel("distortion: RMS distance to the truth")
+    ax.set_xlim(left=-0.01 * top)
+    ax.set_ylim(bottom=0.6 * rows[["sample", "mean"]].min().min(), top=min(top, 3 * rows["sample"].median()))
+    ax.set_xlim(right=min(top, 1.2 * rows["spread"].max()))
+    ax.legend(fontsize=7)
+    fig.tight_layout()
+    return fig

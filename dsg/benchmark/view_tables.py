@@ -1,0 +1,214 @@
+"""The tables of the benchmark: two views, paired differences with an equivalence margin, what was chosen, what was
+refused."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from dsg.benchmark.methods import Method
+from dsg.benchmark.nested import nested_bootstrap
+from dsg.benchmark.protocol import CHOSEN, ReportJob, outcome_of
+from dsg.benchmark.statistics import bootstrap, by_image
+from dsg.benchmark.suite import Outcome, Suite
+from dsg.benchmark.tables import write_csv
+from dsg.benchmark.views import Cell, cells, is_headline
+from dsg.runs.results import write_text
+
+MARGIN = 0.1  # dB of PSNR
+TITLES = {"psnr": "PSNR [dB]", "haarpsi": "HaarPSI", "ssim": "SSIM", "lpips_vgg": "LPIPS (VGG)"}
+DIGITS = {"psnr": 2}
+LEVELS = {"steps": "Equal steps", "compute": "Equal compute", "own": "Rivals at their own number of steps"}
+NOTES = {
+    "steps": "Every sampler takes as many steps.",
+    "compute": "Every sampler takes as many steps as fit into the budget: forward passes + 2 x backward passes per "
+    "image, at most. What it took is what was counted (a sampler may stop early).",
+    "own": "The number of steps of each sampler's YAML; its value is tuned like all others.",
+}
+
+
+def write(outcome: Outcome, part: str, metrics: Sequence[str], margin: float = MARGIN) -> list[str]:
+    """table.md; views.csv, a row per place; paired.csv, the differences; choices.csv, what was tuned.
+
+    Args:
+        part: entry of the suite's `jobs`, planned by `dsg.benchmark.views.jobs`.
+        metrics: in the order wanted; the first one is compared with the base method.
+        margin: of equivalence, in the unit of the first metric.
+    """
+    jobs = {job.key: job for job in outcome.of(part)}
+    places = cells(outcome.suite)
+    views, compared = summary(places, jobs, metrics), differences(outcome.suite, places, jobs, metrics[0], margin)
+    chosen = choices(jobs.values())
+    for name, table in (("views", views), ("paired", compared), ("choices", chosen)):
+        write_csv(outcome.out / f"{name}.csv", table)
+    text = markdown(outcome.suite, views, compared, chosen, metrics, margin)
+    write_text(outcome.out / "table.md", text)
+    print(text)
+    return ["table.md", "views.csv", "paired.csv", "choices.csv"]
+
+
+def summary(places: Sequence[Cell], jobs: Mapping[tuple, ReportJob], metrics: Sequence[str]) -> pd.DataFrame:
+    """A row per place: means with intervals, compute as it was counted, the value; or why there is nothing."""
+    rows = []
+    for cell in places:
+        row = {"view": cell.view, "task": cell.task, "level": cell.level, "method": cell.sampler, "steps": cell.steps}
+        table = images_of(jobs, cell)
+        if table is not None:
+            row["images"] = table["image"].nunique()
+            row["compute"] = (table["network_evaluations"] + 2 * table["backward_passes"]).mean()
+            row["seconds"] = table["seconds"].mean()
+            for name in metrics:
+                if name in table:
+                    row[name], row[f"{name}_low"], row[f"{name}_high"] = bootstrap(by_image(table, name).to_numpy())
+        rows.append({**row, "refused": cell.refused})
+    return pd.DataFrame(rows)
+
+
+def images_of(jobs: Mapping[tuple, ReportJob], cell: Cell) -> pd.DataFrame | None:
+    return jobs[cell.key].tables().get(CHOSEN) if cell.key in jobs else None
+
+
+def differences(
+    suite: Suite, places: Sequence[Cell], jobs: Mapping[tuple, ReportJob], metric: str, margin: float
+) -> pd.DataFrame:
+    """Each method minus the one that it is compared with at the same place, image by image.
+
+    The YAML's `also` names pairs [method, compared with] beside the base methods. The columns nested_low and
+    nested_high, of headline rows, include the choice of both values.
+    """
+    at = {(c.view, c.task, c.level, c.sampler): c for c in places}
+    rows = []
+    for cell in places:
+        for base in compared_with(suite, jobs, cell):
+            other = at.get((cell.view, cell.task, cell.level, base))
+            a, b = images_of(jobs, cell), None if other is None else images_of(jobs, other)
+            if a is None or b is None:
+                continue
+            change = (by_image(a, metric) - by_image(b, metric)).dropna()
+            mean, low, high = bootstrap(change.to_numpy())
+            row = {"view": cell.view, "task": cell.task, "level": cell.level, "method": cell.sampler, "base": base}
+            row |= {"metric": metric, "difference": mean, "low": low, "high": high, "images": len(change)}
+            row |= {"higher": int((change > 0).sum()), "verdict": verdict(low, high, margin)}
+            rows.append(row | nested_of(suite, jobs, cell, other, metric))
+    return pd.DataFrame(rows)
+
+
+def compared_with(suite: Suite, jobs: Mapping[tuple, ReportJob], cell: Cell) -> list[str]:
+    if cell.key not in jobs:
+        return []
+    base = jobs[cell.key].report.method.base_method
+    also = [other for method, other in suite.yaml.get("also", ()) if method == cell.sampler]
+    return ([base] if base else []) + also
+
+
+def nested_of(suite: Suite, jobs: Mapping[tuple, ReportJob], a: Cell, b: Cell, metric: str) -> dict[str, float]:
+    """The interval with the choice in it; empty where it was not asked for."""
+    if not (is_headline(suite, a) and is_headline(suite, b)):
+        return {}
+    measured = [jobs[cell.key].measured(metric) for cell in (a, b)]
+    if any(one is None for one in measured) or measured[0].test.shape[1] != measured[1].test.shape[1]:
+        return {}
+    count = max(one.validation.shape[1] for one in measured)
+    _, low, high = nested_bootstrap(*measured, validation_images=count)
+    return {"nested_low": low, "nested_high": high}
+
+
+def verdict(low: float, high: float, margin: float) -> str:
+    """What an interval of a difference says: "higher", "lower", "no difference" if it lies within the margin, and
+    "open" if it says neither."""
+    inside = -margin < low and high < margin
+    if low > 0 or high < 0:
+        return ("higher" if low > 0 else "lower") + (", within the margin" if inside else "")
+    return "no difference" if inside else "open"
+
+
+def choices(jobs: Sequence[ReportJob]) -> pd.DataFrame:
+    """What was tuned: value, interval, how it was chosen, on how much."""
+    rows = []
+    for job in jobs:
+        found = job.chosen()
+        if found is not None:
+            search = job.search
+            row = {"task": job.report.task, "method": search.key[1], "steps": job.steps}
+            row |= {"option": search.tunable.option, **vars(found), "criterion": search.criterion}
+            rows.append({**row, "trials": len(search.tried()), "images": search.images, "seeds": search.seeds})
+    return pd.DataFrame(rows)
+
+
+# --- as Markdown
+
+
+def markdown(
+    suite: Suite, views: pd.DataFrame, compared: pd.DataFrame, chosen: pd.DataFrame, metrics: Sequence[str],
+    margin: float,
+) -> str:  # fmt: skip
+    text = (
+        f"# Suite {suite.name}: the first {suite.images} test images of {', '.join(suite.models)}\n\n"
+        f"{outcome_of(suite.yaml['tuning'])} Means with 95 % bootstrap intervals over images (low, high). "
+        f'The margin of equivalence is {margin:g} {unit(metrics[0])}: "no difference" is said where the interval lies '
+        'within it, "open" where it says neither that nor which is better. compute: forward passes + 2 x backward '
+        "passes per image, counted.\n"
+    )
+    for view, rows in views.groupby("view", sort=False):
+        text += f"\n## {LEVELS[view]}\n\n{NOTES[view]}\n"
+        for task, part in rows.groupby("task", sort=False):
+            text += f"\n### {task.replace('_', ' ')}\n\n{table_of(part, chosen, metrics, view)}\n"
+    if len(compared):
+        text += f"\n## Differences in {TITLES[metrics[0]]}, image by image\n\n{difference_table(compared)}\n"
+    refused = views.dropna(subset="refused")[["task", "method", "refused"]].drop_duplicates()
+    if len(refused):
+        lines = refused.rename(columns={"refused": "why there is nothing"})
+        text += f"\n## Left blank\n\n{lines.to_markdown(index=False, disable_numparse=True)}\n"
+    return text
+
+
+def unit(metric: str) -> str:
+    return "dB" if metric == "psnr" else TITLES[metric]
+
+
+def table_of(part: pd.DataFrame, chosen: pd.DataFrame, metrics: Sequence[str], view: str) -> str:
+    """A row per place of one view and task, a number per cell; the best of a level in bold."""
+    columns = {} if view == "own" else {{"steps": "equal steps", "compute": "budget"}[view]: part["level"]}
+    columns |= {"method": part["method"].map(label)}
+    columns |= {"steps": part["steps"].map(number(0)), "compute": part.get("compute", np.nan * part["level"])}
+    columns["compute"] = columns["compute"].map(number(0))
+    columns["value"] = [value_of(chosen, row) for row in part.itertuples()]
+    for name in metrics:
+        if name in part and part[name].notna().any():
+            digits = DIGITS.get(name, 3)
+            columns[TITLES[name]] = bold_best(part, name, digits)
+            columns |= {f"{b} " + name: part[f"{name}_{b}"].map(number(digits)) for b in ("low", "high")}
+    return pd.DataFrame(columns).to_markdown(index=False, disable_numparse=True)
+
+
+def bold_best(part: pd.DataFrame, name: str, digits: int) -> list[str]:
+    best = part.groupby("level")[name].transform("min" if name.startswith("lpips") else "max")
+    texts = part[name].map(number(digits))
+    return [f"**{text}**" if text and v == b else text for text, v, b in zip(texts, part[name], best)]
+
+
+def difference_table(compared: pd.DataFrame) -> str:
+    shown = compared.drop(columns="metric").rename(columns={"level": "steps or budget"})
+    shown["method"], shown["base"] = shown["method"].map(label), shown["base"].map(label)
+    for name in ("difference", "low", "high", "nested_low", "nested_high"):
+        if name in shown:
+            shown[name] = shown[name].map(lambda v: "" if pd.isna(v) else f"{v:+.2f}")
+    words = {"base": "compared with", "nested_low": "low with the choice", "nested_high": "high with the choice"}
+    return shown.rename(columns=words).to_markdown(index=False, disable_numparse=True)
+
+
+def value_of(chosen: pd.DataFrame, row) -> str:
+    if chosen.empty or pd.isna(row.steps):
+        return ""
+    found = chosen[(chosen["task"] == row.task) & (chosen["method"] == row.method) & (chosen["steps"] == row.steps)]
+    return f"{found['value'].item():.3g}" if len(found) else ""
+
+
+def label(name: str) -> str:
+    """Of a sampler's name, as in figures."""
+    family = name.removesuffix("_dsg")
+    return Method(name, family, spherical=family != name).label
+
+
+def number(digits: int):
+    return lambda value: "" if pd.isna(value) else f"{value:.{digits}f}"
