@@ -22,10 +22,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The suites embedded and semantic. SUITE=theory runs another one alone; IMAGES=64 STEPS="20 50 100" OUT=results/mine DRY=1
+# The suites embedded and semantic. SUITE=theory runs another one alone, SUITE=paper a group of them;
+# IMAGES=64 STEPS="20 50 100" OUT=results/mine DRY=1; SMOKE=1: its smallest size, on embedded models
 reproduce: setup
 	$(BIN)/python scripts/reproduce.py --suite $(or $(SUITE),embedded) $(if $(IMAGES),--images $(IMAGES)) \
-	  $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT)) $(if $(DRY),--dry)
+	  $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT)) $(if $(DRY),--dry) $(if $(SMOKE),--smoke)
 	$(if $(SUITE)$(OUT),,$(BIN)/python scripts/reproduce.py --suite semantic $(if $(DRY),--dry))
 
 # One HTML page of a suite or run, and tables for a paper: SUITE=semantic, OUT=<folder>

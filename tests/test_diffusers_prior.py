@@ -10,6 +10,7 @@ from conftest import ROOT, compose_config
 from diffusers import DDPMScheduler, ScoreSdeVeScheduler, UNet2DModel
 from hydra.utils import instantiate
 
+from dsg.priors.architectures import CELEBAHQ_UNET
 from dsg.priors.prediction import to_eps
 from dsg.runs.prepare import prepare
 from dsg.samplers import sample
@@ -177,20 +178,11 @@ def test_a_model_that_is_not_there_is_one_clear_line(tmp_path):
     assert "model.checkpoint=" in refused(tmp_path / "o", "model=diffusers")
 
 
-CELEBAHQ = dict(  # config.json of google/ddpm-ema-celebahq-256
-    sample_size=256, in_channels=3, out_channels=3, layers_per_block=2,
-    block_out_channels=(128, 128, 256, 256, 512, 512),
-    down_block_types=(*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"),
-    up_block_types=("UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4), norm_num_groups=32, norm_eps=1e-6,
-    downsample_padding=0, flip_sin_to_cos=False, freq_shift=1, attention_head_dim=None,
-)  # fmt: skip
-
-
 def test_celebahq_at_its_full_size(tmp_path):
     """113.7 M parameters, loaded as the fetched files would be; a guided step at 64 px with a finite gradient."""
     torch.manual_seed(0)
     with torch.device("meta"):
-        net = UNet2DModel(**CELEBAHQ)
+        net = UNet2DModel(**CELEBAHQ_UNET)
     assert sum(p.numel() for p in net.parameters()) == 113_673_219
     net = net.to_empty(device="cpu")
     for p in net.parameters():  # filled at once: torch's own initialisation takes longer than the test

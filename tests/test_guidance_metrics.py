@@ -1,4 +1,4 @@
-"""CLIP score, ID and style distance from saved images: against the reference computation, and the tasks' own numbers."""
+"""CLIP score, ID and style distance of saved images: against the reference, and the tasks' own numbers."""
 
 import json
 

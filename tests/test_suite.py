@@ -1,5 +1,6 @@
 """The suite engine, its plans and its tables, small."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from conftest import ROOT
 
 from dsg.benchmark import engine
 from dsg.benchmark.jobs import Job
-from dsg.benchmark.main import main, run_suite
+from dsg.benchmark.main import main, run_suite, run_suites
 from dsg.benchmark.methods import Method, style
 from dsg.benchmark.plan import plan
+from dsg.benchmark.speed import Speed
 from dsg.benchmark.statistics import paired, summarise
-from dsg.benchmark.suite import FOLDER, Outcome, Suite, load, names
+from dsg.benchmark.suite import FOLDER, Outcome, Suite, load, members, names, read
 from dsg.benchmark.tables import method_and_steps, sections
 from dsg.metrics.base import Column
 
@@ -78,11 +80,35 @@ def test_a_base_method_and_its_dsg_share_a_colour_and_differ_in_the_line():
 
 
 def test_every_suite_names_functions_that_exist():
-    for name in names():
+    for name in {member for suite in names() for member in members(suite)}:
         suite = load(name)
         for spec in [*suite.yaml["jobs"].values(), *suite.yaml["tables"], *suite.yaml.get("figures", [])]:
             module, _, function = spec["_target_"].rpartition(".")
             assert callable(getattr(__import__(module, fromlist=[function]), function)), f"{FOLDER / name}: {spec}"
+
+
+def test_a_suite_stands_on_its_base_and_has_a_smoke_size():
+    full, small = read("imagenet256"), read("imagenet256", smoke=True)
+    assert full["images"] == 1000 and full["steps"] == [20, 50, 100, 1000] and full["models"] == ["imagenet256"]
+    assert set(full["jobs"]) == set(small["jobs"]) == {"baselines", "grid", "values"}  # of base/linear.yaml
+    assert full["jobs"]["values"]["images"] == 16 and small["jobs"]["values"]["images"] == 2  # interpolated afterwards
+    assert small["models"] == ["gaussian_mixture"] and small["tasks"] == full["tasks"] and "smoke" not in small
+    assert small["out"] != full["out"]
+    with pytest.raises(ValueError, match="theory has no smoke size"):
+        read("theory", smoke=True)
+
+
+def test_the_smoke_sizes_of_the_paper_s_suites_are_on_embedded_models():
+    for name in members("paper"):
+        small = load(name, smoke=True)
+        assert set(small.models) <= {"avatars64", "gaussian_mixture"} and small.images == 2 and max(small.steps) == 4
+
+
+def test_an_ablation_has_every_combination_of_values(tmp_path):
+    jobs = plan(load("ablation", smoke=True, out=tmp_path, tasks=["inpaint"]))
+    assert [job.value for job in jobs] == [f"interval={i},guidance_rate={g}" for i in (1, 2) for g in (0.1, 0.5)]
+    assert [(j.config.sampler.interval, j.config.sampler.guidance_rate) for j in jobs[:2]] == [(1, 0.1), (1, 0.5)]
+    assert len({job.out for job in jobs}) == 4
 
 
 def test_a_plan_has_every_combination_once(tmp_path):
@@ -217,6 +243,49 @@ def test_everything_is_checked_before_anything_is_begun(tmp_path, capsys):
     assert "error: no number 3" in capsys.readouterr().err and not out.exists()
 
 
+def group_of(out, *faults):
+    suites = [suite_of(out / name, **fault) for name, fault in zip("ab", faults)]
+    for suite in suites:
+        suite.name = suite.out.name
+    return suites
+
+
+def test_a_group_goes_on_past_a_failing_suite_and_lists_it_at_the_end(tmp_path, capfd):
+    assert run_suites(group_of(tmp_path, {"_2": "run"}, {})) == 1
+    told = capfd.readouterr().err
+    assert told.strip().splitlines()[-2:] == [
+        "failed: a: numbers job2 2: RuntimeError: it broke",
+        "1 failed; the same command tries them again",
+    ]
+    assert [(tmp_path / n / "table.txt").read_text() for n in "ab"] == ["[1, 3]", "[1, 2, 3]"]
+    assert run_suites(group_of(tmp_path, {}, {})) == 0
+
+
+def test_a_group_is_not_begun_if_a_suite_lacks_something_unless_the_others_are_asked_for(tmp_path, capfd):
+    assert run_suites(group_of(tmp_path, {"_1": "check"}, {})) == 2
+    assert "error: no number 1" in capfd.readouterr().err and not (tmp_path / "b").exists()
+    assert run_suites(group_of(tmp_path, {"_1": "check"}, {}), ready=True) == 1
+    assert "failed: a: not begun: no number 1" in capfd.readouterr().err
+    assert (tmp_path / "b/table.txt").exists() and not (tmp_path / "a").exists()
+
+
+def test_the_plan_of_a_group_ends_with_all_of_it(tmp_path, capsys):
+    assert run_suites(group_of(tmp_path, {"_1": "check"}, {}), dry=True) == 2
+    told = capsys.readouterr().out
+    assert "## a: " in told and "## b: " in told
+    assert told.split("## all 2 suites")[1].split() == (
+        "6 jobs, 0 finished; left: 12 forward passes (a backward pass counts as two) missing: no number 1".split()
+    )
+
+
+def test_a_table_that_fails_is_listed_like_a_run(tmp_path, capfd):
+    (suite, _) = group_of(tmp_path, {}, {})
+    suite.yaml["tables"] += [{"_target_": "dsg.benchmark.figures.grid"}]
+    assert run_suite(suite) == 1
+    assert "dsg.benchmark.figures.grid: TypeError" in capfd.readouterr().err
+    assert (tmp_path / "a/table.txt").exists()
+
+
 def test_one_error_of_many_jobs_is_told_once(tmp_path):
     class Missing(Adds):
         def check(self) -> None:
@@ -234,11 +303,19 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
-def test_a_dry_run_says_what_is_missing_and_how_to_get_it(tmp_path, capsys):
-    options = ["--suite=ffhq256", "--tasks", "super_resolution", "--steps=20 1000"]
+def test_a_dry_run_says_what_is_missing_and_how_to_get_it(tmp_path, capsys, monkeypatch):
+    """All of it, not only the first thing; and the work is told all the same."""
+    monkeypatch.setattr("dsg.benchmark.image_jobs.speed_of", lambda *_: Speed(0.5, "ffhq256: half a second"))
+    options = ["--suite=faceid", "--images=2"]
     assert main([*options, f"--out={tmp_path / 'o'}", "--dry"]) == 2
     told = capsys.readouterr().out
-    assert "python scripts/fetch_checkpoints.py ffhq256" in told and "super_resolution dps_dsg 1000" in told
+    for name in ("fetch_checkpoints.py celebahq256", "prepare_data.py celebahq", "fetch_checkpoints.py arcface"):
+        assert f"python scripts/{name}" in told.split("missing: ", 1)[1]
+    assert "faceid mpgd_dsg 100" in told and "left out: fid: python scripts/fetch_checkpoints.py fid_inception" in told
+    # 5 samplers, 100 steps; guided for t > 100: 89 (FreeDoM's code: index 89 is t = 890) steps go back, MPGD's do not
+    (passes,) = re.findall(r"left: ([\d,]+) forward passes.*about (\d+) minutes here", told)
+    assert int(passes[0].replace(",", "")) == 2 * (5 * 100 + 2 * 2 * 89) and int(passes[1]) == round(2 * 856 / 120)
+    assert "speed: ffhq256: half a second" in told
     assert not (tmp_path / "o").exists()
 
 
@@ -288,3 +365,14 @@ def test_a_killed_suite_goes_on_leaves_its_tables_and_then_only_draws(suite):
 def times(out):
     found = out.glob("runs/*/*/images/*.png")
     return {path: path.stat().st_mtime_ns for path in found if "baseline" not in str(path)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", members("paper"))
+def test_every_experiment_of_the_paper_runs_small_on_embedded_models(tmp_path, name):
+    done = reproduce(f"--suite={name}", "--smoke", f"--out={tmp_path}", "--wandb=disabled")
+    assert done.returncode == 0, done.stderr
+    written = done.stdout.strip().splitlines()[-1].split(": ")[1].split(", ")
+    assert any(file.endswith(".md") for file in written) and any(file.endswith(".png") for file in written)
+    assert all((tmp_path / file).stat().st_size > 0 for file in written)
+    assert len(list(tmp_path.rglob("metrics.json"))) >= 4

@@ -17,11 +17,11 @@ EXPECTED = (ValueError, OSError)  # one clear line; anything else is told with w
 def check(jobs: Sequence[Job]) -> list[str]:
     """What is wrong with any of the jobs, each error once, in one line."""
     errors = {}
-    for job in jobs:
+    for job in tqdm(jobs, "checking", unit="job", leave=False, delay=3):
         try:
             job.check()
         except EXPECTED as error:
-            errors[str(error).splitlines()[0]] = None
+            errors |= dict.fromkeys([str(error).splitlines()[0], *job.missing()])
     return list(errors)
 
 

@@ -1,22 +1,22 @@
 """The job of a suite that is a run: images of a task by a sampler, as `run.py` would make them."""
 
 import json
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dsg import config as configs
 from dsg.benchmark.jobs import Job, Progress
 from dsg.benchmark.methods import Method
+from dsg.benchmark.speed import Speed, speed_of
 from dsg.benchmark.suite import call
 from dsg.metrics.base import Column
-from dsg.runs.prepare import build, load_once, pick_device, prepare
+from dsg.runs.inputs import Data
+from dsg.runs.prepare import build, load_once_from, prepare
 from dsg.runs.results import Results
 from dsg.runs.runner import Run
 from dsg.runs.tracking import log
@@ -89,6 +89,11 @@ class ImageJob(Job):
         return {**{k: v for k, v in self.__dict__.items() if k not in found}, "results": None}
 
     @property
+    def count(self) -> int:
+        """Of images that are sampled, for whatever purpose."""
+        return self.images * self.samples * self.task_object.tries
+
+    @property
     def method(self) -> Method:
         return Method.of(self.sampler_object)
 
@@ -116,7 +121,23 @@ class ImageJob(Job):
         return self.done
 
     def work(self) -> float:
-        return self.left
+        """Of all its images, as long as `check` has not found what is left."""
+        return self.left if self.ids else self.count * self.sampler_object.cost(self.schedule()).compute
+
+    def missing(self) -> list[str]:
+        """Of prior, guidance network and first input."""
+        model, data = self.config.model, replace(Data(**self.config.data), limit=1)
+        side = model.get("image_size") or model.get("unet", {}).get("image_size", 256)
+        looks = (
+            lambda: load_once_from(model),
+            lambda: self.task_object.check((3, side, side)),
+            lambda: self.task_object.inputs(data, (3, side, side)),
+        )
+        return [error for look in looks if (error := _error(look))]
+
+    def left_out(self) -> list[str]:
+        metrics = [build(metric) for metric in self.config.metrics.values()]
+        return [f"{metric.name}: {reason}" for metric in metrics if (reason := metric.missing())]
 
     def run(self, on_progress: Progress) -> list[str]:
         run = self.prepare()  # again: the images of all runs of a suite would not fit into memory
@@ -133,37 +154,30 @@ class ImageJob(Job):
 
     def about(self) -> dict[str, object]:
         cost = self.sampler_object.cost(self.schedule())
-        count = self.images * self.samples * self.task_object.tries
         made = f"{self.images}" + (f" x {self.samples}" if self.samples > 1 else "")
         return {
             "images": made,
-            "network evaluations": count * cost.forward,
-            "backward passes": count * cost.backward,
+            "network evaluations": self.count * cost.forward,
+            "backward passes": self.count * cost.backward,
             "left": "" if self.results is None else f"{self.left:.0f}",
         }
 
     def schedule(self) -> NoiseSchedule:
         try:
-            return load_once(_model(self.config)).schedule
+            return load_once_from(self.config.model).schedule
         except (ValueError, OSError):  # no weights here: DDPM's, which takes as many passes
             return NoiseSchedule(linear_betas())
 
-    def rate(self) -> float:
-        return seconds_per_pass(_model(self.config), str(self.config.device))
+    def speed(self) -> Speed | None:
+        texts = self.task_object.prompts_prior and bool(self.config.task.get("prompt"))
+        texts = texts or bool(self.config.model.get("prompt"))
+        return speed_of(json.dumps(OmegaConf.to_container(self.config.model)), str(self.config.device), texts)
 
 
-def _model(config: DictConfig) -> str:
-    return json.dumps(OmegaConf.to_container(config.model))
-
-
-@cache
-def seconds_per_pass(model: str, device: str) -> float:
-    """Of one image through the prior: on a CPU of one alone, elsewhere of a batch."""
-    prior, device = load_once(model).to(pick_device(device)), pick_device(device)
-    batch = 1 if device.type == "cpu" else 16
-    x = torch.zeros(batch, *prior.shape, device=device)
-    with torch.no_grad():
-        prior.predict(x, 500).eps.cpu()  # warm up
-        start = time.perf_counter()
-        prior.predict(x, 500).eps.cpu()
-    return (time.perf_counter() - start) / batch
+def _error(look: Callable[[], object]) -> str | None:
+    """The first line of what it raises."""
+    try:
+        look()
+    except (ValueError, OSError) as error:
+        return str(error).splitlines()[0]
+    return None

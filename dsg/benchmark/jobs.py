@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from dsg.benchmark.speed import Speed
+
 Progress = Callable[[float], None]
 
 
@@ -67,6 +69,15 @@ class Job(ABC):
         """What the plan (DRY=1) says of it besides the key: column -> value; also where `check` has failed."""
         return {}
 
-    def rate(self) -> float | None:
-        """Seconds that a unit of `work` takes on this machine, by a short measurement; None if it does not know."""
+    def speed(self) -> Speed | None:
+        """What a unit of `work` takes on this machine, by a short measurement; None if it does not know."""
         return None
+
+    def missing(self) -> list[str]:
+        """All that is not there, a line each, with the command that gets it; asked where `check` has failed, which
+        tells the first of them."""
+        return []
+
+    def left_out(self) -> list[str]:
+        """What the results will lack on this machine, and why, a line each: metrics without their weights."""
+        return []

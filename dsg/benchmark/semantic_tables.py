@@ -28,7 +28,7 @@ def semantic(
     Args:
         parts: entries of the suite's `jobs`.
         metrics: of every task, in the order wanted.
-        pooled: a metric of all images of a method together, whatever their tasks (configs/metric/); None: no such table.
+        pooled: a metric of all images of a method together, whatever their tasks (configs/metric/), if wanted.
         pooled_floor: the entry whose samples take the place of the unguided ones there.
     """
     out, found = outcome.out, collect(outcome, parts, metrics)

@@ -86,9 +86,14 @@ def read(name: str, smoke: bool = False) -> dict:
     `base: <file>` puts it above a file of configs/suite/base/: mappings entry by entry, all else as a whole; an entry
     of `jobs` that is null is left out. The blocks `smoke` of both are above that if `smoke` is true, and results go
     below results/smoke-size/ then.
+
+    Raises:
+        ValueError: it has no such block.
     """
     yaml = _above_its_base(f"{name}.yaml")
-    small = yaml.pop("smoke", {})
+    small = yaml.pop("smoke", None)
+    if smoke and small is None:
+        raise ValueError(f"--smoke: suite {name} has no smoke size")
     if smoke:
         yaml = OmegaConf.merge(yaml, {"out": f"results/smoke-size/{name}"}, small)
     plain = OmegaConf.to_container(yaml, resolve=True)
@@ -117,11 +122,26 @@ def load(name: str, smoke: bool = False, **chosen) -> Suite:
             raise ValueError(f"--{option} does not apply to suite {name}: configs/suite/{name}.yaml has none")
     usual = {key: yaml[key] for key in ("models", "tasks", "samplers", "images", "samples", "workers") if key in yaml}
     usual |= {"steps": as_list(yaml.get("steps", [])), "out": resolve(yaml["out"])}
+    if "tuning" in chosen:
+        yaml = {**yaml, "tuning": tuning_of(name, yaml.get("tuning"), chosen.pop("tuning"))}
     chosen["options"] = [*yaml.get("options", []), *chosen.get("options", [])]
     usual["workers"] = os.cpu_count() if usual.get("workers") == "all" else usual.get("workers", 1)
     suite = Suite(name, yaml=yaml, **{**usual, **chosen})
     check(suite)
     return suite
+
+
+def tuning_of(name: str, usual: Mapping | None, sizes: Sequence[str]) -> dict:
+    """The YAML's `tuning` with other sizes. Raises ValueError: the suite tunes nothing, or they cannot be read."""
+    if usual is None or "criterion" not in usual:
+        raise ValueError(f"--tuning does not apply to suite {name}: it takes values as they are tuned")
+    found = dict(usual)
+    for text in sizes:
+        option, _, number = text.partition("=")
+        if option not in ("images", "seeds", "trials") or not number.isdigit() or int(number) < 1:
+            raise ValueError(f"--tuning {text}: images=, seeds= or trials=, each 1 or more")
+        found[option] = int(number)
+    return found
 
 
 def check(suite: Suite) -> None:

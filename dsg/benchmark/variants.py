@@ -80,7 +80,8 @@ def figure(outcome: Outcome, part: str, x: str, metrics: Metrics, lines: str | N
         for ax, column in zip(row, shown):
             _curves(ax, rows, column, short(x), ["sampler", "steps", *map(short, options[1:])])
         row[0].set_title(task.replace("_", " "), fontsize=10)
-        row[0].legend(fontsize=6)
+        if row[0].get_legend_handles_labels()[1]:
+            row[0].legend(fontsize=6)
         for ax in row[len(shown) :]:
             ax.set_visible(False)
     fig.tight_layout()
@@ -97,13 +98,16 @@ def _curves(ax, rows: pd.DataFrame, column: Column, x: str, by: Sequence[str]) -
         around = np.abs(part[[f"{column.name}_low", f"{column.name}_high"]].sub(part[column.name], axis=0)).T
         ax.errorbar(part[x], part[column.name], around, marker="o", markersize=4, capsize=2, label=label or None)
     ax.set_xscale("log")
+    ticks = sorted(rows[x].unique())
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+    ax.minorticks_off()
     ax.set_xlabel(x.replace("_", " ")), ax.set_ylabel(column.title)
 
 
 def _summary(
     outcome: Outcome, part: str, options: Sequence[str], metrics: Metrics
 ) -> tuple[pd.DataFrame, dict[str, list[Column]]]:
-    """`summarise` of the part, with the columns sampler and `short(option)`; and the metrics of every task."""
+    """`summarise` of the part, with the columns sampler and `short(option)`; and every task's metrics that it has."""
     found, jobs = collect(outcome, [part], metrics), {job.key: job for job in outcome.of(part)}
     tables = {(key[0], " ".join(map(str, key[1::2])), key[2]): rows for key, rows in found.tables.items()}
     summary = summarise(tables, found.names)
@@ -111,4 +115,5 @@ def _summary(
         values = [OmegaConf.select(jobs[key].config, option) for key in found.tables]
         summary.insert(min(3, summary.shape[1]), short(option), values)
     summary.insert(0, "sampler", [key[1] for key in found.tables])
-    return summary, found.columns
+    there = {task: [c for c in columns if summary[c.name].notna().any()] for task, columns in found.columns.items()}
+    return summary, there

@@ -5,6 +5,7 @@ reduced with Pillow's antialiased Lanczos filter. It is never enlarged. Images t
 averages instead, so that what is missing does not bleed into what is observed.
 """
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,7 +39,7 @@ def find(root: Path, option: str = "data.root") -> dict[str, Path]:
     if root.is_file():
         return {root.stem: root}
     if not root.is_dir():
-        raise ValueError(f"{option}={root}: no such image or folder")
+        raise ValueError(f"{option}={root}: no such image or folder{how_to_make(root)}")
     found: dict[str, Path] = {}
     for path in sorted(p for p in root.rglob("*") if _may_be_image(p, root)):
         name = "__".join(path.relative_to(root).with_suffix("").parts)
@@ -49,6 +50,15 @@ def find(root: Path, option: str = "data.root") -> dict[str, Path]:
     if not found:
         raise ValueError(f"{option}={root}: no images in it ({', '.join(sorted(SUFFIXES))})")
     return dict(sorted(found.items()))
+
+
+def how_to_make(root: Path) -> str:
+    """Of a folder named like an evaluation set (data/README.md), the command that makes it."""
+    known = re.fullmatch(r"(ffhq|imagenet|celebahq)\d+(_released)?", root.name)
+    if known is None:
+        return ""
+    protocol = " --protocol released" if known[2] else ""
+    return f"; make it with: python scripts/prepare_data.py {known[1]} <its folder or archive>{protocol}"
 
 
 def _may_be_image(path: Path, root: Path) -> bool:
