@@ -6,7 +6,7 @@ import pytest
 
 from dsg.benchmark.choice import choice, choose
 from dsg.benchmark.nested import Measured, nested_bootstrap
-from dsg.benchmark.protocol import CHOSEN, HIGH, LOW
+from dsg.benchmark.protocol import CHOSEN, HIGH, LOW, outcome_of
 from dsg.benchmark.suite import load
 from dsg.benchmark.tradeoff import distances
 from dsg.benchmark.trials import Trials
@@ -158,6 +158,15 @@ def test_what_a_sampler_refuses_is_left_blank_with_its_reason(places, made):
     refused = {c.sampler: c.refused for c in places if c.refused}
     assert set(refused) == {"ddrm", "diffpir"} and "needs a linear operator" in refused["diffpir"]
     assert {job.report.sampler for job in made}.isdisjoint(refused)
+
+
+def test_the_size_of_the_searches_is_an_option(tmp_path):
+    suite = load("benchmark", out=tmp_path, tuning=["images=64", "seeds=3"])
+    assert (suite.yaml["tuning"]["images"], suite.yaml["tuning"]["seeds"]) == (64, 3)
+    assert "64 validation images with 3 noise seeds" in outcome_of(suite.yaml["tuning"])
+    for name, wrong in (("benchmark", "images=none"), ("benchmark", "faces=3"), ("embedded", "images=3")):
+        with pytest.raises(ValueError, match="--tuning"):
+            load(name, tuning=[wrong])
 
 
 def test_every_place_has_one_job_and_all_searches_are_given_the_same(places, made):

@@ -27,7 +27,7 @@ def parser(description: str) -> Parser:
     result.add_argument("--tasks", "--settings", nargs="+", help="only these")
     result.add_argument("--most-steps", type=positive, help="leave out what takes more steps")
     result.add_argument("--options", nargs="+", help="overrides of every run, as for run.py")
-    result.add_argument("--tuning", nargs="+", metavar="NAME=NUMBER", help="images=64 seeds=3 trials=8: of every search")
+    result.add_argument("--tuning", nargs="+", metavar="NAME=NUMBER", help="of searches: images=64 seeds=3 trials=8")
     result.add_argument("--out", type=Path, help="folder (default: the suite's); of a group, a folder of each in it")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:<index>, mps")
     result.add_argument("--wandb", default="offline", choices=MODES)
@@ -46,8 +46,9 @@ def main(arguments: Sequence[str], description: str = "") -> int:
         suites = [
             load(
                 name, args.smoke, images=args.images, samples=args.samples, steps=steps, tasks=args.tasks,
-                options=args.options, tuning=args.tuning, most_steps=args.most_steps, device=args.device, wandb=args.wandb,
+                options=args.options, most_steps=args.most_steps, device=args.device, wandb=args.wandb,
                 out=args.out / name if args.out and len(chosen) > 1 else args.out, workers=args.workers,
+                tuning=args.tuning,
             )
             for name in chosen
         ]  # fmt: skip

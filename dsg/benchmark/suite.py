@@ -80,6 +80,11 @@ def members(name: str) -> list[str]:
     return list(OmegaConf.load(FOLDER / f"{name}.yaml").get("suites", [name]))
 
 
+def place(name: str) -> str:
+    """Where the results of a suite go, or the report of a group."""
+    return _above_its_base(f"{name}.yaml").out
+
+
 def read(name: str, smoke: bool = False) -> dict:
     """What configs/suite/<name>.yaml says, plain.
 
