@@ -3,12 +3,14 @@
 import hashlib
 import io
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
+from dsg import transfer
 from dsg.records import check_record, file_hash
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -47,14 +49,27 @@ def require_folder(checkpoint: str | Path | None, name: str) -> Path:
         return path
     if not _is_hub_id(str(checkpoint)):
         raise FileNotFoundError(f"no folder at {checkpoint}; get it with: {how_to_get(name)}")
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(str(checkpoint), allow_patterns=["*.json", "*.safetensors", "*.bin", "*.txt"]))
+        return _from_hub(str(checkpoint))
     except Exception as error:  # whatever the hub's client and its connection raise
         raise FileNotFoundError(
             f"no folder at {checkpoint}, and the Hugging Face hub does not give it: {first_line(error)}"
         ) from None
+
+
+def _from_hub(repository: str) -> Path:
+    """The folder of a repository on the hub; where the hub does not answer, as it was fetched before."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    get = partial(snapshot_download, repository, allow_patterns=["*.json", "*.safetensors", "*.bin", "*.txt"])
+    try:
+        commit = HfApi().model_info(repository, timeout=transfer.TIMEOUT).sha  # unasked, the client waits for ever
+    except Exception as error:
+        try:
+            return Path(get(local_files_only=True))
+        except Exception:
+            raise error from None
+    return Path(get(revision=commit))
 
 
 def first_line(error: Exception, most: int = 160) -> str:

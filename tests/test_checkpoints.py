@@ -2,11 +2,12 @@
 
 import json
 import shutil
+import socket
 
 import pytest
 from conftest import ROOT
 
-from dsg import checkpoints
+from dsg import checkpoints, transfer
 
 SHIPPED = json.loads((ROOT / "checkpoints/manifest.json").read_text())
 
@@ -58,3 +59,20 @@ def test_a_flipped_bit_in_shipped_networks_of_the_hub_s_format_is_refused(reposi
 def test_weights_of_one_s_own_may_have_any_name_elsewhere(repository, tmp_path):
     shutil.copy(ROOT / "checkpoints/avatars64/parts.safetensors", tmp_path / "model.safetensors")
     assert checkpoints.read_weights(tmp_path / "model.safetensors", "avatars64")[0]
+
+
+def test_a_hub_that_does_not_answer_is_given_up_and_what_was_fetched_before_is_used(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the call, and says nothing
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
+        with pytest.raises(FileNotFoundError, match="no folder at someone/something, and the Hugging Face") as error:
+            checkpoints.require_folder("someone/something", "diffusers")
+        assert "timed out" in str(error.value) and "\n" not in str(error.value)
+        snapshot = tmp_path / "models--someone--something/snapshots/abc"
+        for file, text in ((snapshot / "config.json", "{}"), (snapshot.parents[1] / "refs/main", "abc")):
+            file.parent.mkdir(parents=True)
+            file.write_text(text)
+        assert checkpoints.require_folder("someone/something", "diffusers") == snapshot
