@@ -26,8 +26,9 @@ lint: setup
 # IMAGES=64 STEPS="20 50 100" OUT=results/mine DRY=1; SMOKE=1: its smallest size, on embedded models
 reproduce: setup
 	$(BIN)/python scripts/reproduce.py --suite $(or $(SUITE),embedded) $(if $(IMAGES),--images $(IMAGES)) \
-	  $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT)) $(if $(DRY),--dry) $(if $(SMOKE),--smoke)
-	$(if $(SUITE)$(OUT),,$(BIN)/python scripts/reproduce.py --suite semantic $(if $(DRY),--dry))
+	  $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT)) $(if $(DRY),--dry) $(if $(SMOKE),--smoke) || status=$$?; \
+	$(if $(SUITE)$(OUT),,[ "$$status" = 130 ] || $(BIN)/python scripts/reproduce.py --suite semantic \
+	  $(if $(DRY),--dry) $(if $(SMOKE),--smoke) || status=$$?;) exit $${status:-0}
 
 # One HTML page of a suite or run, and tables for a paper: SUITE=semantic, OUT=<folder>
 report: setup
