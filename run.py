@@ -36,7 +36,7 @@ Options:
   data.degraded=true            they are degraded already          task.mask=mask.png           white = observed
   task.reference=face.png       image or folder                    task.prompt=a sad person     text or .txt file
   samples=1                     per condition                      seed=0
-  batch_size=16                 images at a time; on a CPU fewer   device=auto                  cpu, cuda, cuda:1, mps
+  batch_size=16                 auto: as many as a GPU holds       device=auto                  cpu, cuda, cuda:1, mps
   out=folder                    default: under results/            metrics=[psnr,lpips_vgg]     default: the task's
   model.checkpoint=file         weights                            wandb.mode=offline           online, disabled
 

@@ -56,7 +56,7 @@ class RunOptions:
     """The options of a run beside model, task, sampler and metrics."""
 
     data: Data = field(default_factory=Data)
-    batch_size: int | None = None
+    batch_size: int | Literal["auto"] | None = None
     samples: int = 1
     seed: int = 0
     device: str = "auto"
@@ -262,7 +262,7 @@ def check_values(values: Mapping) -> None:
     if problems:
         raise ValueError(problems[0].message)
     for path, value in leaves(run, ""):
-        if path in LOWEST and value is not None and value < LOWEST[path]:
+        if path in LOWEST and value not in (None, "auto") and value < LOWEST[path]:
             raise ValueError(f"{path}={value}: an integer, {LOWEST[path]} or more")
 
 

@@ -23,8 +23,12 @@ class Film:
         self.prior, self.folder = run.prior, run.results.out / "film"
         self.every = max(1, run.sampler.steps // FRAMES)
         self.frames: list[np.ndarray] = []
+        self.last = 0  # index of the last step that was seen
 
     def __call__(self, state: StepState, names: Sequence[str]) -> None:
+        if state.index > self.last:
+            self.frames = []  # a new batch, or one that did not fit and begins again at half its size
+        self.last = state.index
         if state.index % self.every == 0:
             with torch.no_grad():
                 self.frames.append(to_uint8(torch.nan_to_num(self.prior.decode(state.x0))))

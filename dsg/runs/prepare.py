@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dsg.checkpoints import resolve
 from dsg.config import to_yaml
-from dsg.priors.base import Prior
+from dsg.runs.batches import batches
 from dsg.runs.inputs import Data
 from dsg.runs.results import Results, identity, short_hash
 from dsg.runs.runner import Run
@@ -55,16 +55,11 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
     check_folders(folder, config.data.root)
     run = Run(
         config, to_yaml(config, sources or {}), prior, task, sampler, inputs, Results(folder, owner), metrics,
-        config.samples, config.seed, batch_size(config, prior, device), device,
+        config.samples, config.seed, batches(config.batch_size, prior.cpu_batch, device), device,
         [*task.notes(inputs), *sampler.notes(prior.schedule)],
     )  # fmt: skip
     run.pending()  # refuses inputs that have changed
     return run
-
-
-def batch_size(config: DictConfig, prior: Prior, device: torch.device) -> int:
-    """The config's; else small on a CPU, where a larger batch is no faster, so that a killed run has saved more."""
-    return config.batch_size or (prior.cpu_batch if device.type == "cpu" else 0) or 16
 
 
 def check_name(option: str, name: str) -> None:

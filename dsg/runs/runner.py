@@ -16,6 +16,7 @@ from dsg.metrics.base import ImageMetric, Metric, SetMetric
 from dsg.noise import ImageNoise
 from dsg.priors.base import CountedPrior, Prior
 from dsg.runs import images
+from dsg.runs.batches import USUAL, Batches, forget_peak, peak_memory
 from dsg.runs.inputs import Input, to_uint8
 from dsg.runs.results import BY, Results, file_digest, write_text
 from dsg.runs.shards import shard_of_this_process
@@ -58,7 +59,7 @@ class Run:
     metrics: Sequence[Metric] = ()
     samples: int = 1
     seed: int = 0
-    batch_size: int = 16
+    batches: Batches = field(default_factory=lambda: Batches(USUAL))
     device: torch.device = torch.device("cpu")
     notes: Sequence[str] = ()  # what the user should know before it starts
     shard: tuple[int, int] = field(default_factory=shard_of_this_process)
@@ -92,6 +93,11 @@ class Run:
                 todo.append(item)
         return todo
 
+    @property
+    def batch_size(self) -> int:
+        """Of the next batch."""
+        return self.batches.size
+
     def work(self) -> int:
         """What is left, in forward passes of one image."""
         return len(self.pending()) * self.task.tries * self.sampler.cost(self.prior.schedule).compute
@@ -116,8 +122,14 @@ class Run:
         if todo or not self.finished:
             self.results.claim(self.config_text)
         self.results.check_owner()  # it may have been another run that finished here since this one was prepared
-        for start in range(0, len(todo), self.batch_size):
-            failures += run_batch(self, todo[start : start + self.batch_size], on_progress, callback)
+        while todo:
+            batch = todo[: self.batches.size]
+            made = run_if_it_fits(self, batch, on_progress, callback)
+            if made is None:
+                self.batches.did_not_fit(len(batch))
+            else:
+                self.batches.fitted(len(batch))
+                failures, todo = failures + made, todo[len(batch) :]
         evaluate(self)
         write_summary(self, failures)
         return failures
@@ -153,6 +165,24 @@ def condition_of(run: Run, inputs: Sequence[Input]) -> dict[str, Tensor]:
     return {k: v.to(run.device) for k, v in run.task.condition(inputs, run.seed).items()}
 
 
+def run_if_it_fits(
+    run: Run, batch: list[Item], on_progress: Callable, callback: Callable | None
+) -> list[Failure] | None:
+    """`run_batch`, or None if the device's memory does not hold the batch; its progress is taken back then."""
+    passes = []
+
+    def count(done: int) -> None:
+        passes.append(done)
+        on_progress(done)
+
+    try:
+        return run_batch(run, batch, count, callback)
+    except torch.cuda.OutOfMemoryError:
+        on_progress(-sum(passes))
+    torch.cuda.empty_cache()  # here, where the error holds its tensors no more; nothing without a GPU
+    return None
+
+
 def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Callable | None) -> list[Failure]:
     names, inputs = [item.name for item in batch], [item.input for item in batch]
     condition = condition_of(run, inputs)
@@ -173,6 +203,7 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
         x_T = run.sampler.start(prior, run.task, condition, noise.start())
         return sample(prior, run.task, condition, run.sampler, x_T, noise, each_step)
 
+    forget_peak(run.device)
     start = time.perf_counter()
     x0 = best_try(run.task, run.prior, condition, one_try)
     with torch.no_grad():
@@ -183,6 +214,8 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
         "seconds": (time.perf_counter() - start) / len(batch),
         "network_evaluations": prior.forward_passes,
         "backward_passes": prior.backward_passes,
+        "batch_size": len(batch),
+        "peak_memory": peak_memory(run.device),
     }
     failed = {failure.id for failure in failures}
     pixels = to_uint8(torch.nan_to_num(restored))

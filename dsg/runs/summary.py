@@ -10,8 +10,10 @@ from dsg.benchmark.statistics import bootstrap
 from dsg.runs.results import Results, write_text
 
 MADE_WITH = ("code", "torch", "device")
+OF_THE_BATCH = ["batch_size", "peak_memory"]  # in the parts; of the images they say nothing
 NOT_METRICS = {
-    "id", "image", "sample", "input", "prompt", "seconds", "network_evaluations", "backward_passes", *MADE_WITH
+    "id", "image", "sample", "input", "prompt", "seconds", "network_evaluations", "backward_passes", *OF_THE_BATCH,
+    *MADE_WITH,
 }  # fmt: skip
 
 
@@ -19,7 +21,8 @@ def write_summary(run, failures: Sequence) -> None:
     """Both files, over the images that this run asks for; files that would not change are left alone."""
     table = run.results.table()
     if len(table):
-        write_text(run.results.out / "per_image.csv", table.to_csv(index=False, float_format="%.6g"))
+        columns = table.drop(columns=OF_THE_BATCH, errors="ignore")
+        write_text(run.results.out / "per_image.csv", columns.to_csv(index=False, float_format="%.6g"))
         table = table.loc[table.index.intersection([item.name for item in run.items])]
     if run.samples > 1 and len(table):
         table = table.assign(diversity=diversity(run.results, table))
@@ -28,6 +31,7 @@ def write_summary(run, failures: Sequence) -> None:
         "metrics": means(table),
         "set_metrics": set_metrics(run, table),
         **{name: _mean(table, key) for name, key in PER_IMAGE.items()},
+        "speed": speed(table),
         "failures": [vars(failure) for failure in failures],
         "interval": "95 %, percentile bootstrap over images, 2000 resamples",
         "image_ids": list(table.index),
@@ -40,6 +44,23 @@ def write_summary(run, failures: Sequence) -> None:
 PER_IMAGE = {
     "seconds_per_image": "seconds", "network_evaluations": "network_evaluations", "backward_passes": "backward_passes"
 }  # fmt: skip
+
+
+def speed(table: pd.DataFrame) -> dict[str, float | int | None]:
+    """What one process did, of the time that it sampled, and how much memory it took at most.
+
+    peak_memory_gib is of tensors on a GPU; on a CPU it is of the whole process. A network evaluation is a forward pass
+    of one image; backward passes are not counted, but take their time.
+    """
+    seconds = table["seconds"].sum() if len(table) else 0.0
+    evaluations = table["network_evaluations"].sum() if seconds else 0.0
+    most = {name: table[name].max() if name in table else np.nan for name in OF_THE_BATCH}  # older runs have none
+    return {
+        "images_per_second": _number(len(table) / seconds) if seconds else None,
+        "network_evaluations_per_second": _number(evaluations / seconds) if seconds else None,
+        "peak_memory_gib": _number(most["peak_memory"]),
+        "batch_size": int(most["batch_size"]) if np.isfinite(most["batch_size"]) else None,
+    }
 
 
 def means(table: pd.DataFrame) -> dict[str, dict]:
