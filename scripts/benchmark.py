@@ -14,6 +14,7 @@ import argparse
 import multiprocessing
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -172,7 +173,8 @@ def options() -> Parser:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--random", action="store_true", help="random weights, written to a temporary file")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "results/benchmark")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "results/benchmark", help="folder of the report")
+    parser.add_argument("--overwrite", action="store_true", help="replace a report that is there")
     return parser
 
 
@@ -191,12 +193,17 @@ def main() -> None:
     args = parser.parse_args()
     try:
         device = pick_device(args.device)
+        file = args.out / f"{args.model}-{device.type}{'-bf16' * args.bf16}{'-compile' * args.compile}.md"
+        kept = file.exists() and not args.overwrite
+        if kept:
+            print(f"note: {file} is there already, and stays as it is: --overwrite replaces it", file=sys.stderr)
+        args.out.mkdir(parents=True, exist_ok=True)
         text = benchmark(args, device)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(text)
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_text(args.out / f"{args.model}-{device.type}{'-bf16' * args.bf16}{'-compile' * args.compile}.md", text)
+    if not kept:
+        write_text(file, text)
 
 
 if __name__ == "__main__":

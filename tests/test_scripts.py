@@ -119,3 +119,16 @@ def test_what_cannot_be_used_is_one_line(name, options, words, monkeypatch, caps
     code, said, errors = called(name, options, monkeypatch, capsys)
     assert code in (1, 2) and said == "", said
     assert words in errors and errors.startswith("error: ") and errors.count("\n") == 1, errors
+
+
+def test_a_benchmark_leaves_a_report_that_is_there_unless_it_is_asked_for(tmp_path, monkeypatch, capsys):
+    main = runpy.run_path(str(SCRIPTS / "benchmark.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "benchmark", lambda args, device: "measured anew")
+    report = tmp_path / "avatars64-cpu.md"
+    for before, options, after in (("mine", [], "mine"), ("mine", ["--overwrite"], "measured anew")):
+        report.write_text(before)
+        monkeypatch.setattr(sys, "argv", ["benchmark.py", "--device", "cpu", f"--out={tmp_path}", *options])
+        main()
+        said = capsys.readouterr()
+        assert report.read_text() == after and "measured anew" in said.out
+        assert said.err.count("stays as it is: --overwrite") == (after == "mine")
