@@ -59,12 +59,12 @@ def restore(
     from dsg.noise import ImageNoise
     from dsg.runs import images
     from dsg.runs.inputs import Input, to_tensor, to_uint8
-    from dsg.runs.prepare import build, load_once_from, pick_device
+    from dsg.runs.prepare import build, build_task, load_once_from, pick_device
     from dsg.runs.tries import best_try
     from dsg.samplers import sample
 
     chosen = config.load([f"model={model}", f"task={task}", f"sampler={sampler}", *overrides])
-    prior, operator, method = load_once_from(chosen.model), build(chosen.task), build(chosen.sampler)
+    prior, operator, method = load_once_from(chosen.model), build_task(chosen), build(chosen.sampler)
     operator.check(prior.image_shape)
     method.check(prior, operator)
     device = pick_device(chosen.device)

@@ -53,8 +53,14 @@ class Tracking:
 
 @dataclass
 class RunOptions:
-    """The options of a run beside model, task, sampler and metrics."""
+    """The options of a run beside model, task, sampler and metrics.
 
+    Attributes:
+        assumed: options of an inverse problem as they are assumed by everything but the degradation itself, where they
+            are not those of `task`: what happens if they are wrong.
+    """
+
+    assumed: Mapping[str, Any] = field(default_factory=dict)
     data: Data = field(default_factory=Data)
     batch_size: int | Literal["auto"] | None = None
     samples: int = 1
@@ -256,9 +262,11 @@ def check_values(values: Mapping) -> None:
     run = {k: v for k, v in values.items() if k not in (*PARTS, "metrics")}
     problems = [p for path, options in _built(values) for p in check(options, locate(options["_target_"]), path)]
     problems += check(run, RunOptions, "")
+    problems += check({**values["task"], **run.get("assumed", {})}, locate(values["task"]["_target_"]), "assumed")
     unknown = [problem.path for problem in problems if problem.message is None]
     if unknown:
-        raise ValueError(suggestion(unknown[0], [path for path in _paths(values) if path not in unknown]))
+        known = [*_paths(values), *(f"assumed.{option}" for option in values["task"])]
+        raise ValueError(suggestion(unknown[0], [path for path in known if path not in unknown]))
     if problems:
         raise ValueError(problems[0].message)
     for path, value in leaves(run, ""):

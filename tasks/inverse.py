@@ -34,11 +34,13 @@ class InverseProblem(Task):
     Attributes:
         resizable: whether an image that is degraded already may be reduced to the prior's size. Where A has a length in
             pixels (a blur, a factor) it may not.
+        made_by: the problem that makes y, where it is another than this one, which is what is assumed of y; else None.
     """
 
     columns = (Column("residual", "residual", 4),)
     evaluated_by = ("psnr", "ssim", "haarpsi", "lpips_vgg")
     resizable = False
+    made_by: "InverseProblem | None" = None
 
     def __init__(self, name: str, sigma: float = 0.05):
         if not is_number(sigma, 0):
@@ -68,12 +70,24 @@ class InverseProblem(Task):
                 f"task={self.name} draws its operator per image: data.degraded=true needs the one that was used"
             )
 
+    def check_made_by(self, data: Data, shape: Sequence[int]) -> None:
+        """Raise a ValueError if y cannot be made by another problem than this one."""
+        if self.made_by is None:
+            return
+        if data.degraded:
+            raise ValueError("data.degraded=true: y is given, so that what is assumed of it is task.*, not assumed.*")
+        self.made_by.check(shape)
+        made, expected = (task.measurement_size(shape[-1]) for task in (self.made_by, self))
+        if made != expected:
+            raise ValueError(f"assumed: y has {made} pixels a side, but {expected} would be assumed")
+
     def inputs(self, data: Data, shape: Sequence[int]) -> list[Input]:
         """The images of `data.root`: truths, or measurements where `data.degraded`."""
         if data.root is None:
             raise ValueError("data.root is null: give a folder of images")
         if data.degraded:
             self.check_degraded(shape)
+        self.check_made_by(data, shape)
         files = dict(list(images.find(resolve(data.root)).items())[: data.limit])
         side, exact = self.measurement_size(shape[-1]), not self.resizable
 
@@ -104,6 +118,9 @@ class InverseProblem(Task):
         else:
             drawn = [self.draw(x.shape[1:], (seed, i, self.name)) for i in ids]
             condition = {k: torch.cat([d[k] for d in drawn]) for k in drawn[0]}
+        if self.made_by is not None:  # what is drawn of both is drawn by the same keys
+            y = self.made_by.degrade(x, ids, seed, **given)["y"]
+            return {**condition, "y": self.observed_part(y, condition)}
         clean = self.forward(x, condition)
         noise = torch.stack([standard_normal(clean.shape[1:], seed, i, self.name, "measurement") for i in ids])
         condition["y"] = clean + self.sigma * self.observed_part(noise, condition)
@@ -181,6 +198,19 @@ class LinearInverseProblem(InverseProblem):
     def baseline(self, condition: Condition, shape: Sequence[int]) -> Tensor:
         """What one has without a prior: A^T(y)."""
         return self.transpose(condition["y"], condition, shape)
+
+
+def assume(assumed: Task, true: Task) -> InverseProblem:
+    """`assumed`, whose y is made by `true`: the loss, the noise level and whatever else a sampler asks for are those
+    of `assumed`.
+
+    Raises:
+        ValueError: one of them is no inverse problem.
+    """
+    if not isinstance(assumed, InverseProblem) or not isinstance(true, InverseProblem):
+        raise ValueError(f"assumed: task={true.name} makes no measurement of which something could be assumed")
+    assumed.made_by = true
+    return assumed
 
 
 def is_integer(value, low: int) -> bool:

@@ -18,7 +18,7 @@ from dsg.layers import files, merge, read
 from dsg.metrics.base import Metric, SetMetric
 from dsg.options import check, locate, parameters, suggestion
 from dsg.runs.inputs import Data
-from dsg.runs.prepare import build
+from dsg.runs.prepare import build, build_task
 from dsg.runs.results import OWNER, Results
 from dsg.runs.runner import Failure, Run, evaluate
 from dsg.runs.summary import NOT_METRICS, write_summary
@@ -87,7 +87,7 @@ def finished_run(out: Path, added: Mapping[str, Mapping] | None = None) -> Run:
     if not rows:
         raise ValueError(f"{out}: nothing is finished there")
     side = results.image(next(iter(rows))).shape[0]
-    task, names = build(config.task), {row["image"] for row in rows.values()}
+    task, names = build_task(config), {row["image"] for row in rows.values()}
     # the run may have been extended since its config was written
     config.data.limit = config.data.limit and max(config.data.limit, len(names))
     inputs = task.inputs(Data(**config.data), (3, side, side))

@@ -20,6 +20,8 @@ from dsg.runs.results import Results, identity, short_hash
 from dsg.runs.runner import Run
 from dsg.runs.shards import shard_of_this_process
 from dsg.runs.tracking import check_login
+from tasks.base import Task
+from tasks.inverse import assume
 
 
 def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: Path | None = None) -> Run:
@@ -35,7 +37,7 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
         check_name(f"{group}.name", config[group].name)
     check_login(config.wandb.mode)
     device = pick_device(config.device)
-    sampler, task, prior = build(config.sampler), build(config.task), load_once_from(config.model)
+    sampler, task, prior = build(config.sampler), build_task(config), load_once_from(config.model)
     shape = prior.image_shape
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
         raise ValueError(
@@ -86,6 +88,16 @@ def build(config: DictConfig):
         if isinstance(cause, (ValueError, FileNotFoundError)):
             raise cause from None
         raise ValueError(f"{config.get('name', config.get('_target_'))}: {str(cause).splitlines()[0]}") from cause
+
+
+def build_task(config: DictConfig) -> Task:
+    """The task; with `assumed` options, the assumed one, whose measurements the true one makes."""
+    task, assumed = build(config.task), config.get("assumed")
+    if not assumed:
+        return task
+    if "mask" in assumed:
+        raise ValueError("assumed.mask: your own mask belongs to the images; assume another masked_fraction or box")
+    return assume(build(OmegaConf.merge(config.task, assumed)), task)
 
 
 @cache

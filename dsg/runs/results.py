@@ -31,7 +31,8 @@ SPEED = {"checkpoint", "compile", "channels_last", "cpu_batch", "use_checkpoint"
 
 
 def identity(config: Mapping, prior_hash: str, task_hash: str | None) -> dict:
-    """What changes a run's images: prior and weights, task and its files, sampler, data, seed; nothing else.
+    """What changes a run's images: prior and weights, task and its files, sampler, data, seed, and what is assumed of
+    the task; nothing else.
 
     Batch size, device, switches of speed, logging, `data.limit` and `data.on_error` are not in it, nor are options of
     the sampler without effect. Whether there are several samples is, because their files are numbered then.
@@ -45,6 +46,7 @@ def identity(config: Mapping, prior_hash: str, task_hash: str | None) -> dict:
         "data": {k: v for k, v in config["data"].items() if k not in ("limit", "on_error")},
         "samples": "several" if config["samples"] > 1 else "one",
         "seed": config["seed"],
+        **({"assumed": config["assumed"]} if config.get("assumed") else {}),
     }
 
 
