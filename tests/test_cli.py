@@ -19,10 +19,9 @@ MEASURED = ["sampler.steps=3", "data.limit=3", "wandb.mode=disabled"]
 FAST = [*MEASURED, "metrics=[]"]  # the metrics' libraries take seconds to import
 
 
-def call(*overrides, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "run.py"), *map(str, overrides)], cwd=cwd, capture_output=True, text=True
-    )
+def call(*overrides, cwd=ROOT, env=None):
+    line = [sys.executable, str(ROOT / "run.py"), *map(str, overrides)]
+    return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True)
 
 
 def saved_images(out):
@@ -218,7 +217,8 @@ def test_bad_folders_are_named(tmp_path):
         assert done.returncode == 2 and word in done.stderr
 
 
-def test_what_cannot_be_used_is_skipped_where_that_is_asked_for(tmp_path):
+def test_what_cannot_be_used_is_skipped_where_that_is_asked_for_even_on_a_bare_machine(tmp_path):
+    """Without git, a home, or a locale that knows the letters in the folder's name."""
     folder = tmp_path / "it's (2024) & 日本 😀"
     folder.mkdir()
     write(folder / "a.png")
@@ -230,11 +230,13 @@ def test_what_cannot_be_used_is_skipped_where_that_is_asked_for(tmp_path):
         f"data.root={folder}",
         "data.on_error=skip",
         f"task.mask={tmp_path / 'masks'}",
-        f"out={tmp_path / 'o (1)'}",
+        f"out={tmp_path / 'ö (1)'}",
     ]
-    done = call(*options, *FAST)
+    bare = {**os.environ, "LC_ALL": "POSIX", "PATH": "/nowhere", "HOME": "/proc/nowhere"}
+    done = call(*options, *FAST, env=bare)
     assert done.returncode == 0, done.stderr
-    assert [p.name for p in (tmp_path / "o (1)/images").iterdir()] == ["a.png"]
+    assert [p.name for p in (tmp_path / "ö (1)/images").iterdir()] == ["a.png"] and "ö (1)" in done.stdout
+    assert json.loads((tmp_path / "ö (1)/metrics.json").read_text())["versions"]["code"] == ["unknown"]
     skipped = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
     assert len(skipped) == 2 and "b.png cannot be read" in skipped[0] and "no mask for c" in skipped[1]
 

@@ -1,6 +1,7 @@
 """Images in and out, on cases that can be worked out by hand."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,6 +206,13 @@ def test_masks_that_say_nothing_are_refused(tmp_path):
         Image.fromarray(mask).save(tmp_path / "mask.png")
         with pytest.raises(ValueError, match=name):
             images.read_mask(tmp_path / "mask.png", tmp_path / "a.png", 64)
+
+
+@pytest.mark.parametrize("root", ["/", "/usr/..", "//"])
+def test_the_whole_file_system_is_no_folder_of_images(root, monkeypatch):
+    monkeypatch.setattr(Path, "rglob", lambda *_: pytest.fail("it is searched"))
+    with pytest.raises(ValueError, match="data.root=.* is the whole file system: name a folder of images"):
+        images.find(Path(root))
 
 
 def test_a_small_file_that_claims_gigabytes_is_refused(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -224,6 +225,19 @@ def test_without_git_the_version_is_unknown(monkeypatch):
     runner.code_version.cache_clear()
     assert runner.code_version() == "unknown"
     runner.code_version.cache_clear()
+
+
+def test_a_copy_without_git_s_folder_has_no_version_even_in_another_repository(tmp_path, monkeypatch):
+    from dsg.runs import runner
+
+    copy = tmp_path / "theirs/copy"
+    copy.mkdir(parents=True)
+    for command in (["init"], ["-c", "user.name=a", "-c", "user.email=b", "commit", "--allow-empty", "-m", "c"]):
+        subprocess.run(["git", *command, "--quiet"], cwd=copy.parent, check=True)
+    monkeypatch.setattr(runner, "REPOSITORY", copy.parent)
+    assert runner.code_version.__wrapped__() != "unknown"
+    monkeypatch.setattr(runner, "REPOSITORY", copy)
+    assert runner.code_version.__wrapped__() == "unknown"
 
 
 def test_options_without_effect_are_no_part_of_a_run_s_identity(finished):

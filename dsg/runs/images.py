@@ -38,6 +38,8 @@ def find(root: Path, option: str = "data.root") -> dict[str, Path]:
     """
     if root.is_file():
         return {root.stem: root}
+    if root.resolve().parent == root.resolve():
+        raise ValueError(f"{option}={root} is the whole file system: name a folder of images")
     if not root.is_dir():
         raise ValueError(f"{option}={root}: no such image or folder{how_to_make(root)}")
     found: dict[str, Path] = {}

@@ -295,6 +295,8 @@ def versions(device: torch.device) -> dict[str, str]:
 
 @cache
 def code_version() -> str:
+    if not (REPOSITORY / ".git").exists():  # else git would describe a repository above it
+        return "unknown"
     command = ["git", "describe", "--always", "--dirty"]
     try:
         described = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
