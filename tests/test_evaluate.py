@@ -1,6 +1,7 @@
 """Metrics that are added to finished runs, and runs compared image by image."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -192,6 +193,14 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
 
 
 # --- the command line
+
+
+def test_the_command_says_why_there_is_no_number(run, capsys):
+    main = runpy.run_path(str(ROOT / "scripts/evaluate.py"))["main"]
+    assert main([str(run), "--metrics", "haarpsi", "evaluator_frechet"]) == 0
+    said = capsys.readouterr()
+    assert f"{run}: haarpsi 0." in said.out and "frechet" not in said.out
+    assert f"{run}: no evaluator_frechet: 3 images are too few: at least 500" in said.err
 
 
 def command(*arguments):

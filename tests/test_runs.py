@@ -282,6 +282,11 @@ def test_of_two_runs_that_begin_at_once_the_second_is_told_in_one_line(tmp_path,
     assert "holds the results of another run: seed was 0, now 1" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_why_a_metric_has_no_number_is_printed(finished, capsys):
+    main.report(prepared(finished, "metrics=[psnr,evaluator_frechet]"))
+    assert "not computed evaluator_frechet: 3 images are too few: at least 500" in capsys.readouterr().out
+
+
 # --- W&B
 
 

@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from dsg.runs.contact_sheet import write_contact_sheet
+from dsg.runs.evaluation import why_not
 from dsg.runs.film import Film
 from dsg.runs.prepare import prepare
 from dsg.runs.runner import Run
@@ -80,9 +81,12 @@ def report(run: Run) -> None:
         floor = "" if m.get("floor") is None else f"  floor {m['floor']:.4f}"
         interval = "" if m.get("low") is None else f"  [{m['low']:.4f}, {m['high']:.4f}]"
         print(f"{name:>20} {m['value']:8.4f}{interval}{floor}")
+    reasons: dict[str, list[str]] = {}
     for metric in run.metrics:
-        if metric.missing():
-            print(f"{metric.name:>20} not computed: {metric.missing()}")
+        if reason := why_not(metric, run):
+            reasons.setdefault(reason, []).append(metric.name)
+    for reason, names in reasons.items():
+        print(f"{'not computed':>20} {', '.join(names)}: {reason}")
     if summary["images"]:
         print(f"{'seconds per image':>20} {summary['seconds_per_image']:8.2f}")
     sheet = run.results.out / "grid.png"
