@@ -9,12 +9,17 @@ import subprocess
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from dsg.config import load, load_with_sources, to_yaml
+from dsg.layers import files
 from dsg.report import tables
 from dsg.report.collect import collect
 from dsg.report.command import command, overrides
+from dsg.report.expected import TITLES
+from dsg.report.expected import page as page_of_figures
+from dsg.report.expected import table as figures
 from dsg.report.main import main
 from dsg.report.page import ASSETS, SCRIPTS
 
@@ -345,3 +350,66 @@ def test_text_of_users_stays_text_in_the_browser(tmp_path):
     result, console = browse(tmp_path / "page.html", script, tmp_path)
     assert console == []
     assert result == {"title": NASTY, "images": 0, "bold": 0, "folder": "run<b>"}
+
+
+# --- published figures
+
+
+def published_run(out, *options, **numbers):
+    chosen = ["model=ffhq256", "task=super_resolution", "sampler=dps", "sampler.steps=1000", *options]
+    write_run(out, *chosen, passes=(1000, 1000), **numbers)
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory):
+    """Runs that follow the protocol of a published figure, nearly and far from it, and one that does not."""
+    out = tmp_path_factory.mktemp("published")
+    published_run(out / "near", "task.sigma=0.1", psnr=24.9)  # its mean is 25.9
+    published_run(out / "far", "task.sigma=0.1", "seed=1", psnr=22.0)
+    published_run(out / "other", "task.sigma=0.05", psnr=24.9)
+    write_run(out / "diffpir", "model=ffhq256", "task=super_resolution", "task.sigma=0.1", "sampler=diffpir",
+              passes=(99, 0))  # fmt: skip
+    assert main([str(out), "--out", str(out / "report.html"), "--tables"]) == 0
+    return out
+
+
+def test_a_run_by_a_published_protocol_is_told_how_far_it_is(checked):
+    runs = {run["path"].split("/")[-1]: run["published"] for run in data_of(checked / "report.html")["runs"]}
+    assert runs["other"] == [] and runs["diffpir"][0]["value"] == "26.64"
+    near, fid, _ = runs["near"]
+    assert (near["title"], near["value"], near["run"]) == ("PSNR [dB]", "25.77", "+0.13, within 0.3")
+    assert fid["run"] == "not in this run" and "DiffPIR" in near["source"]
+    assert runs["far"][0]["run"] == "-2.77, not within 0.3"
+
+
+def test_tables_have_a_row_for_what_was_published(checked):
+    text = (checked / "report.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| DPS, task.sigma 0.1, published"))
+    assert "25.77" in row and "**" not in row
+    assert "sigma 0.1, published" in (checked / "report.tex").read_text()
+
+
+def test_the_report_of_a_group_is_of_its_suites_that_have_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("dsg.benchmark.suite.FOLDER", tmp_path)
+    for name in "abc":
+        (tmp_path / f"{name}.yaml").write_text(f"out: {tmp_path / name}\njobs: {{}}\n")
+    (tmp_path / "group.yaml").write_text(f"suites: [a, b, c]\nout: {tmp_path / 'together'}\n")
+    assert main(["group"]) == 2  # none yet
+    for name, psnr in (("a", 20.0), ("c", 22.0)):
+        write_run(tmp_path / name / "runs/inpaint/dps-20", "sampler=dps", "sampler.steps=20", psnr=psnr)
+    assert main(["group", "--images", "0"]) == 0
+    runs = data_of(tmp_path / "together/report.html")["runs"]
+    assert sorted(run["metrics"]["psnr"]["mean"] for run in runs) == [21.0, 23.0]
+
+
+def test_the_page_of_published_figures_is_that_of_the_data():
+    assert (ROOT / "docs/expected.md").read_text() == page_of_figures()
+
+
+def test_published_figures_name_what_is_here():
+    compared = [one for one in figures() if not one.why_not]
+    for part, names in (("model", {one.model for one in compared}), ("sampler", {one.sampler for one in compared})):
+        assert names <= set(files(part, ()))
+    for task, options in {(one.task, one.options) for one in compared}:
+        assert load([f"task={task}", *options.split()]).task.sigma in (0, 0.05, 0.1)
+    assert {one.metric for one in figures()} == set(TITLES) and {one.within for one in compared} == {None, 0.3, 0.01}

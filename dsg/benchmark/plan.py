@@ -1,6 +1,6 @@
 """From a suite to its jobs. The functions that plan runs of images are named in a suite's YAML, under `jobs`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +33,16 @@ def grid(suite: Suite) -> list[ImageJob]:
         for task in suite.tasks
         for steps in suite.steps
         for sampler in suite.samplers
+    ]
+
+
+def listed(suite: Suite, steps: Mapping[str, Mapping[str, int]]) -> list[ImageJob]:
+    """By task the samplers that are named, each at its own number of steps."""
+    return [
+        image_job(suite, model, task, sampler, number)
+        for model in suite.models
+        for task in suite.tasks
+        for sampler, number in steps[task].items()
     ]
 
 

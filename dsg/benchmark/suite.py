@@ -27,6 +27,7 @@ class Suite:
     most_steps: jobs of more steps are left out.
     device, wandb: of every run.
     workers: processes; 1 is this one. In the YAML also `all`: as many as there are cores.
+    launcher: a cluster's queue instead of processes here (`dsg.benchmark.cluster.settings`); empty: none.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Suite:
     device: str = "auto"
     wandb: str = "offline"
     workers: int = 1
+    launcher: Sequence[str] = ()
 
     @property
     def is_part(self) -> bool:

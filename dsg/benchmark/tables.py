@@ -37,10 +37,11 @@ def restoration(
         "forward passes per image; DPS and FreeDoM also go back through the network.\n\n"
     )
     text += sections(summary, found.columns, method_and_steps)
-    text += "\n## DSG minus its base method, image by image\n\n"
-    text += wide_differences(
-        compared, {c.name: c for columns in found.columns.values() for c in columns if c.name in shown}
-    )
+    if len(compared):
+        text += "\n## DSG minus its base method, image by image\n\n"
+        text += wide_differences(
+            compared, {c.name: c for columns in found.columns.values() for c in columns if c.name in shown}
+        )
     write_text(out / "table.md", text)
     print(text)
     return ["table.md", "table.csv", "paired.csv"]

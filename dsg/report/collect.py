@@ -14,6 +14,7 @@ from dsg.benchmark.methods import COLORS, LABELS, Method
 from dsg.layers import files, read
 from dsg.metrics.base import Column
 from dsg.report.command import command, overrides, parsed, variant
+from dsg.report.expected import Published, published
 from dsg.runs.evaluation import find_runs
 from dsg.runs.prepare import build
 from dsg.runs.results import OWNER
@@ -34,6 +35,7 @@ class Entry:
         sampler, base_method, group: names, as in its config; None where no sampler made it.
         options: what sets it apart from the method's values in configs/, by short name.
         images: the rows of its table, in the order of their ids.
+        published: figures of others by the same protocol, by metric.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class Entry:
     sampler: str | None = None
     group: str | None = None
     options: dict[str, object] = field(default_factory=dict)
+    published: dict[str, Published] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -112,6 +115,7 @@ def read_run(out: Path, path: str, config_dirs: Sequence[str] = ()) -> Entry:
         columns_of(config, names), command(text, config_dirs), method.base_method, method.name,
         config.get("wandb", {}).get("group"),
         {name.removeprefix("sampler."): value for name, value in options.items()},
+        published(config, summary["network_evaluations"]),
     )  # fmt: skip
 
 

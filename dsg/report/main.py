@@ -4,8 +4,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from dsg.arguments import Parser, not_negative
 from dsg.benchmark import suite
 from dsg.checkpoints import resolve
@@ -20,11 +18,12 @@ def main(arguments: Sequence[str], description: str | None = None) -> int:
     """Returns the exit code: 0, or 2 for bad input."""
     args = _parser(description).parse_args(arguments)
     try:
-        folders = [folder_of(word) for word in args.folders]
+        folders = [folder for word in args.folders for folder in folders_of(word)]
         entries, skipped = collect(folders, args.config_dir)
         if unknown := set(args.metrics or ()) - {name for entry in entries for name in entry.columns}:
             raise ValueError(f"--metrics {sorted(unknown)[0]}: no run has it")
-        out = args.out or (folders[0] if len(folders) == 1 else Path()) / "report.html"
+        out = args.out or place_of(args.folders) / "report.html"
+        out.parent.mkdir(parents=True, exist_ok=True)
         pictures = Pictures(args.images, args.megabytes)
         write_text(out, page(args.title or title_of(folders), entries, skipped, pictures))
         made = [out]
@@ -52,16 +51,24 @@ def _parser(description: str | None) -> Parser:
     return parser
 
 
-def folder_of(word: str) -> Path:
-    """The folder, or that of the suite of this name."""
-    if Path(word).is_dir() or word not in suite.names():
-        if not Path(word).is_dir():
-            raise ValueError(f"{word}: no such folder, and no suite ({', '.join(suite.names())})")
-        return Path(word)
-    out = resolve(OmegaConf.load(suite.FOLDER / f"{word}.yaml").out)
-    if not (out / "runs").is_dir():
+def folders_of(word: str) -> list[Path]:
+    """The folder, or those of the suite, or of the group of suites, of this name: of those that have runs."""
+    if Path(word).is_dir():
+        return [Path(word)]
+    if word not in suite.names():
+        raise ValueError(f"{word}: no such folder, and no suite ({', '.join(suite.names())})")
+    found = [resolve(suite.read(name)["out"]) for name in suite.members(word)]
+    begun = [out for out in found if (out / "runs").is_dir()]
+    if not begun:
         raise ValueError(f"suite {word} has no runs yet: python scripts/reproduce.py --suite {word}")
-    return out
+    return begun
+
+
+def place_of(words: Sequence[str]) -> Path:
+    """Of the page: the folder, or that of the suite or group; of several, here."""
+    if len(words) > 1:
+        return Path()
+    return Path(words[0]) if Path(words[0]).is_dir() else resolve(suite.place(words[0]))
 
 
 def title_of(folders: Sequence[Path]) -> str:

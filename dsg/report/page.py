@@ -8,6 +8,7 @@ from pathlib import Path
 from string import Template
 
 from dsg.report.collect import Entry, color, numbers, short
+from dsg.report.expected import TITLES
 from dsg.report.pictures import SIDE, Pictures
 
 ASSETS = Path(__file__).parent / "assets"
@@ -53,6 +54,7 @@ def record(entry: Entry, images: Sequence[dict]) -> dict:
         "options": ", ".join(f"{name} {short(value)}" for name, value in entry.options.items()),
         "metrics": entry.metrics,
         "settings": settings(entry),
+        "published": published(entry),
         "images": summary["images"], "seconds": summary["seconds_per_image"],
         "forward": summary["network_evaluations"], "backward": summary["backward_passes"],
         "compute": entry.compute, "failures": len(summary["failures"]),
@@ -71,6 +73,21 @@ def settings(entry: Entry) -> list[str]:
         of = [f"of {found['images']} images"] if "images" in found else []
         lines.append(f"{entry.columns[name].title}: {'; '.join([*of, *words])}")
     return lines
+
+
+def published(entry: Entry) -> list[dict]:
+    """Figures of others by the run's protocol, and how far it is from them."""
+    found = []
+    for name, figure in entry.published.items():
+        mean = entry.metrics.get(name, {}).get("mean")
+        column = TITLES[name]
+        found.append(
+            {
+                "title": column.title, "value": f"{figure.value:.{column.digits}f}",
+                "run": "not in this run" if mean is None else figure.compared(mean), "source": figure.source,
+            }
+        )  # fmt: skip
+    return found
 
 
 def metrics(entries: Sequence[Entry]) -> dict[str, dict]:

@@ -1,7 +1,7 @@
 """The tables of the paper: methods as rows, tasks as groups of columns, one table per model and number of steps."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -21,9 +21,10 @@ class Table:
     """One number of steps of one model.
 
     Attributes:
-        rows: labels of the methods.
+        rows: labels of the methods, below them those of published figures by the same protocol.
         columns: (task, metric).
         cells: by (row, task, metric's name).
+        published: the rows that are no runs: they are never the best.
     """
 
     model: str
@@ -31,13 +32,14 @@ class Table:
     rows: list[str]
     columns: list[tuple[str, Column]]
     cells: dict[tuple[str, str, str], dict]
+    published: set[str] = field(default_factory=set)
 
     def number(self, row: str, task: str, column: Column) -> dict | None:
         return self.cells.get((row, task, column.name))
 
     def best(self, task: str, column: Column) -> float | None:
         """As it is printed, so that equals are all the best."""
-        found = [self.number(row, task, column) for row in self.rows]
+        found = [self.number(row, task, column) for row in self.rows if row not in self.published]
         values = [round(cell["mean"], column.digits) for cell in found if cell]
         if column.larger_is_better is None or len(values) < 2:
             return None
@@ -58,10 +60,26 @@ def tables(entries: Sequence[Entry], metrics: Sequence[str] | None = None) -> li
         same = own_values([entry for entry in same if not entry.sampler or entry.steps == steps])
         columns = _columns(same, metrics)
         cells = {(e.label, e.task, name): m for e in same for name, m in e.metrics.items() if m["mean"] is not None}
-        rows = list(dict.fromkeys(entry.label for entry in same))
+        others = _published(same)
+        rows = list(dict.fromkeys(row for entry in same for row in (entry.label, others_of(entry.label))))
+        cells |= others
         rows = [row for row in rows if any((row, task, column.name) in cells for task, column in columns)]
-        found.append(Table(model, steps, rows, columns, cells))
+        found.append(Table(model, steps, rows, columns, cells, {row for row, _, _ in others}))
     return [table for table in found if table.rows]
+
+
+def others_of(label: str) -> str:
+    """The row of published figures of the method."""
+    return f"{label}, published"
+
+
+def _published(entries: Sequence[Entry]) -> dict[tuple[str, str, str], dict]:
+    """Cells of figures by the runs' protocols."""
+    return {
+        (others_of(entry.label), entry.task, name): {"mean": figure.value, "low": None, "high": None}
+        for entry in entries
+        for name, figure in entry.published.items()
+    }
 
 
 def own_values(entries: Sequence[Entry]) -> list[Entry]:
@@ -141,7 +159,11 @@ def _cells(table: Table, row: str, bold: Callable[[str], str], interval: Callabl
     for task, column in table.columns:
         cell = table.number(row, task, column)
         mean = "" if cell is None else f"{cell['mean']:.{column.digits}f}"
-        is_best = cell is not None and round(cell["mean"], column.digits) == table.best(task, column)
+        is_best = (
+            cell is not None
+            and row not in table.published
+            and round(cell["mean"], column.digits) == table.best(task, column)
+        )
         texts.append((bold(mean) if is_best else mean) + ("" if cell is None else interval(cell, column.digits)))
     return texts
 
