@@ -19,6 +19,7 @@ With --out, trials, curves and a copy of the tuned table go there, and configs/ 
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from dsg.arguments import Parser, positive
@@ -51,11 +52,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     args = vars(parse_args())
     dry = args.pop("dry")
-    try:
-        jobs = plan(**args)
-    except engine.EXPECTED as error:
-        return tell([str(error)])
-    errors = engine.check(jobs)
+    jobs, errors = engine.planned(partial(plan, **args))
     if dry:
         print(describe(jobs, errors), end="")
         return 2 if errors else 0

@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
@@ -12,6 +12,15 @@ from tqdm import tqdm
 from dsg.benchmark.jobs import Job
 
 EXPECTED = (ValueError, OSError)  # one clear line; anything else is told with where it happened
+
+
+def planned(plan: Callable[[], Sequence[Job]]) -> tuple[Sequence[Job], list[str]]:
+    """The jobs of a plan; and what is wrong with it, or with any of them, each error once, in one line."""
+    try:
+        jobs = plan()
+    except EXPECTED as error:
+        return [], [str(error).splitlines()[0]]
+    return jobs, check(jobs)
 
 
 def check(jobs: Sequence[Job]) -> list[str]:

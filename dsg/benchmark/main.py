@@ -4,6 +4,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dsg.arguments import Parser, positive
@@ -72,7 +73,7 @@ class Planned:
     """A suite, its jobs, and what is missing."""
 
     suite: Suite
-    jobs: list[Job]
+    jobs: Sequence[Job]
     errors: list[str]
 
 
@@ -91,10 +92,7 @@ def run_suites(suites: Sequence[Suite], dry: bool = False, ready: bool = False) 
         the exit code: 0; 1 if anything failed or was left out, whatever else was done; 2 if something is wrong with a
         suite, and nothing was begun; 130 if it was interrupted.
     """
-    try:
-        plans = [Planned(suite, jobs := plan(suite), engine.check(jobs)) for suite in suites]
-    except engine.EXPECTED as error:
-        return tell([str(error)])
+    plans = [Planned(suite, *engine.planned(partial(plan, suite))) for suite in suites]
     errors = list(dict.fromkeys(error for planned in plans for error in planned.errors))
     if dry:
         show(plans, errors)
@@ -117,7 +115,7 @@ def run_suites(suites: Sequence[Suite], dry: bool = False, ready: bool = False) 
     return 1 if failures else 0
 
 
-def run_jobs(suite: Suite, jobs: list[Job]) -> list[str]:
+def run_jobs(suite: Suite, jobs: Sequence[Job]) -> list[str]:
     """What failed, a line each."""
     try:
         suite.out.mkdir(parents=True, exist_ok=True)
@@ -139,7 +137,7 @@ def show(plans: Sequence[Planned], errors: Sequence[str]) -> None:
         print(f"## all {len(plans)} suites\n\n{total([job for p in plans for job in p.jobs], errors)}", end="")
 
 
-def draw(suite: Suite, jobs: list[Job], failures: list[str]) -> list[str]:
+def draw(suite: Suite, jobs: Sequence[Job], failures: list[str]) -> list[str]:
     """The names of the tables and figures that were written; one that fails is added to `failures`."""
     outcome, written = Outcome(suite, jobs), []
     for spec in [*suite.yaml.get("tables", ()), *suite.yaml.get("figures", ())]:
