@@ -154,6 +154,12 @@ def test_equal_compute_is_the_most_steps_that_fit_into_dps_s_passes(places):
     assert found["steps", 10, "dps"].steps == 10
 
 
+def test_rivals_run_at_the_number_of_steps_of_their_yaml(tmp_path):
+    suite = load("benchmark_own", out=tmp_path, tasks=["denoise"])
+    suite.yaml["views"]["own"]["samplers"] = ["daps", "sitcom"]
+    assert [(c.view, c.sampler, c.steps) for c in cells(suite)] == [("own", "daps", 200), ("own", "sitcom", 20)]
+
+
 def test_what_a_sampler_refuses_is_left_blank_with_its_reason(places, made):
     refused = {c.sampler: c.refused for c in places if c.refused}
     assert set(refused) == {"ddrm", "diffpir"} and "needs a linear operator" in refused["diffpir"]

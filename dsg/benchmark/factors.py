@@ -103,7 +103,7 @@ class Path:
 
 
 def paths(suite: Suite) -> list[Path]:
-    return [Path.of(name, spec) for name, spec in suite.yaml["paths"].items()]
+    return [Path.of(name, spec) for name, spec in suite.yaml["paths"].items() if spec is not None]
 
 
 def runs(suite: Suite) -> list[Cell]:

@@ -177,7 +177,8 @@ def table_of(part: pd.DataFrame, chosen: pd.DataFrame, metrics: Sequence[str], v
         if name in part and part[name].notna().any():
             digits = DIGITS.get(name, 3)
             columns[TITLES[name]] = bold_best(part, name, digits)
-            columns |= {f"{b} " + name: part[f"{name}_{b}"].map(number(digits)) for b in ("low", "high")}
+            bounds = {b: part[f"{name}_{b}"].map(number(digits)) for b in ("low", "high")}
+            columns |= {f"{TITLES[name]}, {b}": texts for b, texts in bounds.items()}
     return pd.DataFrame(columns).to_markdown(index=False, disable_numparse=True)
 
 

@@ -56,7 +56,7 @@ def cells(suite: Suite) -> list[Cell]:
     """
     if len(suite.models) != 1:
         raise ValueError(f"suite {suite.name}: its views are of one model")
-    views = {view: suite.yaml["views"].get(view, {}).get("samplers", []) for view in VIEWS}
+    views = {view: spec["samplers"] for view in VIEWS if (spec := suite.yaml["views"].get(view))}
     found = []
     for task in suite.tasks:
         names = dict.fromkeys(name for samplers in views.values() for name in samplers)
