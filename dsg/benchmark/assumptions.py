@@ -112,7 +112,8 @@ def table(outcome: Outcome, part: str) -> list[str]:
         f"PSNR [dB] where the assumption is right, and what a wrong one loses: the run that is told the truth minus "
         f"the one that is not, image by image, with 95 % bootstrap intervals. Both keep the hyper-parameters of what "
         f"is assumed. Every sampler has {suite.yaml['budget']} forward passes per image, a backward pass counting two. "
-        f"breaks at: the first value at which the mean loss is beyond {limit:g} dB, and its interval beyond 0.\n"
+        f"breaks at: the first value at which the mean loss is beyond {limit:g} dB, and its interval beyond 0. "
+        "A sampler that never asks for the noise level loses nothing by a wrong one.\n"
     )
     for name, part_of in found.groupby("case", sort=False):
         case = suite.yaml["tasks"][name]
