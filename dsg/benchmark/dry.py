@@ -34,5 +34,6 @@ def duration(jobs: Sequence[Job]) -> str:
     if not known:
         return ""
     minutes, without = sum(known) / 60, len(timed) - len(known)
-    text = f", about {minutes:.0f} minutes here" if minutes < 90 else f", about {minutes / 60:,.1f} hours here"
+    hours = minutes / 60
+    text = f", about {minutes:.0f} minutes here" if hours < 1.5 else f", about {hours:,.{int(hours < 100)}f} hours here"
     return text + (f", without {without} jobs whose speed is unknown" if without else "")
