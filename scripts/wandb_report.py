@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from dsg.arguments import Parser
 from dsg.report.collect import collect
-from dsg.report.main import folder_of, title_of
+from dsg.report.main import folders_of, title_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f'error: {error.name} is missing: pip install -e ".[report]"', file=sys.stderr)
         return 2
     try:
-        folders = [folder_of(word) for word in args.folders]
+        folders = [folder for word in args.folders for folder in folders_of(word)]
         entries = collect(folders, args.config_dir)[0]
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

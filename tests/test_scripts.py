@@ -16,6 +16,7 @@ WRONG = {
         (["--model", "nope"], "model=nope is unknown: one of avatars64"),
         (["--device", "tpu"], "device=tpu is unknown"),
     ],
+    "describe_expected": [(["--out", "x"], "unrecognized arguments: --out x")],
     "estimate_memory": [
         (["--models", "nope"], "model=nope is unknown"),
         (["--batch", "many"], "an integer, at least 1"),
