@@ -162,9 +162,10 @@ def test_all_files_that_cannot_be_used_are_named_at_once_or_skipped(tmp_path, ca
 @pytest.mark.parametrize("name", ["x" * 200, "carriage\rreturn", "bell\a"])
 def test_names_that_results_cannot_have_are_refused_before_work_starts(tmp_path, name):
     Image.fromarray(gradient(64, 64)).save(tmp_path / f"{name}.png")
-    with pytest.raises(ValueError, match="rename it") as error:
-        images.find(tmp_path)
-    assert len(str(error.value).splitlines()) == 1
+    for root in (tmp_path, tmp_path / f"{name}.png"):  # alone, too
+        with pytest.raises(ValueError, match="rename it") as error:
+            images.find(root)
+        assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path):

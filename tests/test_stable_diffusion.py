@@ -106,6 +106,14 @@ def test_settings_are_known_before_weights_are_read(folder, tmp_path):
         prior.predict(torch.zeros(1, 4, 8, 8), 400)
 
 
+def test_another_tokenizer_is_another_prior(folder, tmp_path):
+    """With other ids for its words, a prompt gives other images."""
+    shutil.copytree(folder, tmp_path / "m")
+    assert load(tmp_path / "m").weights_hash == load(folder).weights_hash
+    save_tokenizer(tmp_path / "m/tokenizer", 12, [*range(2), *reversed(range(2, len(TOKENS)))])
+    assert load(tmp_path / "m").weights_hash != load(folder).weights_hash
+
+
 def test_its_schedule_ends_above_zero_noise(folder):
     schedule = load(folder).schedule
     assert schedule.timesteps(50, "leading")[:2] == [1, 21]

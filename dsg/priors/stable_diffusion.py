@@ -155,7 +155,8 @@ class SavedPipeline:
         vae = _part(self.folder, "vae", AutoencoderKL, low_cpu_mem_usage=False)
         encoder = _part(self.folder, "text_encoder", CLIPTextModel)
         weights = (f for part in PARTS for pattern in WEIGHTS for f in (self.folder / part).glob(pattern))
-        self.weights_hash = hash_of((*weights, self.folder / "scheduler" / SCHEDULER))
+        words = (f for f in (self.folder / "tokenizer").iterdir() if f.suffix in (".json", ".txt"))
+        self.weights_hash = hash_of((*weights, *words, self.folder / "scheduler" / SCHEDULER))
         return net, vae, TextEmbedder(encoder, tokenizer)
 
 

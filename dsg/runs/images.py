@@ -37,6 +37,7 @@ def find(root: Path, option: str = "data.root") -> dict[str, Path]:
         ValueError: no such folder, nothing in it, or two images with one id.
     """
     if root.is_file():
+        check_name(root.stem, root)
         return {root.stem: root}
     if root.resolve().parent == root.resolve():
         raise ValueError(f"{option}={root} is the whole file system: name a folder of images")
