@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import fill
 
@@ -14,9 +14,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dsg.cli import CommandLine, explain, parse, rewrite
+from dsg.runs.comparison import Finished
+from dsg.runs.outcomes import Outcome, Outcomes
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 STOPPED = 130  # by Ctrl-C
+SWEEPS = Path("results/sweep")  # hydra.sweep.dir
 HELP = """\
 One run: a prior, a task, a sampler, a set of images.
 
@@ -24,6 +27,7 @@ One run: a prior, a task, a sampler, a set of images.
   python run.py task=super_resolution sampler=mpgd_dsg sampler.steps=20
   python run.py data.root=photos data.limit=null                 your own images
   python run.py -m task=inpaint,gaussian_deblur sampler=dps,dps_dsg      a sweep
+  python run.py -m hydra/launcher=slurm ...                              on a Slurm cluster: docs/cluster.md
 
 Choices, a file each in configs/:
 {choices}
@@ -46,8 +50,8 @@ A value that nobody gives comes from the sampler, the prior, the task's recipe o
 """
 
 
-def run_job(config: DictConfig, config_dirs: Sequence[str], finished: list) -> int:
-    """One run of a composed config; it is added to `finished`. Returns the exit code."""
+def run_job(config: DictConfig, config_dirs: Sequence[str]) -> Outcome:
+    """One run of a composed config."""
     from dsg.config import resolve  # brings torch, which takes seconds that --help and wrong choices do not need
 
     job = HydraConfig.get()
@@ -57,13 +61,14 @@ def run_job(config: DictConfig, config_dirs: Sequence[str], finished: list) -> i
     try:
         config, sources = resolve(config, config_dirs, job.runtime.choices)
     except ValueError as error:
-        return fail(error)
+        return Outcome(fail(error), overrides)
     for note in sources.notes:
         print(f"note: {note}", file=sys.stderr)
-    from dsg.runs.comparison import Finished
     from dsg.runs.main import run_one  # brings much else, not needed if the options are wrong
 
-    return run_one(config, sources, lambda summary: finished.append(Finished(config, overrides, summary)))
+    finished: list[Finished] = []
+    code = run_one(config, sources, lambda summary: finished.append(Finished(config, overrides, summary)))
+    return Outcome(code, overrides, *finished)
 
 
 def choices() -> str:
@@ -80,22 +85,46 @@ def fail(error: Exception | str) -> int:
 
 def run(line: CommandLine) -> int:
     """The run, or all runs of a sweep (-m): one that fails does not stop the others. Returns the worst exit code."""
-    codes: list[int] = []
-    finished: list = []
+    outcomes: list[Outcome] = []
+    elsewhere = Outcomes(SWEEPS) if line.launcher else None
 
     @hydra.main(version_base="1.3", config_path="configs", config_name="config")
     def job(config: DictConfig) -> None:
-        codes.append(run_job(config, line.config_dirs, finished))
-        if codes[-1] == STOPPED:
+        outcome = run_job(config, line.config_dirs)
+        if elsewhere:
+            return elsewhere.add(HydraConfig.get().job.num, outcome)
+        outcomes.append(outcome)
+        if outcome.code == STOPPED:
             sys.exit(STOPPED)  # the whole sweep
 
     sys.argv[1:] = [*line.flags, *map(rewrite, line.overrides)]
-    job()
+    if elsewhere:
+        outcomes += launched(job, elsewhere, line.launcher)
+    else:
+        job()
+    finished = [outcome.finished for outcome in outcomes if outcome.finished is not None]
     if len(finished) > 1:
         from dsg.runs.comparison import comparison
 
         print(comparison(finished))
-    return max(codes, default=0)
+    return max((outcome.code for outcome in outcomes), default=0)
+
+
+def launched(job: Callable, outcomes: Outcomes, launcher: str) -> list[Outcome]:
+    """What the runs of a sweep came to in processes that a launcher began; what failed is told."""
+    logs = f".submitit in hydra.sweep.dir ({SWEEPS})"
+    print(f"waiting for the jobs of hydra/launcher={launcher}; their logs: {logs}", file=sys.stderr)
+    try:
+        job()
+    except RuntimeError as error:  # a job was killed, or could not be submitted
+        outcomes.take()
+        print(f"failed: {str(error).splitlines()[0]}; the same command goes on", file=sys.stderr)
+        return [Outcome(1, [])]
+    found = outcomes.take()
+    for outcome in found:
+        if outcome.code:
+            print(f"failed, exit code {outcome.code}: {' '.join(outcome.overrides)}", file=sys.stderr)
+    return found
 
 
 def main(arguments: Sequence[str]) -> int:

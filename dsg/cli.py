@@ -19,6 +19,8 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 
+from dsg.launcher import check, chosen
+
 GROUPS = ("model", "task", "sampler", "data")
 TEXT = ("root", "out", "reference", "mask", "prompt", "checkpoint", "name", "project", "group")  # last word of the key
 
@@ -33,6 +35,7 @@ class CommandLine:
         config_dirs: folders of the user's YAML files.
         help: whether help was asked for.
         shows_config: whether the values of the run are printed instead of used.
+        launcher: what runs a sweep's jobs; None: this process.
     """
 
     flags: list[str]
@@ -40,19 +43,28 @@ class CommandLine:
     config_dirs: list[str]
     help: bool
     shows_config: bool
+    launcher: str | None = None
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
-    """The command line, its flags and overrides in whatever order."""
+    """The command line, its flags and overrides in whatever order.
+
+    Raises:
+        ValueError: a launcher that is missing, or that would not be used.
+    """
     parser = get_args_parser()
     parser.usage = "python run.py [--help] [--cfg job] [-m] [--config-dir folder] key=value ..."
     found = parser.parse_intermixed_args(arguments)
+    launcher = chosen(found.overrides)
+    if launcher is not None:
+        check(launcher, found.multirun)
     return CommandLine(
         [word for word in arguments if word not in found.overrides],
         found.overrides,
         [os.path.abspath(found.config_dir)] if found.config_dir else [],
         found.help,
         found.cfg == "job",
+        launcher,
     )
 
 

@@ -23,7 +23,7 @@ def test_conda_installs_what_make_setup_does():
 
 def test_every_requirement_is_pinned_and_installed_so():
     project = (ROOT / "pyproject.toml").read_text()
-    lists = re.findall(r"^(?:dependencies|dev|data|fid|report|semantic) = \[(.*?)\]", project, re.M | re.S)
+    lists = re.findall(r"^(?:dependencies|dev|data|fid|report|semantic|slurm) = \[(.*?)\]", project, re.M | re.S)
     required = {normal(re.match(r"[\w.-]+", r).group()) for text in lists for r in re.findall(r'"([^"]+)"', text)}
     pins = {normal(k): v for k, v in PINS.items()}
     assert len(required) > 10 and required <= set(pins)

@@ -5,10 +5,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from dsg.benchmark import cluster
 from dsg.benchmark.jobs import Job
 
 EXPECTED = (ValueError, OSError)  # one clear line; anything else is told with where it happened
@@ -34,12 +36,16 @@ def check(jobs: Sequence[Job]) -> list[str]:
     return list(errors)
 
 
-def run(jobs: Sequence[Job], title: str, workers: int = 1) -> list[str]:
+def run(
+    jobs: Sequence[Job], title: str, workers: int = 1, launcher: Sequence[str] = (), folder: Path | None = None
+) -> list[str]:
     """Run what is not finished under one progress bar.
 
     Args:
         jobs: checked.
         workers: processes, one thread each; 1 is this process, with its threads.
+        launcher: the queue that runs them instead (`dsg.benchmark.cluster.settings`).
+        folder: of that queue's logs.
 
     Returns:
         what failed, a line each that begins with the job's key.
@@ -48,6 +54,8 @@ def run(jobs: Sequence[Job], title: str, workers: int = 1) -> list[str]:
     total = sum(job.work() for job in todo)
     bar = tqdm(total=total, unit="evaluation", unit_scale=True, desc=title, disable=total == 0, smoothing=0.02)
     with bar:
+        if launcher:
+            return _in_queue(todo, bar, launcher, folder)
         return _here(todo, bar) if workers == 1 else _in_workers(todo, bar, workers)
 
 
@@ -77,6 +85,20 @@ def _in_workers(todo: Sequence[Job], bar: tqdm, workers: int) -> list[str]:
             failed = future.result() if future.exception() is None else [_told(future.exception())]
             failures += _report(job, failed)
             bar.update(job.work())
+    return failures
+
+
+def _in_queue(todo: Sequence[Job], bar: tqdm, launcher: Sequence[str], folder: Path) -> list[str]:
+    failures = []
+    if todo:
+        tqdm.write(f"{len(todo)} jobs by {launcher[0]}; their logs: {folder}", file=sys.stderr)
+    try:
+        for job, failed in cluster.in_queue(_alone, todo, launcher, folder):
+            bar.set_postfix_str(_words(job))
+            failures += _report(job, failed)
+            bar.update(job.work())
+    except RuntimeError as error:  # the queue does not take them
+        failures.append(f"{launcher[0]}: {str(error).splitlines()[0]}")
     return failures
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from dsg.arguments import Parser, positive
-from dsg.benchmark import engine
+from dsg.benchmark import cluster, engine
 from dsg.benchmark.dry import describe, total
 from dsg.benchmark.jobs import Job
 from dsg.benchmark.plan import plan
@@ -33,6 +33,7 @@ def parser(description: str) -> Parser:
     result.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:<index>, mps")
     result.add_argument("--wandb", default="offline", choices=MODES)
     result.add_argument("--workers", type=int, help="processes, one thread each (default: the suite's)")
+    result.add_argument("--launcher", nargs="+", help="a job per run in a cluster's queue: slurm partition=gpu (docs)")
     result.add_argument("--dry", action="store_true", help="print the plan, and run nothing")
     return result
 
@@ -49,11 +50,13 @@ def main(arguments: Sequence[str], description: str = "") -> int:
                 name, args.smoke, images=args.images, samples=args.samples, steps=steps, tasks=args.tasks,
                 options=args.options, most_steps=args.most_steps, device=args.device, wandb=args.wandb,
                 out=args.out / name if args.out and len(chosen) > 1 else args.out, workers=args.workers,
-                tuning=args.tuning,
+                tuning=args.tuning, launcher=args.launcher,
             )
             for name in chosen
         ]  # fmt: skip
         pick_device(args.device)
+        if args.launcher:
+            cluster.settings(args.launcher)
         check_login(args.wandb)
     except ValueError as error:
         command_line.error(str(error))
@@ -121,7 +124,7 @@ def run_jobs(suite: Suite, jobs: Sequence[Job]) -> list[str]:
         suite.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return [f"{suite.out}: {error}"]
-    failures = engine.run(jobs, f"suite {suite.name}", suite.workers)
+    failures = engine.run(jobs, f"suite {suite.name}", suite.workers, suite.launcher, suite.out / "queue")
     written = draw(suite, jobs, failures)
     print(f"{suite.out}: {', '.join(written)}")
     return failures
