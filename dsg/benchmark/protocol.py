@@ -199,7 +199,7 @@ def trials_of(store, model: str) -> Trials:
 def outcome_of(tuning: Mapping | None) -> str:
     """The sentence about the protocol in every table."""
     if tuning is None:
-        return "Values are those of configs/tuned/, by scripts/tune.py (docs/protocol.md)."
+        return "Values are those of configs/tuned/, and where it has none the samplers' own; nothing was tuned here."
     size = size_of({k: v for k, v in tuning.items() if k in ("images", "seeds", "trials")})
     titles = {"psnr": "PSNR", "haarpsi": "HaarPSI"}
     return (
