@@ -2,8 +2,9 @@
 
     python scripts/fault_trial.py --kills 100 --races 50 --full 50 --damages 100 --inputs 5000
 
-Every fault is drawn from --seed. The exit code is 1 if something was lost, mixed or unclear.
-docs/reliability.md has the figures of one trial.
+A trial makes a small run in a temporary folder, disturbs it, calls it again, and compares it with a run that nothing
+disturbed. The faults are drawn from --seed. The exit code is 1 if any trial ended badly: something was lost or mixed,
+or an error was not one clear line. docs/reliability.md has the figures of one call.
 """
 
 import random
@@ -28,18 +29,15 @@ def main() -> int:
     wrong: dict[str, list[str]] = {}
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         kinds = trials(args, Path(folder))
-        with tqdm(total=sum(count for count, _ in kinds.values()), unit="trial") as bar:
-            for name, (count, trial) in kinds.items():
-                bar.set_description(name)
-                wrong[name] = []
-                for number in range(count):
-                    found = trial(Path(folder) / f"{name.replace(' ', '_')}-{number}", number)
-                    if found:
-                        wrong[name].append(found)
-                        tqdm.write(f"{name}, trial {number}: {found}")
-                    bar.update()
-                if args.out is not None:
-                    write_text(args.out, table(kinds, wrong))
+        for name, (count, trial) in kinds.items():
+            wrong[name] = []
+            for number in tqdm(range(count), name, unit="trial", disable=count == 0):
+                found = trial(Path(folder) / f"{name.replace(' ', '_')}-{number}", number)
+                if found:
+                    wrong[name].append(found)
+                    tqdm.write(f"{name}, trial {number}: {found}")
+            if args.out is not None:
+                write_text(args.out, table(kinds, wrong))
     print(table(kinds, wrong))
     return 1 if any(wrong.values()) else 0
 
@@ -90,4 +88,7 @@ def parse() -> Namespace:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore", UserWarning)  # Pillow's, of damaged files
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
