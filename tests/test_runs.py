@@ -186,6 +186,18 @@ def test_results_inside_the_inputs_are_refused(tmp_path):
         prepared(tmp_path / "o", f"data.root={tmp_path}")
 
 
+@pytest.mark.parametrize("out", ["a.txt", "a.txt/o", "locked/o"])
+def test_what_cannot_be_a_folder_of_results_is_refused_before_work(tmp_path, monkeypatch, out):
+    (tmp_path / "a.txt").write_text("")
+    (tmp_path / "locked").mkdir()
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: not str(path).endswith("locked") and access(path, mode)
+    )  # we may be root
+    with pytest.raises(ValueError, match=f"out={tmp_path / out} cannot be made: .* is no folder that can be written"):
+        prepared(tmp_path / out)
+
+
 def test_names_that_leave_the_results_folder_are_refused():
     with pytest.raises(ValueError, match="task.name"):
         prepared(None, "task.name=../../x")

@@ -71,7 +71,10 @@ def check_name(option: str, name: str) -> None:
 
 
 def check_folders(out: Path, root: str | None) -> None:
-    """Results below data.root would be read as inputs by the next call."""
+    """Raises ValueError if `out` cannot be a folder, or lies below data.root: the next call would read it as inputs."""
+    there = next(path for path in (out, *out.parents) if path.exists())
+    if not there.is_dir() or (there != out and not os.access(there, os.W_OK | os.X_OK)):
+        raise ValueError(f"out={out} cannot be made: {there} is no folder that can be written; choose another out")
     if root is None or not resolve(root).is_dir():
         return
     inside = out.resolve().is_relative_to(resolve(root).resolve())
