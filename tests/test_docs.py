@@ -27,6 +27,7 @@ def mine(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "run",
     [

@@ -127,6 +127,7 @@ def test_diffrgd_run(tiny_prior, name):
             assert relative(state.losses[0], recorded) <= 1e-5
 
 
+@pytest.mark.slow
 def test_dsg_run_on_the_instruction_set_of_the_recording(tmp_path):
     code = """if True:
         import sys, pathlib, torch, conftest, test_parity

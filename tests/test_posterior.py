@@ -165,6 +165,7 @@ def test_energy_distance_in_one_dimension():
     assert abs(distances.energy_distance(normal(4000, 1, 2), normal(4000, 1, 3))) < 0.01
 
 
+@pytest.mark.slow
 def test_exact_samples_reach_the_floor_and_others_do_not():
     config = compose_config("model=gaussian_mixture_2d", "task=linear", "task.rows=1", "task.sigma=0.1")
     known = GroundTruth(PLANE, instantiate(config.task), observations=6, samples=1000)

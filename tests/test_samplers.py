@@ -175,7 +175,10 @@ def test_options_out_of_range_are_named(option, value):
         DPS(**{option: value})
 
 
-@pytest.mark.parametrize("name", ["dps", "dps_dsg", "freedom", "freedom_dsg", "mpgd", "mpgd_dsg"])
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("dps", "freedom", "freedom_dsg")]
+
+
+@pytest.mark.parametrize("name", ["dps_dsg", "mpgd", "mpgd_dsg", *SLOWER])
 def test_a_batch_is_its_images_one_by_one(avatars, name):
     config = compose_config("task=gaussian_deblur", f"sampler={name}", "sampler.steps=10")
     task, sampler = instantiate(config.task), instantiate(config.sampler)
@@ -202,7 +205,9 @@ def restored(prior, faces, ids, steps):
     return to_uint8(out).astype(int)
 
 
-@pytest.mark.parametrize("which, count, steps", [("avatars", 16, 6), ("tiny_prior", 5, 8)])
+@pytest.mark.parametrize(
+    "which, count, steps", [pytest.param("avatars", 16, 6, marks=pytest.mark.slow), ("tiny_prior", 5, 8)]
+)
 def test_neither_the_batch_nor_the_order_changes_an_image(request, which, count, steps):
     """Also on a prior whose clamped x0 amplifies every rounding (the recorded network, random weights)."""
     prior = request.getfixturevalue(which)

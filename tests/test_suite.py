@@ -228,7 +228,7 @@ def suite_of(out, **faults):
     return Suite("numbers", out, yaml)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_failing_job_does_not_stop_the_others_and_fails_the_suite(tmp_path, capfd, workers):
     suite = suite_of(tmp_path, _1="run", _2="part")
     suite.workers = workers

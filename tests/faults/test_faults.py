@@ -6,6 +6,8 @@ import pytest
 
 from dsg import faults
 
+SLOW = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
@@ -14,15 +16,19 @@ def reference(tmp_path_factory):
     return out, faults.undisturbed(out)
 
 
-@pytest.mark.parametrize("seed, logging", [(0, faults.PLAIN), (0, faults.LOGGED), (1, faults.LOGGED)])
+@pytest.mark.parametrize(
+    "seed, logging", [(0, faults.PLAIN), pytest.param(0, faults.LOGGED, marks=SLOW), (1, faults.LOGGED)]
+)
 def test_a_killed_run_goes_on_to_the_same_results(tmp_path, reference, seed, logging):
     assert faults.killed(tmp_path / "o", reference[0], random.Random(seed), reference[1], logging) is None
 
 
+@SLOW
 def test_a_run_that_is_called_twice_at_once_ends_well_twice(tmp_path, reference):
     assert faults.raced(tmp_path / "o", reference[0]) is None
 
 
+@SLOW
 def test_of_two_runs_into_one_folder_one_is_told_that_it_belongs_to_the_other(tmp_path, reference):
     assert faults.contested(tmp_path / "o", reference[0]) is None
 
