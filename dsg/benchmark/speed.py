@@ -30,7 +30,7 @@ class Speed:
 
 @cache
 def speed_of(model: str, device: str, texts: bool = False) -> Speed | None:
-    """On a CPU of one image, elsewhere of a batch.
+    """Of a batch; on a CPU of the images that the prior sees at a time.
 
     Where the prior's weights are not there it is the same network with random ones; on a CPU that is measured at a
     quarter of the images' side, and scaled by the operations that are counted, since a pass takes up to a minute.
@@ -43,10 +43,10 @@ def speed_of(model: str, device: str, texts: bool = False) -> Speed | None:
         None where neither the weights nor the architecture are known.
     """
     where, config = pick_device(device), json.loads(model)
-    batch = 1 if where.type == "cpu" else GPU_BATCH
     print(f"measuring {config['name']} ...", file=sys.stderr)
     try:
         prior, weights = load_once(model).to(where), "its weights"
+        batch = (prior.cpu_batch or 1) if where.type == "cpu" else GPU_BATCH
         shape, prompts = prior.shape, ["a photograph"] * batch if texts else None
         seconds = _timed(lambda x: prior.predict(x, 500, prompts), torch.zeros(batch, *shape, device=where)) / batch
     except (ValueError, OSError):
@@ -54,6 +54,7 @@ def speed_of(model: str, device: str, texts: bool = False) -> Speed | None:
         if found is None:
             return None
         forward, (channels, side, _) = found
+        batch = 1 if where.type == "cpu" else GPU_BATCH
         reduced = side // 4 if where.type == "cpu" else side
         seconds = _timed(forward, torch.zeros(batch, channels, reduced, reduced, device=where)) / batch
         if reduced < side:
