@@ -174,7 +174,7 @@ class LinearInverseProblem(InverseProblem):
 
     def svd(self, condition: Condition, shape: Sequence[int]) -> SVD:
         """A in its singular values, for images of the shape [B, C, H, W]; where `has_svd`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no SVD in closed form (has_svd is false)")
 
     def proximal(self, x: Tensor, condition: Condition, rho: float) -> Tensor:
         """argmin_v |A(v) - y|^2 + rho |v - x|^2, like x; rho > 0. Exact by the SVD, else by conjugate gradients."""

@@ -13,8 +13,12 @@ from conftest import ROOT
 
 from dsg.avatars64 import drawing
 from dsg.avatars64.attributes import VALUES, draw_attributes
-from dsg.avatars64.faces import face, load_faces, png, read_shards, write_faces
+from dsg.avatars64.estimates import estimate_shard, estimates
+from dsg.avatars64.faces import face, load_estimates, load_faces, png, read_shards, shards_of, write_faces
+from dsg.avatars64.guidance_training.base import seen
 from dsg.avatars64.guidance_training.loop import Training
+from dsg.runs import images
+from dsg.runs.inputs import to_tensor
 
 SHIPPED = ROOT / "data/avatars64"
 
@@ -134,3 +138,28 @@ def test_what_cannot_be_done_is_one_line(script, options, words, monkeypatch, ca
     said = capsys.readouterr()
     assert stopped.value.code == 2 and words in said.err and said.err.count("\n") == 1, said.err
     assert said.err.startswith("error: ") and said.out == ""
+
+
+def test_an_estimate_is_the_prior_s_x0_at_each_face_s_own_t(avatars):
+    x = to_tensor(list(images.load(SHIPPED / "test", 64, limit=3).values()))
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    found = estimates(avatars, x, torch.tensor([20, 600, 20]), noise)
+    ab = avatars.schedule.alpha_bar[600].float()
+    x_t = ab.sqrt() * x[1:2] + (1 - ab).sqrt() * noise[1:2]
+    x0 = (x_t - (1 - ab).sqrt() * avatars.predict(x_t, 600).eps) / ab.sqrt()
+    torch.testing.assert_close(found[1:2], x0.clamp(-1, 1), rtol=1e-4, atol=1e-4)
+    assert (found - x)[::2].square().mean() < 0.01 * (found - x)[1].square().mean()
+
+
+def test_estimates_are_in_the_order_of_the_faces_and_are_asked_for_by_name(tmp_path, avatars):
+    draw(tmp_path, "train", 6)
+    with pytest.raises(FileNotFoundError, match="estimate.py train"):
+        load_estimates(tmp_path / "train")
+    (shard,) = shards_of(tmp_path / "train")
+    (tmp_path / "train_estimates").mkdir()
+    estimate_shard(avatars, shard, tmp_path / "train_estimates" / shard.name, seed=0)
+    made, faces = load_estimates(tmp_path / "train"), load_faces(tmp_path / "train")
+    assert made.shape == faces.shape and made.dtype == torch.uint8
+    seen_ = seen(faces, made, np.arange(6), np.random.default_rng(0))
+    of_estimates = [torch.equal(a, b.float() / 127.5 - 1) for a, b in zip(seen_, made)]
+    assert 0 < sum(of_estimates) < 6

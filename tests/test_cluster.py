@@ -143,17 +143,25 @@ def running_in(folder):
     return found
 
 
+def struck(folder, run, number):
+    """A sweep of one run, whose job is sent the signal when the first images are there."""
+    process = launched(folder, "sampler=mpgd", "sampler.steps=20", "data.limit=6", f"out={run}")
+    deadline = time.monotonic() + 300
+    while not list((run / "parts").glob("*.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (job,) = running_in(folder / "sweep")
+    os.kill(job, number)
+    return process
+
+
 @needs_submitit
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the job's process in /proc")
 def test_a_job_that_is_preempted_is_requeued_and_goes_on_where_it_was(tmp_path):
     run = tmp_path / "run"
-    process = launched(tmp_path, "sampler=mpgd", "sampler.steps=20", "data.limit=6", f"out={run}")
-    deadline = time.monotonic() + 300
-    while not list((run / "parts").glob("*.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    (first,) = running_in(tmp_path / "sweep")
-    os.kill(first, signal.SIGUSR2)  # as Slurm does, ahead of a preemption or of the end of the job's time
+    process = struck(
+        tmp_path, run, signal.SIGUSR2
+    )  # as Slurm does, ahead of a preemption or of the end of the job's time
     _, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
     log = "".join(file.read_text() for file in (tmp_path / "sweep/.submitit").rglob("*_log.*"))
@@ -167,12 +175,7 @@ def test_a_job_that_is_preempted_is_requeued_and_goes_on_where_it_was(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the job's process in /proc")
 def test_a_job_that_is_killed_is_one_line_and_keeps_what_it_made(tmp_path):
     run = tmp_path / "run"
-    process = launched(tmp_path, "sampler=mpgd", "sampler.steps=20", "data.limit=6", f"out={run}")
-    deadline = time.monotonic() + 300
-    while not list((run / "parts").glob("*.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    (job,) = running_in(tmp_path / "sweep")
-    os.kill(job, signal.SIGKILL)
+    process = struck(tmp_path, run, signal.SIGKILL)
     out, err = process.communicate(timeout=280)
     assert process.returncode == 1 and "Traceback" not in err
     assert err.splitlines()[-1].startswith("failed: Job") and err.endswith("; the same command goes on\n")
