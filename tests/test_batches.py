@@ -110,6 +110,6 @@ def test_metrics_json_tells_speed_and_memory(tmp_path):
     speed, seconds = summary["speed"], summary["seconds_per_image"]
     assert speed["images_per_second"] == pytest.approx(1 / seconds, rel=1e-4)
     assert speed["network_evaluations_per_second"] == pytest.approx(3 / seconds, rel=1e-4)
-    assert 0.05 < speed["peak_memory_gib"] <= peak_memory(CPU) and speed["batch_size"] == 2
+    assert 0.05 < speed["peak_memory_gib"] <= 1.001 * peak_memory(CPU) and speed["batch_size"] == 2  # rounded
     assert "peak_memory" not in (tmp_path / "o/per_image.csv").read_text()
     assert set(summary["metrics"]) == {"psnr", "residual"}
