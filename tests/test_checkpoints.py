@@ -33,7 +33,7 @@ def test_the_manifest_lists_the_shipped_weights():
 
 @pytest.mark.parametrize("file", SHIPPED)
 def test_a_flipped_bit_in_shipped_weights_is_refused(repository, file):
-    """Of the prior, the identity network, CLIP, the label network, the evaluator, the mixture."""
+    """Of the prior, the identity network, CLIP, the label network, the evaluator, the selector, the mixture."""
     path = repository / file
     path.parent.mkdir(parents=True)
     content = bytearray((ROOT / "checkpoints" / file).read_bytes())
