@@ -1,0 +1,40 @@
+"""The shipped prior against the best linear denoiser, whose few numbers the card ships (denoising.csv)."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, compose_config
+from hydra.utils import instantiate
+
+from dsg.runs import images
+from dsg.runs.inputs import to_tensor
+
+TABLE = pd.read_csv(ROOT / "checkpoints/avatars64/denoising.csv").set_index("t")
+FACES = 64  # of the table
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return instantiate(compose_config("model=avatars64").model).load()
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return to_tensor(np.stack(list(images.load(ROOT / "data/avatars64/test", 64, limit=FACES).values())))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("t", [500, 600, 700, 800, 900, 999])
+def test_no_linear_denoiser_is_better(prior, faces, t):
+    """PSNR in dB of x0, on the faces and the noise of the card's table."""
+    noise = torch.randn(faces.shape, generator=torch.Generator().manual_seed(0))
+    ab = float(prior.schedule.alpha_bar[t])
+    x_t = math.sqrt(ab) * faces + math.sqrt(1 - ab) * noise
+    eps = prior.predict(x_t, t).eps
+    x0 = ((x_t - math.sqrt(1 - ab) * eps) / math.sqrt(ab)).clamp(-1, 1)
+    psnr = -10 * torch.log10(((x0 - faces) / 2).square().flatten(1).mean(1)).mean().item()
+    assert psnr == pytest.approx(TABLE.loc[t, "network"], abs=0.02), "the card is of other weights"
+    assert psnr >= TABLE.loc[t, "linear"]
