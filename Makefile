@@ -22,17 +22,17 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The suites embedded and semantic. SUITE=theory runs another one alone, SUITE=paper a group of them;
+# The suites benchmark_small and semantic. SUITE=theory runs another one alone, SUITE=paper a group of them;
 # IMAGES=64 STEPS="20 50 100" OUT=results/mine DRY=1; SMOKE=1: its smallest size, on embedded models
 reproduce: setup
-	$(BIN)/python scripts/reproduce.py --suite $(or $(SUITE),embedded) $(if $(IMAGES),--images $(IMAGES)) \
+	$(BIN)/python scripts/reproduce.py --suite $(or $(SUITE),benchmark_small) $(if $(IMAGES),--images $(IMAGES)) \
 	  $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT)) $(if $(DRY),--dry) $(if $(SMOKE),--smoke) || status=$$?; \
 	$(if $(SUITE)$(OUT),,[ "$$status" = 130 ] || $(BIN)/python scripts/reproduce.py --suite semantic \
 	  $(if $(DRY),--dry) $(if $(SMOKE),--smoke) || status=$$?;) exit $${status:-0}
 
 # One HTML page of a suite or run, and tables for a paper: SUITE=semantic, OUT=<folder>
 report: setup
-	$(BIN)/python scripts/report.py $(or $(OUT),$(SUITE),embedded) --tables
+	$(BIN)/python scripts/report.py $(or $(OUT),$(SUITE),benchmark_small) --tables
 
 benchmark: setup
 	$(BIN)/python scripts/benchmark.py

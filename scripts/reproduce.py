@@ -1,11 +1,11 @@
 """Run a suite (configs/suite/), or a group of suites, and write their tables and figures.
 
-    make reproduce                                             # suites embedded and semantic
+    make reproduce                                             # suites benchmark_small and semantic
     make reproduce SUITE=theory                                # samplers against exact posteriors: docs/theory.md
     make reproduce SUITE=ffhq256 DRY=1                         # only the plan: what would run, what is missing
     make reproduce SUITE=paper DRY=1                           # every experiment of the paper: docs/paper-scale.md
     python scripts/reproduce.py --suite paper --smoke          # all of them small, on embedded models
-    python scripts/reproduce.py --images 64 --out results/embedded64
+    python scripts/reproduce.py --suite embedded --images 64 --out results/embedded64
     python scripts/reproduce.py --suite semantic --images 32 --samples 4 --out results/semantic512
     python scripts/reproduce.py --suite ffhq256 --launcher slurm partition=gpu    # on a cluster: docs/cluster.md
 

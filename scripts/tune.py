@@ -7,14 +7,17 @@
     python scripts/tune.py --steps 50 --tasks faceid --trials 6 --images 24    # on 8 people the score is mostly noise
     python scripts/tune.py --model ffhq256 --data ~/ffhq-validation --samplers dps_dsg --out /tmp/tuned
 
-Criterion: mean HaarPSI or PSNR over the same validation images and noise seeds; of semantic tasks the evaluator's score
-of samples for validation references and prompts (the evaluator guides nothing). Every method gets the same number of
+Criterion: mean HaarPSI or PSNR over the same validation images and noise seeds; of semantic tasks the selector's score
+of samples for validation references and prompts (it guides nothing and reports nothing). Every method gets as many
 trials for each task and number of steps: five on a grid of factor 2 (around the value of the nearest number of steps,
 if that is tuned), the rest where they help most: beyond the grid while the best value is at its edge, then beside the
 best value. Not the best trial is taken, but the optimum of a quadratic through the five about the best pair of
 neighbours, or the middle of that pair. Each trial is added to `results/tuning/<model>.csv` when it is done, its scores
 per image to `<model>-images.csv`; a stopped search goes on from there. Entries that are not tuned stay as they are.
-With --out, trials, curves and a copy of the tuned table go there, and configs/ is left alone.
+With --out, trials, curves and a copy of the tuned table go there, and configs/ is left alone. With --store the trials of
+a suite are taken, and only what is missing there is searched:
+
+    python scripts/tune.py --store results/tuning-benchmark --criterion psnr --images 4 --trials 5 --steps 20 --tasks hdr
 """
 
 import argparse
@@ -36,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--steps", type=positive, nargs="+", default=[20, 100])
     parser.add_argument("--tasks", nargs="+", default=defaults()["tasks"])
     parser.add_argument("--samplers", nargs="+", help="default: configs/tuning.yaml")
-    parser.add_argument("--criterion", choices=list(TITLES), help="default: haarpsi; of semantic tasks evaluator")
+    parser.add_argument("--criterion", choices=list(TITLES), help="default: haarpsi; of semantic tasks selector")
     parser.add_argument("--images", "--faces", type=positive, help="default of these three: configs/tuning.yaml")
     parser.add_argument("--seeds", type=positive, help="of the noise, per image")
     parser.add_argument("--trials", type=positive, help="per method, task and number of steps")
@@ -44,6 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="folder for all that is written (default: results/tuning, configs/tuned)"
     )
+    parser.add_argument("--store", type=Path, help="folder of the trials: of a suite (default: --out, or results/tuning)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dry", action="store_true", help="print the plan, and run nothing")
     return parser.parse_args()
@@ -65,7 +69,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    out, known = args["out"] or RESULTS, jobs[0].trials
+    out, known = args["out"] or args["store"] or RESULTS, jobs[0].trials
     if len(known.table):
         written = [known.path.name, *draw(known.table, args["model"], out)]
         print(f"{jobs[0].table}; {out}: {', '.join(written)}")

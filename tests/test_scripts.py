@@ -64,7 +64,7 @@ WRONG = {
     ],
     "reproduce": [
         (["--suite", "nope"], "invalid choice: 'nope'"),
-        (["--tasks", "inpant"], "--tasks inpant: suite embedded has inpaint"),
+        (["--tasks", "inpant"], "--tasks inpant: suite benchmark_small has super_resolution"),
         (["--images", "0"], "--images: 2 or more"),
         (["--steps", "many"], "--steps many: whole numbers are expected"),
         (["--most-steps", "0"], "an integer, at least 1"),

@@ -11,8 +11,8 @@ import pandas as pd
 from dsg.runs.results import write_text
 
 KEY = ("task", "sampler", "steps")
-SCORES = ("haarpsi", "psnr", "evaluator")  # larger is better
-COLUMNS = (*KEY, "images", "value", "haarpsi", "psnr", "weights", "evaluator", "seeds")
+SCORES = ("haarpsi", "psnr", "selector")  # larger is better
+COLUMNS = (*KEY, "images", "value", "haarpsi", "psnr", "weights", "selector", "seeds")
 PER_IMAGE = (*KEY, "weights", "value", "seed", "score", "per_image")
 
 
@@ -86,8 +86,9 @@ class Trials:
 
 def _append(path: Path, rows: pd.DataFrame) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    first = path.open(encoding="utf-8").readline().strip() if path.exists() else ""
-    if first and first != ",".join(rows.columns):  # an older file has fewer columns
+    first = path.open(encoding="utf-8").readline().strip().split(",") if path.exists() else []
+    rows = rows.reindex(columns=[*rows.columns, *(name for name in first if name not in rows.columns)])
+    if first and first != list(rows.columns):  # an older file has other columns: it keeps them
         old = pd.read_csv(path, dtype=str, keep_default_na=False).reindex(columns=rows.columns)
         write_text(path, old.to_csv(index=False))
     if len(rows):

@@ -18,15 +18,14 @@ from dsg.benchmark.jobs import Job, Progress
 from dsg.benchmark.search import is_inside, next_value
 from dsg.benchmark.trials import SCORES, Trials, nearest
 from dsg.benchmark.tuned_table import set_entry, value_in
-from dsg.metrics.semantic import EvaluatorMetric
 from dsg.runs.prepare import build, prepare
 from dsg.runs.results import write_text
 from dsg.runs.runner import Run
 from dsg.samplers import Tunable
 from tasks.inverse import InverseProblem
-from tasks.networks.evaluator import load_evaluator
+from tasks.networks.evaluator import SCORED, load_selector
 
-TITLES = {"haarpsi": "HaarPSI", "psnr": "PSNR", "evaluator": "evaluator"}  # criteria
+TITLES = {"haarpsi": "HaarPSI", "psnr": "PSNR", "selector": "selector"}  # criteria
 PerImage = dict[str, np.ndarray]  # by name of the score, a number per image
 
 
@@ -41,6 +40,7 @@ class Search:
         count: trials of each search. images, seeds: of each trial, the same for all.
         criterion: the score, see `dsg.benchmark.trials`.
         options: overrides of every trial, the validation data among them.
+        selector: folder of the networks that score what has no truth.
         start: where the first search of this task and sampler begins; None: where the sampler says.
     """
 
@@ -54,6 +54,7 @@ class Search:
     criterion: str
     seeds: int = 1
     options: Sequence[str] = ()
+    selector: str | None = None
     name: str | None = None
     start: float | None = None
     # found by `check`
@@ -71,8 +72,8 @@ class Search:
     def config_with(self, *more: str) -> DictConfig:
         chosen = [f"model={self.model}", f"task={self.task}", f"sampler={self.sampler}", f"sampler.steps={self.steps}"]
         chosen += [*self.options, f"data.limit={self.images}", "wandb.mode=disabled"]
-        metrics = [] if self.criterion == "evaluator" else ["metrics=[haarpsi,psnr]"]
-        return configs.load([*chosen, *metrics, *more])
+        metrics = "[]" if self.criterion == "selector" else "[haarpsi,psnr]"
+        return configs.load([*chosen, f"metrics={metrics}", *more])
 
     def __getstate__(self) -> dict:
         """What another process needs; the rest is found there again."""
@@ -98,10 +99,13 @@ class Search:
         self.passes = self.images * self.seeds * run.task.tries * run.sampler.cost(run.prior.schedule).compute
 
     def check_criterion(self, run: Run) -> None:
-        if self.criterion != "evaluator" and not isinstance(run.task, InverseProblem):
-            raise ValueError(f"task={self.task} has no truth to compare with: --criterion evaluator")
-        if self.criterion == "evaluator" and not evaluators(run):
-            raise ValueError(f"--criterion evaluator: model={self.model} has no evaluator for task={self.task}")
+        if self.criterion != "selector":
+            if not isinstance(run.task, InverseProblem):
+                raise ValueError(f"task={self.task} has no truth to compare with: --criterion selector")
+        elif self.selector is None or not set(SCORED) & set(run.task.evaluated_by):
+            raise ValueError(f"--criterion selector: model={self.model} has no selector for task={self.task}")
+        else:
+            load_selector(self.selector)  # raises if it is not there
 
     def tried(self) -> pd.DataFrame:
         return self.trials.of(self.key, self.weights, self.criterion)
@@ -145,12 +149,18 @@ class Search:
             run = prepare(config, out=folder / "run")
             if run.execute(on_progress):
                 return {}
-            if self.criterion == "evaluator":
-                return {"evaluator": evaluated(run)}
+            if self.criterion == "selector":
+                return {"selector": self.selected(run)}
             table = run.results.table()
             return {name: table[name].to_numpy(dtype=float) for name in ("haarpsi", "psnr")}
         finally:
             shutil.rmtree(folder)
+
+    def selected(self, run: Run) -> np.ndarray:
+        """The selector's smooth score of the images of a finished run."""
+        images = np.stack([run.results.image(item.name) for item in run.items])
+        score = load_selector(self.selector).score(images, run.inputs, run.task.evaluated_by)
+        return np.asarray(score, dtype=float)
 
     def choice(self) -> Choice:
         """Of the trials so far.
@@ -212,14 +222,3 @@ class TuningJob(Search, Job):
 
     def about(self) -> dict[str, object]:
         return {"trials": self.count, "images": self.images, "seeds": self.seeds, "criterion": self.criterion}
-
-
-def evaluators(run: Run) -> list[EvaluatorMetric]:
-    return [m for m in run.metrics if isinstance(m, EvaluatorMetric) and m.missing() is None]
-
-
-def evaluated(run: Run) -> np.ndarray:
-    """The evaluator's smooth score of the images of a finished run."""
-    images = np.stack([run.results.image(item.name) for item in run.items])
-    evaluator = load_evaluator(evaluators(run)[0].checkpoint)
-    return np.asarray(evaluator.score(images, run.inputs, run.task.evaluated_by), dtype=float)

@@ -30,6 +30,7 @@ def defaults() -> dict:
 def plan(
     model: str, tasks: Sequence[str], steps: Sequence[int], samplers: Sequence[str] | None, criterion: str | None,
     trials: int | None, images: int | None, data: str | None, device: str, out: Path | None, seeds: int | None = None,
+    store: Path | None = None,
 ) -> list[TuningJob]:  # fmt: skip
     """A job for each task, sampler and number of steps.
 
@@ -38,11 +39,12 @@ def plan(
         trials, images, seeds: None: those of configs/tuning.yaml.
         data: folder of validation images; None: the model's.
         out: of trials, curves and a copy of the tuned table; None: results/tuning/ and configs/tuned/ itself.
+        store: folder of the trials, if it is another: that of a suite, whose searches need no repeating.
 
     Raises:
         ValueError: one line that names the option.
     """
-    known, table = Trials((out or RESULTS) / f"{model}.csv"), REPOSITORY / f"configs/tuned/{model}.yaml"
+    known, table = Trials((store or out or RESULTS) / f"{model}.csv"), REPOSITORY / f"configs/tuned/{model}.yaml"
     given, jobs = {"count": trials, "images": images, "seeds": seeds}, []
     size = {**size_of({}), **{name: number for name, number in given.items() if number is not None}}
     for n, task in itertools.product(steps, tasks):
@@ -53,6 +55,7 @@ def plan(
                     model=model, task=task, sampler=sampler, steps=n, trials=known,
                     table=table if out is None else out / table.name, **size, criterion=criterion or kind["criterion"],
                     options=[*validation(model, task, data), f"device={device}"], start=start_of(task, sampler),
+                    selector=defaults()["selectors"].get(model),
                 )
             )  # fmt: skip
     return jobs
@@ -98,8 +101,8 @@ def copy_table(model: str, out: Path) -> None:
 
 def draw(trials: pd.DataFrame, model: str, out: Path) -> list[str]:
     """<model>.png of what restores, <model>-semantic.png: score against value, a panel per task and number of steps."""
-    names, semantic = [], trials["evaluator"].notna()
-    for part, score, suffix in ((trials[~semantic], "haarpsi", ""), (trials[semantic], "evaluator", "-semantic")):
+    names, semantic = [], trials["selector"].notna()
+    for part, score, suffix in ((trials[~semantic], "haarpsi", ""), (trials[semantic], "selector", "-semantic")):
         if len(part):
             names.append(f"{model}{suffix}.png")
             _draw(part, score, out / names[-1])
@@ -120,7 +123,7 @@ def _draw(trials: pd.DataFrame, score: str, target: Path) -> None:
             ax.plot(curve["value"], curve[score].astype(float), **look)
         ax.set_xscale("log"), ax.set_title(f"{task.replace('_', ' ')}, {steps} steps", fontsize=9)
         ax.set_xlabel("step size, or guidance rate of DSG", fontsize=8)
-        ax.set_ylabel({**TITLES, "evaluator": "evaluator's score"}[score], fontsize=8)
+        ax.set_ylabel({**TITLES, "selector": "selector's score"}[score], fontsize=8)
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda pair: len(pair[1]))
     fig.legend(handles, labels, fontsize=8, ncol=len(labels), loc="upper center")
     fig.tight_layout(rect=(0, 0, 1, 0.96))

@@ -4,7 +4,7 @@ The selector chooses step sizes; the evaluator reports, and chooses nothing.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from tasks.segmentation import mean_iou
 # the nose, the fifth, these networks cannot tell at 64 px (card in checkpoints/avatars64/GUIDANCE.md)
 IDENTITY = ("skin", "hair", "hair_color", "facial_hair")
 FILES = ("attributes.safetensors", "labels.safetensors")
+SCORED = ("identity_attributes", "attribute_accuracy", "evaluated_style", "miou")  # metrics that `score` stands for
 
 
 class AvatarEvaluator:
@@ -103,7 +104,7 @@ class AvatarEvaluator:
     # --- the same as smooth numbers, for tuning
 
     def score(self, images: np.ndarray, inputs: Sequence[Input], metrics: Sequence[str]) -> list[float]:
-        """A smooth number in place of metrics, higher is better: the mean over those of `metrics` that have one.
+        """A smooth number in place of metrics, higher is better: the mean over those of `metrics` that are in SCORED.
 
         Of attributes it is their mean probability: to be alike, or to be what the prompt asks for. Of style it is
         1 - distance.
@@ -111,13 +112,9 @@ class AvatarEvaluator:
         Args:
             metrics: names, as in a task's `evaluated_by`.
         """
-        smooth: dict[str, Callable[[np.ndarray, Sequence[Input]], Tensor]] = {
-            "identity_attributes": self._probably_alike,
-            "attribute_accuracy": self._probably_right,
-            "evaluated_style": lambda images, inputs: 1 - self.style_distance(images, inputs),
-            "miou": self.label_iou,
-        }
-        return torch.stack([smooth[m](images, inputs) for m in metrics if m in smooth]).mean(0).tolist()
+        smooth = (self._probably_alike, self._probably_right, self._styled_alike, self.label_iou)
+        wanted = [score for metric, score in zip(SCORED, smooth) if metric in metrics]
+        return torch.stack([score(images, inputs) for score in wanted]).mean(0).tolist()
 
     def _probably_alike(self, images: np.ndarray, inputs: Sequence[Input]) -> Tensor:
         sample, reference = self.probabilities(to_tensor(images)), self.probabilities(_references(inputs))
@@ -130,6 +127,9 @@ class AvatarEvaluator:
             wanted = [sum(found[name][i, self.values[name].index(v)] for v in sorted(values)) for name, values in asked]
             scores.append(torch.stack(wanted).mean())
         return torch.stack(scores)
+
+    def _styled_alike(self, images: np.ndarray, inputs: Sequence[Input]) -> Tensor:
+        return 1 - self.style_distance(images, inputs)
 
 
 class AvatarSelector(AvatarEvaluator):
