@@ -14,10 +14,10 @@ if that is tuned), the rest where they help most: beyond the grid while the best
 best value. Not the best trial is taken, but the optimum of a quadratic through the five about the best pair of
 neighbours, or the middle of that pair. Each trial is added to `results/tuning/<model>.csv` when it is done, its scores
 per image to `<model>-images.csv`; a stopped search goes on from there. Entries that are not tuned stay as they are.
-With --out, trials, curves and a copy of the tuned table go there, and configs/ is left alone. With --store the trials of
-a suite are taken, and only what is missing there is searched:
+With --out, trials, curves and a copy of the tuned table go there, and configs/ is left alone. With --store the trials
+of a suite are taken, and only what is missing there is searched:
 
-    python scripts/tune.py --store results/tuning-benchmark --criterion psnr --images 4 --trials 5 --steps 20 --tasks hdr
+    python scripts/tune.py --store results/tuning-benchmark --images 4 --trials 5 --tasks hdr --steps 20
 """
 
 import argparse
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, help="folder for all that is written (default: results/tuning, configs/tuned)"
     )
-    parser.add_argument("--store", type=Path, help="folder of the trials: of a suite (default: --out, or results/tuning)")
+    parser.add_argument("--store", type=Path, help="folder of the trials (default: --out, or results/tuning)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dry", action="store_true", help="print the plan, and run nothing")
     return parser.parse_args()

@@ -19,7 +19,8 @@ from dsg.runs.tracking import MODES, check_login
 
 def parser(description: str) -> Parser:
     result = Parser(description)
-    result.add_argument("--suite", default="benchmark_small", choices=names(), help="one, or a group of them, such as paper")
+    usual = "benchmark_small"
+    result.add_argument("--suite", default=usual, choices=names(), help="one, or a group of them, such as paper")
     result.add_argument("--smoke", action="store_true", help="its smallest size, on embedded models")
     result.add_argument("--ready", action="store_true", help="of a group, only the suites that lack nothing")
     result.add_argument("--images", "--conditions", type=int, help="per task (default: the suite's)")
