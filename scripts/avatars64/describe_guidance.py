@@ -1,4 +1,4 @@
-"""Write the card of the embedded guidance networks and evaluators: GUIDANCE.md and guidance.png.
+"""Write the card of the embedded guidance networks, evaluator and selector: GUIDANCE.md and guidance.png.
 
     python scripts/avatars64/describe_guidance.py --out /tmp/card     # about five minutes on two cores
     python scripts/avatars64/describe_guidance.py --overwrite         # checkpoints/avatars64/GUIDANCE.md
@@ -21,7 +21,15 @@ from dsg.avatars64.guidance_card.card import GROUP, draw_faces, write_card
 from dsg.avatars64.guidance_card.networks import FILES
 from dsg.checkpoints import REPOSITORY, require
 
-TRAINED = ("identity=86:6519", "clip=33:1811", "parts=8:950", "attributes=37:3137", "labels=8:2729")
+TRAINED = (
+    "identity=86:6519",
+    "clip=33:1811",
+    "parts=8:950",
+    "attributes=37:3137",
+    "labels=8:2729",
+    "selector_attributes=14:2297",
+    "selector_labels=5:529",
+)
 TEMPLATE = Path(__file__).with_name("guidance_card.template.md")
 
 

@@ -7,7 +7,7 @@
     python scripts/avatars64/train_guidance.py parts --minutes 8          # guides segmentation
     python scripts/avatars64/train_guidance.py attributes --minutes 37    # evaluates all but segmentation
     python scripts/avatars64/train_guidance.py labels --minutes 8         # evaluates segmentation
-    python scripts/avatars64/train_guidance.py selector_attributes --minutes 15   # chooses step sizes, as the evaluator
+    python scripts/avatars64/train_guidance.py selector_attributes --minutes 14   # chooses step sizes, as the evaluator
     python scripts/avatars64/train_guidance.py selector_labels --minutes 5        # reports what came out
 
 The weights (fp16) and the state go to checkpoints/avatars64/training/, which is not in git. A stopped training goes on

@@ -25,7 +25,7 @@ from tasks.networks.evaluator_networks import (
 )
 from tasks.segmentation import mean_iou
 
-# the nose, the fifth, these networks cannot tell at 64 px (card in checkpoints/avatars64/GUIDANCE.md)
+# the nose, the fifth, the evaluator has not learned to tell (card in checkpoints/avatars64/GUIDANCE.md)
 IDENTITY = ("skin", "hair", "hair_color", "facial_hair")
 FILES = ("attributes.safetensors", "labels.safetensors")
 SCORED = ("identity_attributes", "attribute_accuracy", "evaluated_style", "miou")  # metrics that `score` stands for

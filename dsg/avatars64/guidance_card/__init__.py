@@ -1,1 +1,1 @@
-"""The card of the embedded guidance networks and evaluators: its faces, numbers, words and figure."""
+"""The card of the embedded guidance networks, evaluator and selector: its faces, numbers, words and figure."""

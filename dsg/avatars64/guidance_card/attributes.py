@@ -1,4 +1,4 @@
-"""How well the evaluator recognises attributes and words, and why not better."""
+"""How well evaluator and selector recognise attributes, people and words, and why not better."""
 
 from concurrent.futures import ProcessPoolExecutor
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dsg.avatars64.attributes import VALUES
+from dsg.avatars64.attributes import IDENTITY, VALUES
 from dsg.avatars64.guidance_card.clip import word_groups
-from dsg.avatars64.guidance_card.people import moved_by
+from dsg.avatars64.guidance_card.people import People, moved_by
 from dsg.runs.inputs import Input
 from tasks.networks.evaluator import IDENTITY as COMPARED
 from tasks.networks.evaluator import AvatarEvaluator
@@ -19,7 +19,7 @@ FEW = 20  # faces: shares of fewer are not told
 
 
 def named(evaluator: AvatarEvaluator, x: Tensor, description: str) -> pd.DataFrame:
-    """The evaluator's answers on images [N, 3, 64, 64] in [-1, 1], as values."""
+    """The answers of evaluator or selector on images [N, 3, 64, 64] in [-1, 1], as values."""
     parts = [evaluator.recognised(part) for part in tqdm(x.split(128), desc=description, unit="batch", leave=False)]
     found = {name: torch.cat([part[name] for part in parts]).tolist() for name in evaluator.values}
     return pd.DataFrame({name: [evaluator.values[name][i] for i in index] for name, index in found.items()})
@@ -95,6 +95,55 @@ def word_accuracy(answers: pd.DataFrame, rows: list[dict]) -> pd.DataFrame:
                 found.append({"word of": group.name, "right": answers[group.attribute][i] in values})
     shares = pd.DataFrame(found).groupby("word of", sort=False)["right"].agg(["size", "mean"]).reset_index()
     return shares.rename(columns={"size": "faces", "mean": "accuracy"})
+
+
+def agreement(answers: pd.DataFrame, others: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """How often evaluator (`answers`) and selector (`others`) are right, agree, and err on the same faces.
+
+    A row per attribute, and one for all of `COMPARED` together.
+    """
+    rows, truth = [], truth.reset_index(drop=True)
+    for title, names in {**{name: [name] for name in answers}, "the four of a person": list(COMPARED)}.items():
+        a, b = ((found[names] != truth[names]).any(axis=1) for found in (answers, others))
+        same = (answers[names] == others[names]).all(axis=1)
+        rows.append(
+            {
+                "attribute": title,
+                "evaluator right": 1 - a.mean(),
+                "selector right": 1 - b.mean(),
+                "agree": same.mean(),
+                "both wrong": (a & b).mean(),
+                "if independent": a.mean() * b.mean(),
+                "wrong alike": (a & b & same).mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def metrics_on_faces(
+    evaluator: AvatarEvaluator, people: People, answers: pd.DataFrame, other: np.ndarray, captions: list[str]
+) -> dict[str, float]:
+    """What metrics say of perfect samples (the same person, the own caption), and of others.
+
+    Args:
+        answers: on the first images.
+        other: whether face i and face i + 1 are two people.
+    """
+    again = named(evaluator, people.again, "attributes, again")
+    same, different = alike(answers, again), alike(answers, again.apply(np.roll, shift=-1))[other]
+    right = caption_accuracy(evaluator, people.first, captions)
+    shuffled = caption_accuracy(evaluator, people.first, captions[1:] + captions[:1])
+    return {
+        "pairs_same": (same == 1).mean(),
+        "pairs_different": (different == 1).mean(),
+        "share_same": same.mean(),
+        "share_different": different.mean(),
+        "with_nose": (alike(answers, again, IDENTITY) == 1).mean(),
+        "words_right": right[0],
+        "all_words": right[1],
+        "words_shuffled": shuffled[0],
+        "all_words_shuffled": shuffled[1],
+    }
 
 
 def caption_accuracy(evaluator: AvatarEvaluator, images: np.ndarray, captions: list[str]) -> tuple[float, float]:

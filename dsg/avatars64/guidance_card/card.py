@@ -1,4 +1,4 @@
-"""The card of the embedded guidance networks and evaluators: each part returns what the template asks for."""
+"""The card of the embedded guidance networks, evaluator and selector: each part returns what the template asks for."""
 
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -15,9 +15,10 @@ from dsg.avatars64.attributes import IDENTITY
 from dsg.avatars64.captions import asked_for, caption
 from dsg.avatars64.faces import DATA, drawn, face
 from dsg.avatars64.guidance_card.attributes import (
+    agreement,
     alike,
     attribute_metrics,
-    caption_accuracy,
+    metrics_on_faces,
     named,
     word_accuracy,
 )
@@ -29,6 +30,7 @@ from dsg.avatars64.guidance_card.labels import label_metrics
 from dsg.avatars64.guidance_card.networks import FILES, Networks, sizes
 from dsg.avatars64.guidance_card.people import FAINT, People, changes, neighbour, person, some_pairs
 from dsg.avatars64.guidance_card.text import (
+    agreement_reason,
     formatted,
     hard_reason,
     labels_reason,
@@ -47,6 +49,17 @@ from tasks.networks.evaluator import AvatarEvaluator
 
 FIRST = 1000  # index of the first person
 OTHERS = range(6096, 6608)  # test faces whose Frechet distance is the floor
+BESIDE = {
+    "pairs_same": "`same_identity`, one person",
+    "pairs_different": "`same_identity`, two people",
+    "with_nose": "the same with the nose, one person",
+    "share_same": "`identity_attributes`, one person",
+    "share_different": "`identity_attributes`, two people",
+    "words_right": "`attribute_accuracy`, own caption",
+    "words_shuffled": "`attribute_accuracy`, another's",
+    "all_words": "`all_attributes`, own caption",
+    "all_words_shuffled": "`all_attributes`, another's",
+}  # rows of the table of evaluator and selector
 
 
 @dataclass
@@ -104,22 +117,26 @@ def write_card(
     captions = [caption(row, np.random.default_rng([seed, i]), keep=1.0) for i, row in enumerate(people.rows)]
     identity = identity_metrics(networks.identity, people, faces.hard_tensors)
     clip = clip_metrics(networks.clip, people, captions)
-    labels = {
-        who: label_metrics(network, people, who)
-        for who, network in (("guidance network", networks.parts), ("evaluator", networks.evaluator.labels))
+    labels = {who: label_metrics(network, people, who) for who, network in networks.labelling.items()}
+    answers = {who: named(own, people.x, f"attributes, {who}") for who, own in networks.guide_nothing.items()}
+    shares = {
+        who: metrics_on_faces(own, people, answers[who], identity["other"], captions)
+        for who, own in networks.guide_nothing.items()
     }
-    answers = named(networks.evaluator, people.x, "attributes")
     retrieved, maps = [captions[i] for i in clip["retrieved"]], {who: found for who, (_, found) in labels.items()}
-    figure(out / "guidance.png", people, retrieved, answers, maps, some_pairs(people, faces.hard, identity))
+    pairs = some_pairs(people, faces.hard, identity)
+    figure(out / "guidance.png", people, retrieved, answers["evaluator"], maps, pairs)
     statistics = out / "evaluator/statistics.safetensors"
     card = {
         **about_people(people),
         **about_identity(identity, faces.seen),
         **about_clip(clip),
         **about_labels({who: row for who, (row, _) in labels.items()}),
-        **about_attributes(networks.evaluator, faces, answers, pool),
-        **about_pairs(networks.evaluator, faces, answers, identity["other"]),
-        **about_words(networks.evaluator, people, captions, answers, clip["zero_shot"]),
+        **about_attributes(networks.evaluator, faces, answers["evaluator"], pool),
+        **about_hard_pairs(networks.evaluator, faces, answers["evaluator"]),
+        **about_words(people, captions, answers["evaluator"], clip["zero_shot"]),
+        **{key: percent(share) for key, share in shares["evaluator"].items()},
+        **about_selector(people, answers, shares),
         **about_frechet(statistics, networks, faces, seed),
         **about_files(networks, statistics, trained),
     }
@@ -207,38 +224,31 @@ def about_attributes(evaluator: AvatarEvaluator, faces: Faces, answers: pd.DataF
     }
 
 
-def about_pairs(evaluator: AvatarEvaluator, faces: Faces, answers: pd.DataFrame, other: np.ndarray) -> dict:
-    """`same_identity` and `identity_attributes` of pairs; `other`: whether face i and i + 1 are two people."""
-    again = named(evaluator, faces.people.again, "attributes, again")
-    same, different = alike(answers, again), alike(answers, again.apply(np.roll, shift=-1))[other]
+def about_hard_pairs(evaluator: AvatarEvaluator, faces: Faces, answers: pd.DataFrame) -> dict:
     hard = {}
     for name, (index, pixels) in faces.hard_tensors.items():
         found = named(evaluator, pixels, f"another {name}")
         hard[name] = (alike(answers.iloc[index].reset_index(drop=True), found) == 1).mean()
-    return {
-        "pairs_same": percent((same == 1).mean()),
-        "pairs_different": percent((different == 1).mean()),
-        "pairs_hard": ", ".join(f"another {name} {percent(share)}" for name, share in hard.items()),
-        "share_same": percent(same.mean()),
-        "share_different": percent(different.mean()),
-        "with_nose": percent((alike(answers, again, IDENTITY) == 1).mean()),
-    }
+    return {"pairs_hard": ", ".join(f"another {name} {percent(share)}" for name, share in hard.items())}
 
 
-def about_words(
-    evaluator: AvatarEvaluator, people: People, captions: list[str], answers: pd.DataFrame, zero_shot: pd.DataFrame
-) -> dict:
+def about_words(people: People, captions: list[str], answers: pd.DataFrame, zero_shot: pd.DataFrame) -> dict:
     found = word_accuracy(answers, people.rows)
-    right = caption_accuracy(evaluator, people.first, captions)
-    shuffled = caption_accuracy(evaluator, people.first, captions[1:] + captions[:1])
     return {
         "words": formatted(found),
         "words_reason": words_reason(found, zero_shot),
         "asked": float(np.mean([len(asked_for(c)) for c in captions])),
-        "words_right": percent(right[0]),
-        "words_shuffled": percent(shuffled[0]),
-        "all_words": percent(right[1]),
-        "all_words_shuffled": percent(shuffled[1]),
+    }
+
+
+def about_selector(people: People, answers: Mapping[str, pd.DataFrame], shares: Mapping[str, Mapping]) -> dict:
+    """`shares`: of evaluator and selector, those of BESIDE among them."""
+    found = agreement(answers["evaluator"], answers["selector"], people.table)
+    rows = [{"share": title, **{who: own[key] for who, own in shares.items()}} for key, title in BESIDE.items()]
+    return {
+        "agreement": formatted(found),
+        "agreement_reason": agreement_reason(found),
+        "beside": formatted(pd.DataFrame(rows)),
     }
 
 

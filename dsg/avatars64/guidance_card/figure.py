@@ -20,7 +20,7 @@ WORDS = (
     f"CLIP: the caption found first among {GROUP}.  "
     "Evaluator: the attributes it recognises (red: wrong, with [the true one])"
 )
-MAPS = "Label maps: rendered, by the guidance network, by the evaluator (black: wrong pixels)"
+MAPS = "Label maps: rendered, by the guidance network, the evaluator and the selector (black: wrong pixels)"
 PAIRS = "Identity: distance of two images (green: told right at the threshold, red: wrong)"
 
 
@@ -38,8 +38,8 @@ def figure(
         maps: uint8 [N, H, W] by what found them.
         pairs: (title, distance, told right, image, image).
     """
-    fig = plt.figure(figsize=(13, 12.6), facecolor="white")
-    top, middle, bottom = fig.subfigures(3, 1, height_ratios=[5.1, 4.4, 3.1])
+    fig = plt.figure(figsize=(13, 13.7), facecolor="white")
+    top, middle, bottom = fig.subfigures(3, 1, height_ratios=[5.1, 5.5, 3.1])
     draw_words(top, people, retrieved, answers)
     draw_maps(middle, people, maps)
     draw_pairs(bottom, pairs)
@@ -76,7 +76,7 @@ def draw_words(part, people: People, retrieved: Sequence[str], answers: pd.DataF
 
 def draw_maps(part, people: People, maps: Mapping[str, np.ndarray], count: int = 12) -> None:
     heading(part, MAPS)
-    axes = part.subplots(4, count)
+    axes = part.subplots(2 + len(maps), count)
     part.subplots_adjust(0.052, 0.01, 0.988, 0.93, wspace=0.04, hspace=0.04)
     truth = people.parts
     for i in range(count):

@@ -1,4 +1,4 @@
-"""The five networks that the card is about, and their files."""
+"""The seven networks that the card is about, and their files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import nn
 from dsg.avatars64.guidance_training.identity import LAYOUT
 from dsg.avatars64.guidance_training.loop import JOBS, SEEDS
 from tasks.clip import CLIPNetwork
-from tasks.networks.evaluator import AvatarEvaluator
+from tasks.networks.evaluator import AvatarEvaluator, AvatarSelector
 from tasks.networks.irse import read_irse
 from tasks.networks.parts import read_parts
 
@@ -40,6 +40,8 @@ FILES = {
         "parts": ("guides `segmentation`", "U-Net", 32768, "2,048"),
         "attributes": ("evaluates identity, words, style", "DenseNet", 40960, "-"),
         "labels": ("evaluates label maps", "dilated convolutions", 32768, "2,048"),
+        "selector_attributes": ("selects by identity, words, style", "ShuffleNet V2", 40960, "-"),
+        "selector_labels": ("selects by label maps", "ConvNeXt blocks", 32768, "2,048"),
     }.items()
 }
 
@@ -57,6 +59,7 @@ class Networks:
         self.clip = CLIPNetwork(str(folder / "clip"))
         self.parts = read_parts(str(folder / FILES["parts"].path))
         self.evaluator = AvatarEvaluator(str(folder / "evaluator"))
+        self.selector = AvatarSelector(str(folder / "selector"))
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -67,7 +70,17 @@ class Networks:
             "parts": self.parts,
             "attributes": self.evaluator.attributes,
             "labels": self.evaluator.labels,
+            "selector_attributes": self.selector.attributes,
+            "selector_labels": self.selector.labels,
         }
+
+    @property
+    def guide_nothing(self) -> dict[str, AvatarEvaluator]:
+        return {"evaluator": self.evaluator, "selector": self.selector}
+
+    @property
+    def labelling(self) -> dict[str, nn.Module]:
+        return {"guidance network": self.parts, **{who: own.labels for who, own in self.guide_nothing.items()}}
 
 
 def sizes(networks: Networks, trained: Mapping[str, tuple[float, int]]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Numbers as the words and tables of the card."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -60,13 +60,22 @@ def zero_shot_reason(zero_shot: pd.DataFrame) -> str:
     )
 
 
+def listed(words: Sequence[str]) -> str:
+    """a, b and c"""
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
+
+
 def labels_reason(rows: Mapping[str, Mapping[str, float]]) -> str:
-    at = " and ".join(f"{percent(row['errors at a border'])} of those of the {who}" for who, row in rows.items())
+    at = listed([f"{percent(row['errors at a border'])} of the {who}'s" for who, row in rows.items()])
     share = next(iter(rows.values()))["pixels at a border"]
-    return (
+    text = (
         f"Of the wrong pixels, {at}\ntouch a border of two parts in the rendered map, as {percent(share)} of all "
         "pixels do. There the image is antialiased,\nand the map is not."
     )
+    for who, row in rows.items():
+        if row["pixels right"] < AIM:
+            text += f"\nThat does not excuse the {who}: {percent(1 - row['pixels right'])} of its pixels are wrong."
+    return text
 
 
 def reasons(found: pd.DataFrame) -> str:
@@ -119,6 +128,24 @@ def learned(row: Mapping) -> str:
     if gap > 2 * (2 * row["accuracy"] * (1 - row["accuracy"]) / row["faces"]) ** 0.5:
         return f"On training faces {share}: {100 * gap:.1f} points do not carry over to new people."
     return f"On training faces {share}, the same within the error: not memorised, but too little learned."
+
+
+def agreement_reason(found: pd.DataFrame) -> str:
+    """On the last row of `agreement`, the four of a person, and on what one tells and the other does not."""
+    row, single = found.iloc[-1], found.iloc[:-1]
+    text = (
+        f"Of the faces on which the evaluator misses one of the four, the selector does so on\n"
+        f"{percent(row['both wrong'] / max(1 - row['evaluator right'], 1e-9))}; of all faces, on "
+        f"{percent(1 - row['selector right'])}."
+    )
+    for who, other in (("evaluator", "selector"), ("selector", "evaluator")):
+        told = single[(single[f"{other} right"] >= AIM) & (single[f"{who} right"] < AIM)]["attribute"].tolist()
+        if told:
+            text += (
+                f"\nOnly the {other} is above {percent(AIM, 0)} at {listed(told)}: the faces do show it, and "
+                f"the {who} has not learned it."
+            )
+    return text
 
 
 def words_reason(found: pd.DataFrame, zero_shot: pd.DataFrame) -> str:
