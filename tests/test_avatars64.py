@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
@@ -15,10 +16,15 @@ from dsg.avatars64 import drawing
 from dsg.avatars64.attributes import VALUES, draw_attributes
 from dsg.avatars64.estimates import estimate_shard, estimates
 from dsg.avatars64.faces import face, load_estimates, load_faces, png, read_shards, shards_of, write_faces
+from dsg.avatars64.guidance_card import card
+from dsg.avatars64.guidance_card.attributes import agreement
+from dsg.avatars64.guidance_card.networks import FILES
+from dsg.avatars64.guidance_card.text import agreement_reason
 from dsg.avatars64.guidance_training.base import seen
-from dsg.avatars64.guidance_training.loop import Training
+from dsg.avatars64.guidance_training.loop import JOBS, Training
 from dsg.runs import images
 from dsg.runs.inputs import to_tensor
+from tasks.networks.evaluator import IDENTITY as COMPARED
 
 SHIPPED = ROOT / "data/avatars64"
 
@@ -125,7 +131,7 @@ def test_a_missing_extra_is_one_clear_line(monkeypatch):
         ("train_guidance", ["parts", "--minutes", "nan"], "a number above 0"),
         ("train_guidance", ["parts", "--out", str(ROOT / "checkpoints/avatars64")], "add --overwrite"),
         ("describe_guidance", ["--people", "7"], "at least 100"),
-        ("describe_guidance", ["--trained", "parts=1:2"], "nothing on identity, clip, attributes, labels"),
+        ("describe_guidance", ["--trained", "parts=1:2"], f"nothing on {', '.join(n for n in JOBS if n != 'parts')} ("),
         ("describe_guidance", ["--folder", "nowhere"], "no checkpoint at nowhere/identity.safetensors"),
         ("describe_guidance", [], "add --overwrite"),
     ],
@@ -138,6 +144,50 @@ def test_what_cannot_be_done_is_one_line(script, options, words, monkeypatch, ca
     said = capsys.readouterr()
     assert stopped.value.code == 2 and words in said.err and said.err.count("\n") == 1, said.err
     assert said.err.startswith("error: ") and said.out == ""
+
+
+def test_agreement_counts_what_evaluator_and_selector_say_of_the_same_face():
+    truth = pd.DataFrame({name: ["a"] * 5 for name in COMPARED})
+    evaluator, selector = truth.copy(), truth.copy()
+    evaluator["skin"] = ["a", "b", "b", "b", "a"]
+    selector["skin"] = ["a", "b", "c", "a", "a"]
+    selector["hair"] = ["a", "a", "a", "a", "b"]
+    table = agreement(evaluator, selector, truth.set_axis(range(7, 12)))
+    found = table.set_index("attribute")
+    shares = ["evaluator right", "selector right", "agree", "both wrong", "if independent", "wrong alike"]
+    assert found.loc["skin", shares].tolist() == pytest.approx([0.4, 0.6, 0.6, 0.4, 0.24, 0.2])
+    assert found.loc["facial_hair", shares].tolist() == [1, 1, 1, 0, 0, 0]
+    assert found.loc["the four of a person", shares].tolist() == pytest.approx([0.4, 0.4, 0.4, 0.4, 0.36, 0.2])
+    said = agreement_reason(table).replace("\n", " ")
+    assert "misses one of the four, the selector does so on 66.7 %; of all faces, on 60.0 %." in said
+    assert said.endswith(
+        "Only the evaluator is above 95 % at hair: the faces do show it, and the selector has not learned it."
+    )
+
+
+def test_the_card_is_of_every_embedded_network():
+    text = (ROOT / "checkpoints/avatars64/GUIDANCE.md").read_text()
+    assert set(FILES) == set(JOBS)
+    for file in FILES.values():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{file.path}`"))
+        assert f"{(ROOT / 'checkpoints/avatars64' / file.path).stat().st_size / 1e6:.2f}" in row
+
+
+@pytest.mark.slow
+def test_a_card_of_few_faces_has_evaluator_and_selector(tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "REFERENCE", range(2000, 2064))
+    monkeypatch.setattr(card, "OTHERS", range(6096, 6128))
+    with ThreadPoolExecutor(1) as pool:
+        faces = card.draw_faces(0, card.GROUP, pool)
+        template = (ROOT / "scripts/avatars64/guidance_card.template.md").read_text()
+        trained = {name: (7, 1234) for name in FILES}
+        folder = ROOT / "checkpoints/avatars64"
+        written = card.write_card(folder, tmp_path, template, faces, trained, 0, pool)
+    assert all((tmp_path / name).is_file() for name in written)
+    text = (tmp_path / "GUIDANCE.md").read_text()
+    assert "{" not in text and "nan" not in text and text.count("| 1,234 ") == len(FILES)
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert {"guidance network", "evaluator", "selector", "the four of a person", *card.BESIDE.values()} <= set(rows)
 
 
 def test_an_estimate_is_the_prior_s_x0_at_each_face_s_own_t(avatars):
