@@ -1,6 +1,8 @@
 """Parts of command lines: what cannot be used is one line."""
 
 import argparse
+import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 
@@ -33,3 +35,19 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}\n")
+
+
+def exit_code(work: Callable[[], int | None], stopped: str = "the same command goes on") -> int:
+    """Of a script: what its work returns, or 0. What it cannot do is one line on stderr and 2, Ctrl-C 130.
+
+    Args:
+        stopped: what is said of an interrupted work.
+    """
+    try:
+        return work() or 0
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"stopped; {stopped}", file=sys.stderr)
+        return 130

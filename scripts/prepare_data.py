@@ -15,13 +15,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dsg.arguments import Parser, positive
+from dsg.arguments import Parser, exit_code, positive
 from dsg.checkpoints import REPOSITORY
 from dsg.datasets import DATASETS, PROTOCOLS, candidates, choose, damaged, opened, read_manifest, write_images
 from dsg.runs.results import write_text
 
 
-def main() -> int:
+def main() -> int | None:
     parser = Parser(__doc__)
     parser.add_argument("dataset", choices=list(DATASETS))
     parser.add_argument("source", nargs="?", type=Path, help="folder, .zip or .tar")
@@ -35,18 +35,11 @@ def main() -> int:
     args = parser.parse_args()
     suffix = "_released" if args.protocol == "released" else ""
     out = args.out or REPOSITORY / "data" / f"{args.dataset}{args.size}{suffix}"
-    try:
-        if args.check:
-            return check(out)
-        if args.source is None:
-            parser.error("which folder, .zip or .tar?")
-        prepare(args, out)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+    if args.check:
+        return check(out)
+    if args.source is None:
+        parser.error("which folder, .zip or .tar?")
+    prepare(args, out)
     return 0
 
 
@@ -82,4 +75,4 @@ def check(out: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

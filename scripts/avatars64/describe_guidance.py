@@ -15,7 +15,7 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from dsg.arguments import Parser, positive
+from dsg.arguments import Parser, exit_code, positive
 from dsg.avatars64.drawing import check_extra
 from dsg.avatars64.guidance_card.card import GROUP, draw_faces, write_card
 from dsg.avatars64.guidance_card.networks import FILES
@@ -76,23 +76,15 @@ def check(args: argparse.Namespace) -> None:
             raise FileExistsError(f"{args.out / name} is there already: add --overwrite, or write elsewhere (--out)")
 
 
-def main() -> int:
+def main() -> None:
     args = parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)
-    try:
-        check(args)
-        with ProcessPoolExecutor(args.workers) as pool:
-            faces = draw_faces(args.seed, args.people, pool)
-            written = write_card(args.folder, args.out, TEMPLATE.read_text(), faces, args.trained, args.seed, pool)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing is kept", file=sys.stderr)
-        return 130
+    check(args)
+    with ProcessPoolExecutor(args.workers) as pool:
+        faces = draw_faces(args.seed, args.people, pool)
+        written = write_card(args.folder, args.out, TEMPLATE.read_text(), faces, args.trained, args.seed, pool)
     print(f"{args.out}: {', '.join(written)}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main, stopped="nothing is kept"))

@@ -11,6 +11,7 @@ one CPU core for 512. The loss curve is from training_log.csv, the study from st
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from hydra.utils import instantiate
 from safetensors import safe_open
 
 from dsg import config
-from dsg.arguments import Parser, positive
+from dsg.arguments import Parser, exit_code, positive
 from dsg.avatars64.faces import DATA, load_faces
 from dsg.avatars64.prior_card.denoising import curves, denoising
 from dsg.avatars64.prior_card.samples import nearest, sheet, unconditional
@@ -155,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main, stopped="nothing is kept"))

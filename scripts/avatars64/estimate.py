@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from tqdm import tqdm
 
 from dsg import config
-from dsg.arguments import Parser
+from dsg.arguments import Parser, exit_code
 from dsg.avatars64.estimates import estimate_shard
 from dsg.avatars64.faces import DATA, shards_of
 
@@ -30,25 +30,17 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
+def main() -> None:
     args = parse_args()
-    try:
-        shards = {name: shards_of(args.data / name) for name in args.sets}
-        prior = instantiate(config.load(["model=avatars64", *args.model]).model).load()
-        for name, files in shards.items():
-            folder = args.data / f"{name}_estimates"
-            folder.mkdir(parents=True, exist_ok=True)
-            for shard in tqdm(files, desc=name, unit="shard"):
-                if not (folder / shard.name).exists():
-                    estimate_shard(prior, shard, folder / shard.name, args.seed)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    shards = {name: shards_of(args.data / name) for name in args.sets}
+    prior = instantiate(config.load(["model=avatars64", *args.model]).model).load()
+    for name, files in shards.items():
+        folder = args.data / f"{name}_estimates"
+        folder.mkdir(parents=True, exist_ok=True)
+        for shard in tqdm(files, desc=name, unit="shard"):
+            if not (folder / shard.name).exists():
+                estimate_shard(prior, shard, folder / shard.name, args.seed)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

@@ -14,7 +14,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from dsg.arguments import Parser, positive
+from dsg.arguments import Parser, exit_code, positive
 from dsg.avatars64.attributes import SPLITS
 from dsg.avatars64.drawing import check_extra
 from dsg.avatars64.faces import DATA, write_faces
@@ -45,21 +45,13 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
+def main() -> None:
     args = parse_args()
-    try:
-        check_extra()
-        with ProcessPoolExecutor(args.workers) as pool:
-            for split, count in args.counts:
-                write_faces(args.out, split, count, args.seed, pool)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    check_extra()
+    with ProcessPoolExecutor(args.workers) as pool:
+        for split, count in args.counts:
+            write_faces(args.out, split, count, args.seed, pool)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

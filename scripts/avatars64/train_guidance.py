@@ -20,7 +20,7 @@ import math
 import sys
 from pathlib import Path
 
-from dsg.arguments import Parser
+from dsg.arguments import Parser, exit_code
 from dsg.avatars64.faces import DATA
 from dsg.avatars64.guidance_training.loop import JOBS, SEEDS, Training
 from dsg.checkpoints import REPOSITORY
@@ -50,25 +50,17 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
+def main() -> None:
     args = parse_args()
     seed = args.seed + SEEDS.get(args.name, 0)
-    try:
-        training = Training(args.name, args.minutes, seed, args.data, args.out, args.overwrite, args.init, args.bf16)
-        weights = args.out / training.job.file
-        if training.finished:
-            print(f"{args.name}: finished already, {training.step} steps: {weights}")
-            return 0
-        loss = training.run()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last save", file=sys.stderr)
-        return 130
+    training = Training(args.name, args.minutes, seed, args.data, args.out, args.overwrite, args.init, args.bf16)
+    weights = args.out / training.job.file
+    if training.finished:
+        print(f"{args.name}: finished already, {training.step} steps: {weights}")
+        return
+    loss = training.run()
     print(f"{args.name}: {training.step} steps of {training.job.batch} faces, loss {loss:.4f}: {weights}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main, stopped="the same command goes on from the last save"))
