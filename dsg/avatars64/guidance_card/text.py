@@ -142,7 +142,7 @@ def agreement_reason(found: pd.DataFrame) -> str:
         told = single[(single[f"{other} right"] >= AIM) & (single[f"{who} right"] < AIM)]["attribute"].tolist()
         if told:
             text += (
-                f"\nOnly the {other} is above {percent(AIM, 0)} at {listed(told)}: the faces do show it, and "
+                f"\nOnly the {other} is above {percent(AIM, 0)} at {listed(told)}:\nthe faces do show it, and "
                 f"the {who} has not learned it."
             )
     return text
