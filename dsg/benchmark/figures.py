@@ -16,6 +16,7 @@ from dsg.benchmark.collect import collect
 from dsg.benchmark.deviation import read as read_deviation
 from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.methods import style
+from dsg.benchmark.protocol import CHOSEN, ReportJob
 from dsg.benchmark.references import Baseline
 from dsg.benchmark.statistics import by_image, summarise
 from dsg.benchmark.suite import Outcome
@@ -27,25 +28,27 @@ QUALITY = {"psnr": "PSNR [dB]", "haarpsi": "HaarPSI"}
 
 
 def runs(outcome: Outcome, *parts: str) -> list[ImageJob]:
-    """The runs of these parts that have saved something."""
-    return [job for job in outcome.of(*parts) if isinstance(job, ImageJob) and job.tables()]
+    """The runs of these parts that have saved something; of a tuned one, that at the chosen value."""
+    jobs = [job.ready(CHOSEN) if isinstance(job, ReportJob) else job for job in outcome.of(*parts)]
+    return [job for job in jobs if isinstance(job, ImageJob) and job.tables()]
 
 
-def grid(outcome: Outcome, part: str, baselines: str, faces: int = 3) -> list[str]:
-    """grid.png: condition, baseline, every method at the fewest steps, truth; `faces` rows per task."""
+def grid(outcome: Outcome, part: str, baselines: str | None = None, faces: int = 3) -> list[str]:
+    """grid.png: condition, baseline if there is one, every method at the fewest steps, truth; `faces` rows per task."""
     fewest = min(outcome.suite.steps)
     found = [job for job in runs(outcome, part) if job.steps == fewest]
     methods = list(dict.fromkeys(job.method for job in found))
-    without = {job.section: job.out for job in outcome.of(baselines) if isinstance(job, Baseline)}
+    without = {job.section: job.out for job in outcome.of(baselines or "") if isinstance(job, Baseline)}
     rows = []
     for task in dict.fromkeys(job.section for job in found):
         of_task = {job.method: job.out for job in found if job.section == task}
         first, ids = next(iter(of_task.values())), sorted(next(j for j in found if j.section == task).ids)
         for name in ids[:faces]:
-            files = [first / f"condition/{name}.png", without.get(task, Path()) / f"images/{name}.png"]
+            files = [first / f"condition/{name}.png"]
+            files += [without.get(task, Path()) / f"images/{name}.png"] if without else []
             files += [of_task[m] / f"images/{name}.png" if m in of_task else Path() for m in methods]
             rows.append((task, [*files, first / f"truth/{name}.png"]))
-    titles = ["condition", "no prior", *(method.label for method in methods), "truth"]
+    titles = ["condition", *(["no prior"] if without else []), *(method.label for method in methods), "truth"]
     fig, axes = plt.subplots(len(rows), len(titles), figsize=(1.15 * len(titles), 1.2 * len(rows) + 0.3), squeeze=False)
     for r, (task, files) in enumerate(rows):
         for c, file in enumerate(files):
@@ -54,7 +57,7 @@ def grid(outcome: Outcome, part: str, baselines: str, faces: int = 3) -> list[st
             if file.is_file():
                 ax.imshow(np.asarray(Image.open(file)), interpolation="nearest")
             if r == 0:
-                ax.set_title(titles[c], fontsize=7)
+                ax.set_title(textwrap.fill(titles[c], 18), fontsize=7)
             if c == 0:
                 ax.set_ylabel(task.replace("_", " "), fontsize=7)
     fig.suptitle(f"{fewest} steps", fontsize=9)
