@@ -1,7 +1,7 @@
 """A W&B report of the runs of a suite: DSG against its base methods by task and steps, quality against compute.
 
-    python scripts/wandb_report.py embedded --dry                            # what would be in it
-    python scripts/wandb_report.py embedded --project dsg --entity my-team   # saved there; prints its address
+    python scripts/wandb_report.py benchmark_small --dry                     # what would be in it
+    python scripts/wandb_report.py benchmark_small --project dsg --entity my-team   # saved there; prints its address
 
 The runs are logged by `wandb.mode=online`, or offline and then sent: `wandb sync <run folder>/wandb/offline-run-*`.
 Local runs of the suite say what tasks, steps and metrics there are. Needs `pip install -e ".[report]"`.
