@@ -1,6 +1,6 @@
 """Write the card of the embedded guidance networks, evaluator and selector: GUIDANCE.md and guidance.png.
 
-    python scripts/avatars64/describe_guidance.py --out /tmp/card     # about five minutes on two cores
+    python scripts/avatars64/describe_guidance.py --out /tmp/card     # some ten minutes on two cores
     python scripts/avatars64/describe_guidance.py --overwrite         # checkpoints/avatars64/GUIDANCE.md
 
 Every number in the card is computed here, on faces of held-out identities that are drawn for it: split `test`, from
