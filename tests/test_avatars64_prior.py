@@ -1,4 +1,4 @@
-"""The shipped prior against the best linear denoiser, whose few numbers the card ships (denoising.csv)."""
+"""The shipped prior: against the best linear denoiser, whose numbers the card ships (denoising.csv); in batches."""
 
 import math
 
@@ -38,3 +38,10 @@ def test_no_linear_denoiser_is_better(prior, faces, t):
     psnr = -10 * torch.log10(((x0 - faces) / 2).square().flatten(1).mean(1)).mean().item()
     assert psnr == pytest.approx(TABLE.loc[t, "network"], abs=0.02), "the card is of other weights"
     assert psnr >= TABLE.loc[t, "linear"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("t", [10, 500, 999])
+def test_what_it_predicts_is_to_the_bit_the_same_alone_and_in_a_batch(prior, t):
+    x = torch.randn(7, *prior.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(prior.predict(x, t).eps, torch.cat([prior.predict(part, t).eps for part in x.split(1)]))

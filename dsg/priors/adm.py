@@ -277,5 +277,6 @@ class ADMPrior(Prior):
             out = in_fixed_batches(lambda part: self.net(part, ts), seen, self.cpu_batch)
         out, v = out.split(self.shape[0], dim=1) if self.learns_variance else (out, None)
         if self.linear:
-            out = out + self.linear.skip(x_t, torch.tensor([ab], device=x_t.device, dtype=x_t.dtype))
+            level = torch.tensor([ab], device=x_t.device, dtype=x_t.dtype)
+            out = out + in_fixed_batches(lambda part: self.linear.skip(part, level), x_t, self.cpu_batch)
         return Prediction(to_eps(out, x_t, ab, self.prediction), v)
