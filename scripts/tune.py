@@ -69,10 +69,10 @@ def main() -> int:
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    out, known = args["out"] or args["store"] or RESULTS, jobs[0].trials
+    out, known = args["out"] or RESULTS, jobs[0].trials
     if len(known.table):
-        written = [known.path.name, *draw(known.table, args["model"], out)]
-        print(f"{jobs[0].table}; {out}: {', '.join(written)}")
+        curves = [] if args["store"] else draw(known.table, args["model"], out)  # a suite draws its own figures
+        print(f"{jobs[0].table}; {', '.join([str(known.path), *curves])}")
     return 1 if failures else 0
 
 

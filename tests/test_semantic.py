@@ -1,4 +1,4 @@
-"""Semantic tasks on the embedded prior: inputs, the evaluator, the command line."""
+"""Semantic tasks on the embedded prior: inputs, the guidance networks, the command line."""
 
 import json
 import subprocess
@@ -15,19 +15,16 @@ from PIL import Image
 from dsg.avatars64.attributes import IDENTITY, variation
 from dsg.avatars64.captions import WORDS, asked_for, caption
 from dsg.avatars64.drawing import render, render_parts
-from dsg.metrics.semantic import AllAttributes, AttributeAccuracy, IdentityAttributes, Miou, SameIdentity
 from dsg.priors.base import Prior
 from dsg.runs.inputs import Data, Input
 from dsg.runs.prepare import prepare
 from tasks.networks import base as networks
-from tasks.networks.evaluator import load_evaluator
 from tasks.prompts import read_prompts, slug
 from tasks.segmentation import mean_iou
 from tasks.semantic import SemanticTask
 from tasks.style import TextStyle
 
 TEST = ROOT / "data/avatars64"
-EVALUATOR = "checkpoints/avatars64/evaluator"
 SHAPE = (3, 64, 64)
 
 
@@ -164,56 +161,7 @@ def test_mean_iou_by_hand():
     assert mean_iou(labels.clamp(max=1), labels, 3).item() == 1
 
 
-# ---- the evaluator
-
-
-def faces(folder, names):
-    return np.stack([pixels(TEST / folder / f"{n}.png") for n in names]).astype(np.uint8)
-
-
-def mean_of(metric, images, inputs):
-    found = metric(EVALUATOR)
-    assert found.missing() is None and found.applies(inputs) and set(found.settings()) == {"evaluator"}
-    return np.mean(found(images, inputs))
-
-
-def test_the_evaluator_knows_real_people_words_and_parts():
-    names = [f"{i:05d}" for i in range(48)]
-    again, first, parts = faces("test_again", names), faces("test", names), faces("test_parts", names)
-    people = [Input(n, reference=face) for n, face in zip(names, first)]
-    assert mean_of(IdentityAttributes, again, people) > 0.93
-    assert mean_of(IdentityAttributes, np.roll(again, 1, axis=0), people) < 0.5
-    assert mean_of(SameIdentity, again, people) > 0.75
-    assert mean_of(SameIdentity, np.roll(again, 1, axis=0), people) < 0.05
-    table = pd.read_csv(TEST / "test_attributes.csv", keep_default_na=False, dtype={"id": str}).set_index("id")
-    rng = np.random.default_rng(0)
-    prompts = [Input(n, prompt=caption(table.loc[n], rng, keep=1.0)) for n in names]
-    assert mean_of(AttributeAccuracy, first, prompts) > 0.9
-    assert mean_of(AttributeAccuracy, np.roll(first, 1, axis=0), prompts) < 0.5
-    assert mean_of(AllAttributes, np.roll(first, 1, axis=0), prompts) < mean_of(AllAttributes, first, prompts)
-    assert mean_of(Miou, first, [Input(n, labels=labels) for n, labels in zip(names, parts)]) > 0.93
-
-
-def test_a_score_for_tuning_is_the_mean_over_what_is_evaluated():
-    names = [f"{i:05d}" for i in range(4)]
-    images, parts = faces("test_again", names), faces("test_parts", names)
-    inputs = [
-        Input(n, reference=face, labels=labels, prompt="a person with red hair")
-        for n, face, labels in zip(names, faces("test", names), parts)
-    ]
-    score = load_evaluator(EVALUATOR).score
-    each = [("identity_attributes", "same_identity"), ("attribute_accuracy", "all_attributes"), ("evaluated_style",)]
-    each += [("miou",)]
-    alone = np.array([score(images, inputs, names) for names in each])
-    assert ((0 <= alone) & (alone <= 1)).all() and alone.std() > 0.1
-    np.testing.assert_allclose(score(images, inputs, [n for names in each for n in names]), alone.mean(0), rtol=1e-5)
-    np.testing.assert_allclose(alone[3], Miou(EVALUATOR)(images, inputs), rtol=1e-6)
-
-
-def test_a_prior_without_an_evaluator_says_so():
-    assert Miou().missing() == "this prior has no evaluator"
-    assert "no checkpoint at nowhere" in Miou("nowhere").missing()
-    assert not Miou(EVALUATOR).applies([Input("a", prompt="a face")])
+# ---- the guidance networks
 
 
 @pytest.mark.parametrize("name", ["faceid", "clip_text", "style", "segmentation"])

@@ -16,6 +16,7 @@ from dsg.benchmark.trials import Trials
 from dsg.benchmark.tuned_table import set_entry, value_in
 from dsg.benchmark.tuning_plan import copy_table, plan
 from dsg.samplers import Tunable
+from tasks.networks.evaluator import hash_of
 
 STEP_SIZE, RATE = Tunable("step_size", 4.0), Tunable("guidance_rate", 0.2, high=1.0)
 
@@ -215,6 +216,7 @@ def test_the_selector_s_score_tunes_semantic_tasks(tmp_path):
     jobs = jobs_of(tmp_path, sampler="freedom", trials=1, tasks=["segmentation"], steps=[2])
     run_all(jobs)
     (row,) = pd.read_csv(tmp_path / "avatars64.csv").to_dict("records")
+    assert row["weights"].split("+")[2] == hash_of("checkpoints/avatars64/selector")[:10]  # other selectors do not mix
     assert 0 < row["selector"] < 1 and row["value"] == pytest.approx(0.1 / 4) and np.isnan(row["haarpsi"])
 
 

@@ -23,7 +23,7 @@ from dsg.runs.results import write_text
 from dsg.runs.runner import Run
 from dsg.samplers import Tunable
 from tasks.inverse import InverseProblem
-from tasks.networks.evaluator import SCORED, load_selector
+from tasks.networks.evaluator import hash_of, load_selector
 
 TITLES = {"haarpsi": "HaarPSI", "psnr": "PSNR", "selector": "selector"}  # criteria
 PerImage = dict[str, np.ndarray]  # by name of the score, a number per image
@@ -93,8 +93,9 @@ class Search:
         self.check_criterion(run)
         if len(run.inputs) < self.images:
             raise ValueError(f"--images {self.images}: there are {len(run.inputs)} of task={self.task} to tune on")
-        own = run.task.weights_hash
-        self.weights = run.prior.weights_hash[:10] + (f"+{own[:10]}" if own else "")
+        scored_by = hash_of(self.selector) if self.criterion == "selector" else None
+        used = (run.prior.weights_hash, run.task.weights_hash, scored_by)
+        self.weights = "+".join(weights[:10] for weights in used if weights)
         self.trials.check_size(self.task, self.weights, images=self.images, seeds=self.seeds)
         self.passes = self.images * self.seeds * run.task.tries * run.sampler.cost(run.prior.schedule).compute
 
@@ -102,10 +103,8 @@ class Search:
         if self.criterion != "selector":
             if not isinstance(run.task, InverseProblem):
                 raise ValueError(f"task={self.task} has no truth to compare with: --criterion selector")
-        elif self.selector is None or not set(SCORED) & set(run.task.evaluated_by):
+        elif self.selector is None or not set(load_selector(self.selector).smooth) & set(run.task.evaluated_by):
             raise ValueError(f"--criterion selector: model={self.model} has no selector for task={self.task}")
-        else:
-            load_selector(self.selector)  # raises if it is not there
 
     def tried(self) -> pd.DataFrame:
         return self.trials.of(self.key, self.weights, self.criterion)

@@ -5,17 +5,14 @@ Only a prior whose images such networks know has an evaluator: avatars64.
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from hashlib import sha256
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.checkpoints import file_hash, require
 from dsg.metrics.base import Column, ImageMetric
 from dsg.runs.inputs import Input
-from tasks.networks.evaluator import FILES, AvatarEvaluator, load_evaluator
+from tasks.networks.evaluator import AvatarEvaluator, files_of, hash_of, load_evaluator
 
 
 class EvaluatorMetric(ImageMetric):
@@ -32,14 +29,14 @@ class EvaluatorMetric(ImageMetric):
         if self.checkpoint is None:
             return "this prior has no evaluator"
         try:
-            self._files()
+            files_of(self.checkpoint)
         except FileNotFoundError as error:
             return str(error)
         return None
 
     def settings(self) -> dict:
         """The evaluator's weights."""
-        return {"evaluator": sha256("".join(file_hash(f) for f in self._files()).encode()).hexdigest()[:10]}
+        return {"evaluator": hash_of(self.checkpoint)[:10]}
 
     def __call__(self, images: np.ndarray, inputs: Sequence[Input]) -> list[float]:
         return self.evaluate(load_evaluator(self.checkpoint), images, inputs).double().tolist()
@@ -47,9 +44,6 @@ class EvaluatorMetric(ImageMetric):
     @abstractmethod
     def evaluate(self, evaluator: AvatarEvaluator, images: np.ndarray, inputs: Sequence[Input]) -> Tensor:
         """[B]; the arguments are those of a call."""
-
-    def _files(self) -> list[Path]:
-        return [require(Path(self.checkpoint) / name, "avatars64") for name in FILES]
 
 
 class ReferenceMetric(EvaluatorMetric):

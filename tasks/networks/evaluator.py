@@ -4,8 +4,9 @@ The selector chooses step sizes; the evaluator reports, and chooses nothing.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from dsg.avatars64.captions import asked_for
-from dsg.checkpoints import load_into, read_state_dict, require
+from dsg.checkpoints import file_hash, load_into, read_state_dict, require
 from dsg.runs.inputs import Input, to_tensor
 from tasks.networks.evaluator_networks import (
     AttributeNet,
@@ -28,7 +29,6 @@ from tasks.segmentation import mean_iou
 # the nose, the fifth, the evaluator has not learned to tell (card in checkpoints/avatars64/GUIDANCE.md)
 IDENTITY = ("skin", "hair", "hair_color", "facial_hair")
 FILES = ("attributes.safetensors", "labels.safetensors")
-SCORED = ("identity_attributes", "attribute_accuracy", "evaluated_style", "miou")  # metrics that `score` stands for
 
 
 class AvatarEvaluator:
@@ -46,7 +46,7 @@ class AvatarEvaluator:
 
     def __init__(self, checkpoint: str, batch: int = 64):
         self.batch = batch
-        attributes, labels = (require(Path(checkpoint) / name, "avatars64") for name in FILES)
+        attributes, labels = files_of(checkpoint)
         with safe_open(attributes, "pt") as file:
             self.values: dict[str, list[str]] = json.loads(file.metadata()["values"])
         self.attributes = self.attribute_network({name: len(values) for name, values in self.values.items()})
@@ -104,7 +104,7 @@ class AvatarEvaluator:
     # --- the same as smooth numbers, for tuning
 
     def score(self, images: np.ndarray, inputs: Sequence[Input], metrics: Sequence[str]) -> list[float]:
-        """A smooth number in place of metrics, higher is better: the mean over those of `metrics` that are in SCORED.
+        """A smooth number in place of metrics, higher is better: the mean over those of `metrics` in `smooth`.
 
         Of attributes it is their mean probability: to be alike, or to be what the prompt asks for. Of style it is
         1 - distance.
@@ -112,9 +112,18 @@ class AvatarEvaluator:
         Args:
             metrics: names, as in a task's `evaluated_by`.
         """
-        smooth = (self._probably_alike, self._probably_right, self._styled_alike, self.label_iou)
-        wanted = [score for metric, score in zip(SCORED, smooth) if metric in metrics]
+        wanted = [score for metric, score in self.smooth.items() if metric in metrics]
         return torch.stack([score(images, inputs) for score in wanted]).mean(0).tolist()
+
+    @property
+    def smooth(self) -> dict[str, Callable[[np.ndarray, Sequence[Input]], Tensor]]:
+        """By metric, what stands for it in `score`: [B]."""
+        return {
+            "identity_attributes": self._probably_alike,
+            "attribute_accuracy": self._probably_right,
+            "evaluated_style": lambda images, inputs: 1 - self.style_distance(images, inputs),
+            "miou": self.label_iou,
+        }
 
     def _probably_alike(self, images: np.ndarray, inputs: Sequence[Input]) -> Tensor:
         sample, reference = self.probabilities(to_tensor(images)), self.probabilities(_references(inputs))
@@ -128,14 +137,21 @@ class AvatarEvaluator:
             scores.append(torch.stack(wanted).mean())
         return torch.stack(scores)
 
-    def _styled_alike(self, images: np.ndarray, inputs: Sequence[Input]) -> Tensor:
-        return 1 - self.style_distance(images, inputs)
-
 
 class AvatarSelector(AvatarEvaluator):
     """The same by networks of other architectures, trained from another seed."""
 
     attribute_network, label_network = ShuffleAttributeNet, ConvNeXtNet
+
+
+def files_of(checkpoint: str) -> list[Path]:
+    """The weights in a folder of the evaluator or the selector. Raises FileNotFoundError."""
+    return [require(Path(checkpoint) / name, "avatars64") for name in FILES]
+
+
+def hash_of(checkpoint: str) -> str:
+    """Of these weights."""
+    return sha256("".join(file_hash(f) for f in files_of(checkpoint)).encode()).hexdigest()
 
 
 @cache
