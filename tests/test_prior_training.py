@@ -9,7 +9,7 @@ from torch import nn
 
 from dsg.avatars64.prior_training.averages import Averages, exponent
 from dsg.avatars64.prior_training.draws import faces_of_step, generator, time_density, timesteps
-from dsg.avatars64.prior_training.loss import to_v, weight
+from dsg.avatars64.prior_training.loss import coarse_error, to_v, weight
 from dsg.avatars64.prior_training.optimizers import optimizers, orthogonal
 from dsg.avatars64.prior_training.trainer import Trainer
 
@@ -21,8 +21,8 @@ TINY = {
 
 def options(out, **other):
     values = {
-        "prediction": "v", "weighting": "balanced", "optimizer": "muon", "lr": 2e-3, "warmup": 2, "batch": 4,
-        "flips": True, "seed": 0, "ema": [0.05, 0.15], "linear": 3, "unet": TINY, "steps": 6,
+        "prediction": "v", "weighting": "balanced", "coarse": 0.0, "optimizer": "muon", "lr": 2e-3, "warmup": 2,
+        "batch": 4, "flips": True, "seed": 0, "ema": [0.05, 0.15], "linear": 3, "unet": TINY, "steps": 6,
         "minutes": None, "init": None, "device": "cpu", "bf16": False, "out": out,
     }  # fmt: skip
     return argparse.Namespace(**{**values, **other})
@@ -80,6 +80,11 @@ def test_a_weight_makes_the_error_of_v_that_of_its_name(prediction):
     torch.testing.assert_close(weight(ab, prediction) * off**2, (wrong - true) ** 2)
 
 
+def test_the_coarse_error_is_that_of_the_means_of_blocks():
+    alternating = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8)  # no block's mean sees it
+    torch.testing.assert_close(coarse_error(0.5 + alternating.expand(2, 3, 16, 16)), torch.full((2,), 0.25))
+
+
 def test_an_orthogonal_update_has_singular_values_near_one():
     for shape in ((20, 50), (50, 20)):
         values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
@@ -128,12 +133,23 @@ def test_a_training_is_not_resumed_with_other_options(tmp_path):
         Trainer(options(tmp_path, lr=1e-3), faces())
 
 
-def test_a_training_may_begin_with_the_weights_of_another(tmp_path):
-    train(tmp_path / "old", 2, linear=0)
+@pytest.mark.parametrize("linear", [0, 3])
+def test_a_training_may_begin_with_the_weights_of_another(tmp_path, linear):
+    train(tmp_path / "old", 2, linear=linear)
     old = tmp_path / "old/model_0.05.safetensors"
     (tmp_path / "new").mkdir()
     begun = Trainer(options(tmp_path / "new", init=old), faces())
     assert all(torch.equal(v, load_file(old)[k].float()) for k, v in begun.net.state_dict().items())
+
+
+def test_the_coarse_error_counts_in_the_loss(tmp_path):
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "coarse").mkdir()
+    image = {"unet": {**TINY, "image_size": 16}, "linear": 0}
+    larger = torch.nn.functional.interpolate(faces(), 16)
+    plain = Trainer(options(tmp_path / "plain", **image), larger).train_step()
+    coarse = Trainer(options(tmp_path / "coarse", coarse=16.0, **image), larger).train_step()
+    assert coarse[0] == plain[0] and coarse[1] > 1.1 * plain[1]
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):

@@ -45,6 +45,7 @@ def parse_args() -> argparse.Namespace:
         default="balanced",
         help="of the loss [balanced]",
     )
+    add("--coarse", type=float, default=0, help="weight of the error of 8x8-pixel means, beside that of pixels [0]")
     add("--optimizer", choices=("adamw", "muon"), default="muon", help="[muon]")
     add("--lr", type=float, default=2e-3, help="peak learning rate [2e-3]")
     add("--warmup", type=positive, default=100, help="steps until the peak [100]")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dsg.avatars64.prior_training.averages import Averages
 from dsg.avatars64.prior_training.draws import faces_of_step, generator, time_density, timesteps
-from dsg.avatars64.prior_training.loss import BINS, to_v, weight
+from dsg.avatars64.prior_training.loss import BINS, coarse_error, to_v, weight
 from dsg.avatars64.prior_training.optimizers import optimizers
 from dsg.checkpoints import load_into, read_weights
 from dsg.priors.adm import ADMUNet
@@ -26,7 +26,7 @@ SAVE_EVERY = 120  # seconds
 LOG_EVERY = 25  # steps
 FITTED = 4096  # faces that the linear denoiser is fitted to
 FIXED = (  # of a run
-    "prediction", "weighting", "optimizer", "lr", "warmup", "batch", "flips", "seed", "ema", "linear", "unet",
+    "prediction", "weighting", "coarse", "optimizer", "lr", "warmup", "batch", "flips", "seed", "ema", "linear", "unet",
 )  # fmt: skip
 
 
@@ -46,7 +46,9 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.net = ADMUNet(**args.unet).to(self.device, memory_format=torch.channels_last)
         if args.init:
-            load_into(self.net, read_weights(args.init, "init")[0], args.init)
+            weights = read_weights(args.init, "init")[0]
+            weights = {name: w for name, w in weights.items() if not name.startswith("linear.")}  # it is fitted below
+            load_into(self.net, weights, args.init)
         self.averages = Averages(self.net, args.ema)
         self.optimizers = optimizers(self.net, args.optimizer, args.lr)
         self.linear = LinearDenoiser(faces[0].numel(), args.linear).to(self.device) if args.linear else None
@@ -137,8 +139,10 @@ class Trainer:
             out = self.net(x_t, t)
         v = to_v(out, x_t, ab[:, None, None, None], self.args.prediction)
         v = v + self.linear.skip(x_t, ab) if self.linear else v
-        error = (v - (signal * noise - sigma * x0)).square().flatten(1).mean(1)
-        loss = (weight(ab, self.args.weighting, self.balance, t) * error).mean()
+        difference = v - (signal * noise - sigma * x0)
+        error = difference.square().flatten(1).mean(1)
+        total = error + self.args.coarse * coarse_error(difference) if self.args.coarse else error
+        loss = (weight(ab, self.args.weighting, self.balance, t) * total).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
         self.set_learning_rate()
@@ -147,7 +151,7 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self.averages.update(self.net, self.step)
-        self.update_balance(error.detach(), t)
+        self.update_balance(total.detach(), t)
         rarity = 1e-3 / self.density[t.cpu()].float()
         return (error.detach().cpu() * rarity).mean().item(), loss.item()
 
