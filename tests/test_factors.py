@@ -168,5 +168,6 @@ def test_the_suite_runs_every_cell_of_its_paths_on_images_and_mixtures(tmp_path)
     assert (sampler.scaling, sampler.projected, sampler.keeps_noise, sampler.eta) == ("sphere", True, False, 1.0)
     assert not sampler.spherical and sampler.spacing == "linspace" and sampler.tunable.high == 1.0
     mixtures = [job for job in theory_jobs(suite) if job.method != "exact"]
-    assert len(cells) == 3 and len(mixtures) == 2 * len(cells)
+    assert len(cells) == 3 and len(mixtures) == 2 * 2 * len(cells)  # settings, steps
+    assert {job.steps for job in mixtures} == set(suite.yaml["mixture"]["steps"])
     assert {job.build().through_network for job in mixtures if job.sampler == "dps"} == {True}

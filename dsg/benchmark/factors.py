@@ -130,13 +130,13 @@ def image_run(suite: Suite, model: str, task: str, cell: Cell, steps: int) -> Im
 
 
 def theory_jobs(suite: Suite) -> list[TheoryJob]:
-    """The same cells on mixtures with known posteriors; the YAML's `mixture`: settings, observations and samples."""
+    """The same cells on mixtures with known posteriors; the YAML's `mixture`: settings, steps, observations, samples."""
     spec, found = suite.yaml["mixture"], []
     for name, options in spec["settings"].items():
         setting = Setting.of(name, {"options": options}, spec)
         here = {"setting": setting, "out": suite.out}
         found.append(Exact(**here, method="exact", steps=0))
-        for steps, cell in product(suite.steps, runs(suite)):
+        for steps, cell in product(spec["steps"], runs(suite)):
             start = {"step_size": 0.5} if cell.length == "constant" else {}
             found.append(
                 Guided(
