@@ -130,7 +130,7 @@ def image_run(suite: Suite, model: str, task: str, cell: Cell, steps: int) -> Im
 
 
 def theory_jobs(suite: Suite) -> list[TheoryJob]:
-    """The same cells on mixtures with known posteriors; the YAML's `mixture`: settings, steps, observations, samples."""
+    """The same cells on mixtures of known posterior; the YAML's `mixture`: settings, steps, observations, samples."""
     spec, found = suite.yaml["mixture"], []
     for name, options in spec["settings"].items():
         setting = Setting.of(name, {"options": options}, spec)
