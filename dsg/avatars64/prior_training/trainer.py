@@ -141,7 +141,7 @@ class Trainer:
         v = v + self.linear.skip(x_t, ab) if self.linear else v
         difference = v - (signal * noise - sigma * x0)
         error = difference.square().flatten(1).mean(1)
-        total = error + self.args.coarse * coarse_error(difference) if self.args.coarse else error
+        total = error + self.args.coarse * coarse_error(difference)
         loss = (weight(ab, self.args.weighting, self.balance, t) * total).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
