@@ -23,7 +23,8 @@ def options(out, **other):
     values = {
         "prediction": "v", "weighting": "balanced", "coarse": 0.0, "optimizer": "muon", "lr": 2e-3, "warmup": 2,
         "batch": 4, "flips": True, "seed": 0, "ema": [0.05, 0.15], "linear": 3, "unet": TINY, "steps": 6,
-        "minutes": None, "init": None, "device": "cpu", "bf16": False, "out": out,
+        "minutes": None, "init": None, "device": "cpu", "bf16": False, "classes": [],
+        "compile": False, "out": out,
     }  # fmt: skip
     return argparse.Namespace(**{**values, **other})
 
@@ -154,4 +155,4 @@ def test_the_coarse_error_counts_in_the_loss(tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
     with pytest.raises(SystemExit, match="lower --lr"):
-        Trainer(options(tmp_path), faces()).note([(float("nan"), float("nan"))], None)
+        Trainer(options(tmp_path), faces()).note([torch.full((2,), torch.nan)], None)

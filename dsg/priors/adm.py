@@ -14,6 +14,7 @@ from dsg.checkpoints import load_into, read_weights, require
 from dsg.priors.adm_blocks import AttentionBlock, Block, Resample, ResBlock, timestep_embedding, zeroed
 from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.batching import in_fixed_batches
+from dsg.priors.class_posterior import ClassPosterior
 from dsg.priors.linear import LinearDenoiser
 from dsg.priors.prediction import PredictionKind, check_prediction, flow_input, to_eps
 from dsg.schedule import NoiseSchedule, linear_betas
@@ -35,6 +36,7 @@ class ADMUNet(nn.Module):
             if `conv_resample`.
         norm_groups: groups of every GroupNorm; 32 in all released networks, fewer for narrow ones.
         use_checkpoint: recompute blocks in the backward pass instead of storing their activations.
+        num_classes: the network also takes probabilities of so many classes.
 
     Raises:
         ValueError: if the hyper-parameters contradict each other, or ask for class conditioning.
@@ -58,6 +60,7 @@ class ADMUNet(nn.Module):
         norm_groups: int = 32,
         class_cond: bool = False,
         use_checkpoint: bool = False,
+        num_classes: int = 0,
     ):
         super().__init__()
         if class_cond:
@@ -73,6 +76,9 @@ class ADMUNet(nn.Module):
         attended = {image_size // size for size in _numbers(attention_resolutions, int)}
         levels = [_Level(int(m * num_channels), 2**i in attended) for i, m in enumerate(mult)]
         self.time_embed = nn.Sequential(nn.Linear(num_channels, make.emb), nn.SiLU(), nn.Linear(make.emb, make.emb))
+        self.label_emb = nn.Embedding(num_classes, make.emb) if num_classes else None
+        if self.label_emb:
+            nn.init.zeros_(self.label_emb.weight)
         self.input_blocks, skips = _encoder(make, levels, num_res_blocks, in_channels)
         deepest, finest = levels[-1].channels, levels[0].channels
         self.middle_block = Block(make.res(deepest, deepest), make.attention(deepest), make.res(deepest, deepest))
@@ -81,14 +87,17 @@ class ADMUNet(nn.Module):
         last = zeroed(nn.Conv2d(finest, out_channels, 3, padding=1))
         self.out = nn.Sequential(nn.GroupNorm(norm_groups, finest), nn.SiLU(), last)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, classes: Tensor | None = None) -> Tensor:
         """The prediction [B, C, H, W], or [B, 2C, H, W] if `learn_sigma`.
 
         Args:
             x: [B, C, H, W], an image in [-1, 1] plus noise.
             t: [B], or [1] for all, in 0..999.
+            classes: probabilities [B, num_classes]; the embeddings of the classes are averaged by them.
         """
         emb = self.time_embed(timestep_embedding(t, self.num_channels))
+        if classes is not None:
+            emb = emb + classes @ self.label_emb.weight
         skips = []
         for block in self.input_blocks:
             x = block(x, emb)
@@ -202,6 +211,9 @@ class ADMPrior(Prior):
             (1-s) x0 + s eps, and 1000 s as its time.
         linear: the network learned the difference to the best linear denoiser of so many components, whose buffers are
             in the checkpoint as `linear.*`; `LinearDenoiser.skip` is added to its v (prediction=v). 0: it did not.
+        classes: sizes of the sets of classes whose probabilities the network takes (their sum is its `num_classes`).
+            They are computed from x_t (`ClassPosterior`, in the checkpoint as `classes.*`), so the prior is as
+            unconditional as without. They need the linear denoiser.
         bf16: run the network under bfloat16 autocast.
         compile: `torch.compile` the network (worth it for many images; the first step takes a minute or so).
         channels_last: keep activations in NHWC order, faster on both CPUs and tensor cores.
@@ -223,6 +235,7 @@ class ADMPrior(Prior):
         unet: Annotated[Mapping, ADMUNet],
         prediction: PredictionKind = "eps",
         linear: int = 0,
+        classes: Sequence[int] = (),
         bf16: bool = False,
         compile: bool = False,
         channels_last: bool = False,
@@ -232,13 +245,16 @@ class ADMPrior(Prior):
         check_prediction(prediction)
         if linear and prediction != "v":
             raise ValueError(f"model.linear={linear} needs model.prediction=v, not {prediction}")
+        if classes and not linear:
+            raise ValueError(f"model.classes={list(classes)} needs model.linear")
         self.name, self.checkpoint = name, require(checkpoint, name)
         self.prediction, self.bf16, self.channels_last, self.cpu_batch = prediction, bf16, channels_last, cpu_batch
         self.schedule = NoiseSchedule(linear_betas())
         with torch.device("meta"):  # no memory and no random numbers: `load` puts the weights in
-            self.net = ADMUNet(**unet).eval().requires_grad_(False)
+            self.net = ADMUNet(**unet, num_classes=sum(classes)).eval().requires_grad_(False)
             numbers = self.net.in_channels * self.net.image_size**2
             self.linear = LinearDenoiser(numbers, linear) if linear else None
+            self.classes = nn.ModuleList(ClassPosterior(count, linear) for count in classes)
         if compile:
             self.net.compile()
         self.learns_variance = self.net.learn_sigma
@@ -248,10 +264,11 @@ class ADMPrior(Prior):
     def load(self) -> "ADMPrior":
         if self._weights_hash is None:
             state, weights_hash = read_weights(self.checkpoint, self.name)
-            if self.linear:
-                part = {name: state.pop(f"linear.{name}", torch.empty(0)) for name in self.linear.state_dict()}
-                load_into(self.linear, part, self.checkpoint, assign=True)
-                self.linear.float()
+            for kind, module in (("linear", self.linear), ("classes", self.classes)):
+                if module:
+                    part = {name: state.pop(f"{kind}.{name}", torch.empty(0)) for name in module.state_dict()}
+                    load_into(module, part, self.checkpoint, assign=True)
+                    module.float()
             load_into(self.net, state, self.checkpoint, assign=True)
             self.net.float()
             if self.channels_last:
@@ -273,10 +290,16 @@ class ADMPrior(Prior):
             seen, s = flow_input(x_t, ab)
             time = s * len(self.schedule)
         ts = torch.full((1,), time, device=x_t.device)  # one embedding serves the whole batch
+        level = torch.tensor([ab], device=x_t.device, dtype=x_t.dtype)
+        along = [in_fixed_batches(lambda part: self._classes(part, level), x_t, self.cpu_batch)] if self.classes else []
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
-            out = in_fixed_batches(lambda part: self.net(part, ts), seen, self.cpu_batch)
+            out = in_fixed_batches(lambda part, *rest: self.net(part, ts, *rest), seen, self.cpu_batch, *along)
         out, v = out.split(self.shape[0], dim=1) if self.learns_variance else (out, None)
         if self.linear:
-            level = torch.tensor([ab], device=x_t.device, dtype=x_t.dtype)
             out = out + in_fixed_batches(lambda part: self.linear.skip(part, level), x_t, self.cpu_batch)
         return Prediction(to_eps(out, x_t, ab, self.prediction), v)
+
+    def _classes(self, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+        """Probabilities of all classes, [B, num_classes]."""
+        z = self.linear.coordinates(x_t, alpha_bar)
+        return torch.cat([posterior(z, alpha_bar) for posterior in self.classes], 1)

@@ -37,11 +37,18 @@ class LinearDenoiser(nn.Module):
     def forward(self, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
         """x_t [B, C, H, W], alpha_bar [B] or [1] -> x0 [B, C, H, W]."""
         ab = alpha_bar[:, None]
-        residual = x_t.flatten(1) - ab.sqrt() * self.mean
+        residual = self._residual(x_t, ab)
         along = residual @ self.components
         gains = ab.sqrt() * self.variances / (ab * self.variances + 1 - ab)
         rest = ab.sqrt() * self.rest / (ab * self.rest + 1 - ab)
         return (self.mean + rest * residual + ((gains - rest) * along) @ self.components.T).view(x_t.shape)
+
+    def coordinates(self, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
+        """x_t less the noised mean, along the components: [B, K]."""
+        return self._residual(x_t, alpha_bar[:, None]) @ self.components
+
+    def _residual(self, x_t: Tensor, ab: Tensor) -> Tensor:
+        return x_t.flatten(1) - ab.sqrt() * self.mean
 
     def v(self, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
         """The same as v = sqrt(ab) eps - sqrt(1-ab) x0."""

@@ -27,7 +27,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dsg.arguments import Parser, positive
-from dsg.avatars64.faces import DATA, load_faces
+from dsg.avatars64.faces import DATA, read_shards
 from dsg.avatars64.prior_training.trainer import Trainer, replace
 from dsg.checkpoints import REPOSITORY
 
@@ -52,10 +52,12 @@ def parse_args() -> argparse.Namespace:
     add("--batch", type=positive, default=16, help="faces per step [16]")
     add("--ema", type=float, nargs="+", default=[0.05, 0.1, 0.15], help="widths of the averages, shares of the run")
     add("--linear", type=int, default=120, metavar="K", help="components of the linear denoiser; 0: without it [120]")
+    add("--attributes", nargs="*", default=["skin", "hair_color"], help="whose posterior the network is given")
     add("--init", type=Path, metavar="FILE", help="begin with these weights of the same network, whatever it predicted")
     add("--flips", action="store_true", help="mirror half of the faces")
     add("--seed", type=int, default=0)
     add("--bf16", action="store_true", help="bfloat16 autocast; many times slower on a CPU without AVX-512 or AMX")
+    add("--compile", action="store_true", help="torch.compile: worth it on a GPU; minutes before the first step")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--config", type=Path, default=REPOSITORY / "configs/model/avatars64.yaml", help="has model.unet")
     add("--unet", nargs="+", default=[], metavar="KEY=VALUE", help="other hyper-parameters of the network")
@@ -67,6 +69,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.linear and args.prediction != "v":
         parser.error("--linear goes with --prediction v: say --linear 0 for another")
+    if args.attributes and not args.linear:
+        parser.error("--attributes needs --linear: say --attributes without a name")
     unet = OmegaConf.merge(OmegaConf.load(args.config).model.unet, OmegaConf.from_dotlist(args.unet))
     args.unet = OmegaConf.to_container(unet)
     return args
@@ -86,10 +90,15 @@ def main() -> None:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     try:
-        faces = torch.empty(1, 3, 64, 64, dtype=torch.uint8) if args.export else load_faces(args.data)
+        table, (faces,) = read_shards(args.data, "images")
     except FileNotFoundError as error:
         raise SystemExit(f"error: {error}") from None
-    trainer = Trainer(args, faces.to(args.device) if args.device.startswith("cuda") else faces)
+    unknown = [name for name in args.attributes if name not in table]
+    if unknown:
+        raise SystemExit(f"error: --attributes {unknown[0]}: one of {', '.join(table.columns)}")
+    labels = [torch.from_numpy(table[name].factorize(sort=True)[0]).to(args.device) for name in args.attributes]
+    args.classes = [int(column.max()) + 1 for column in labels]
+    trainer = Trainer(args, faces.to(args.device), labels)
     if args.export:
         return export(args, trainer)
     signals = []

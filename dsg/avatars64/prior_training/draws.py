@@ -1,4 +1,4 @@
-"""What a step draws is a function of (seed, step), so that a resumed run sees what it would have seen."""
+"""What a step draws is a function of (seed, step, kind of device): a resumed run sees what it would have seen."""
 
 from functools import lru_cache
 
@@ -23,9 +23,10 @@ def permutation(epoch: int, count: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=generator(seed, -1 - epoch))
 
 
-def generator(seed: int, step: int) -> torch.Generator:
-    """Of what a step draws; negative steps are the epochs' orders."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step % 2**32]).generate_state(1)[0]))
+def generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Of what a step draws, on this device; negative steps are the epochs' orders."""
+    key = int(np.random.SeedSequence([seed, step % 2**32]).generate_state(1)[0])
+    return torch.Generator(device).manual_seed(key)
 
 
 def time_density() -> Tensor:
@@ -39,5 +40,5 @@ def time_density() -> Tensor:
 
 def timesteps(batch: int, density: Tensor, g: torch.Generator) -> Tensor:
     """t [batch] in 0..999, one from each of `batch` equally likely strata: steadier than independent draws."""
-    u = (torch.arange(batch) + torch.rand(batch, generator=g)) / batch
+    u = (torch.arange(batch, device=g.device) + torch.rand(batch, generator=g, device=g.device)) / batch
     return torch.searchsorted(density.cumsum(0), u.double()).clamp_max(999)
