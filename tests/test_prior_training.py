@@ -143,6 +143,24 @@ def test_a_training_may_begin_with_the_weights_of_another(tmp_path, linear):
     assert all(torch.equal(v, load_file(old)[k].float()) for k, v in begun.net.state_dict().items())
 
 
+def test_a_training_with_classes_begins_where_weights_without_them_stand(tmp_path):
+    """The embeddings of classes are 0 then; they learn, and travel with what tells the classes."""
+    train(tmp_path / "old", 2)
+    old = tmp_path / "old/model_0.05.safetensors"
+    labels = [torch.arange(10) % 2, torch.arange(10) // 4]
+    (tmp_path / "new").mkdir()
+    new = Trainer(options(tmp_path / "new", init=old, classes=[2, 3]), faces(), labels)
+    x_t, t = torch.randn(4, 3, 8, 8), torch.arange(4) * 200
+    plain = Trainer(options(tmp_path / "new", init=old), faces())
+    given = new.probabilities(x_t, new.alpha_bar[t])
+    assert given[0].shape == (4, 5) and torch.equal(new.net(x_t, t, *given), plain.net(x_t, t))
+    new.run(lambda: new.step >= 3)
+    weights = load_file(tmp_path / "new/model_0.05.safetensors")
+    assert weights["label_emb.weight"].abs().max() > 0 and weights["classes.1.means"].dtype == torch.float32
+    with pytest.raises(SystemExit, match="classes"):
+        Trainer(options(tmp_path / "new"), faces())
+
+
 def test_the_coarse_error_counts_in_the_loss(tmp_path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "coarse").mkdir()

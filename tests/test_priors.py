@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 
 from dsg.priors import CountedPrior
 from dsg.priors.adm import ADMPrior, ADMUNet
+from dsg.priors.class_posterior import ClassPosterior
 from dsg.priors.gaussian_mixture import GaussianMixture
 from dsg.priors.linear import LinearDenoiser
 from dsg.priors.memory import adm_step_gib, sd14_step_gib
@@ -250,3 +251,54 @@ def test_a_network_that_adds_nothing_leaves_the_linear_part(tmp_path):
     torch.testing.assert_close(x0, ab**0.5 * x - (1 - ab) ** 0.5 * (1 - ab) * v, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="model.prediction=v"):
         ADMPrior("tiny", str(tmp_path / "weights.pt"), unet, linear=4)
+
+
+# --- probabilities of classes
+
+
+def test_a_class_posterior_is_bayes_rule_for_gaussian_classes():
+    """Against the densities of x_t, of which z are coordinates in an orthonormal basis: K of D numbers."""
+    g = torch.Generator().manual_seed(0)
+    means, mix = 3 * torch.randn(3, 4, generator=g), torch.randn(4, 4, generator=g)
+    labels = torch.randint(0, 3, (4000,), generator=g)
+    z = means[labels] + torch.randn(4000, 4, generator=g) @ mix
+    posterior = ClassPosterior.fit(z, labels)
+    centred = torch.cat([z[labels == k] - z[labels == k].mean(0) for k in range(3)]).double()
+    within = (centred.T @ centred / len(z)).float()
+    ab = torch.tensor([0.3, 0.9])
+    z_t = ab.sqrt()[:, None] * z[:2] + (1 - ab).sqrt()[:, None] * torch.randn(2, 4, generator=g)
+    for i in range(2):
+        density = [
+            torch.distributions.MultivariateNormal(
+                ab[i].sqrt() * z[labels == k].mean(0), ab[i] * within + (1 - ab[i]) * torch.eye(4)
+            ).log_prob(z_t[i]) + (labels == k).float().mean().log()
+            for k in range(3)
+        ]  # fmt: skip
+        expected = torch.stack(density).softmax(0)
+        torch.testing.assert_close(posterior(z_t, ab)[i], expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(posterior(z_t[i : i + 1], ab[i : i + 1])[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_network_is_given_probabilities_and_each_image_its_own(tmp_path):
+    unet = {k: v for k, v in tiny_network()[0].items() if k not in ("num_heads", "class_cond")}
+    net = ADMUNet(**unet, num_classes=5)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    x = torch.rand(6, 3, 32, 32) * 2 - 1
+    linear = LinearDenoiser.fit(x, components=4)
+    z = linear.coordinates(x, torch.ones(1))
+    first, second = ClassPosterior.fit(z, torch.tensor([0, 1, 0, 1, 0, 1])), ClassPosterior.fit(z, torch.arange(6) // 2)
+    state = net.state_dict() | {f"linear.{k}": v for k, v in linear.state_dict().items()}
+    for i, posterior in enumerate((first, second)):
+        state |= {f"classes.{i}.{k}": v for k, v in posterior.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pt")
+    prior = ADMPrior("tiny", str(tmp_path / "weights.pt"), unet, "v", linear=4, classes=[2, 3], cpu_batch=4)
+    ab, t = float(prior.schedule.alpha_bar[300]), torch.tensor([300.0])
+    level = torch.tensor([ab])
+    classes = torch.cat([p(linear.coordinates(x, level), level) for p in (first, second)], 1)
+    torch.testing.assert_close(classes.sum(1), torch.full((6,), 2.0))
+    v = net.eval()(x, t, classes)[:, :3] + linear.skip(x, level)
+    torch.testing.assert_close(prior.predict(x, 300).eps, ab**0.5 * v + (1 - ab) ** 0.5 * x, rtol=1e-4, atol=1e-4)
+    assert torch.equal(prior.predict(x, 300).eps[4:], prior.predict(x[4:], 300).eps)
+    with pytest.raises(ValueError, match="needs model.linear"):
+        ADMPrior("tiny", str(tmp_path / "weights.pt"), unet, "v", classes=[2, 3])
