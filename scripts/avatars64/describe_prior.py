@@ -43,6 +43,9 @@ Written by `python scripts/avatars64/describe_prior.py`; every number and image 
 (fp16, safetensors). It predicts {prediction}; linear betas 1e-4..2e-2 over 1000 steps. With it everything in this
 repository runs on a laptop without a download. It says nothing about photographs.
 
+Beside the noisy image the network takes the probabilities of the 7 skin and 10 hair colours of the data. They are
+computed from that image in closed form (`dsg/priors/class_posterior.py`). So the prior is as unconditional as without.
+
 **Data and licence.** Faces drawn by [python-avatars](https://github.com/ibonn/python_avatars) (MIT licence; its
 drawings follow Pablo Stanley's "Avataaars", free for personal and commercial use), rasterised with `resvg-py`, on plain
 random backgrounds: `scripts/avatars64/render.py`. {searched:,} training faces. An identity is (skin, hair, hair colour,
@@ -50,7 +53,7 @@ facial hair, nose). Identities are split by a hash, 80 % training, 10 % validati
 validation and 256 test faces (`data/avatars64/`) was seen in training. The weights carry the repository's MIT licence.
 
 **Training.** `python scripts/avatars64/train_prior.py`: {steps:,} steps, {seen:,} faces seen, {minutes:.0f} minutes of
-one CPU core. Squared error of v over the last 25 steps: {loss:.4f}.
+{machine}. Squared error of v over the last 25 steps: {loss:.4f}.
 
 ![loss and denoising error](loss.png)
 
@@ -104,6 +107,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--weights", type=Path, default=SHIPPED / "model.safetensors", help="(checkpoints/avatars64/model.safetensors)")
     add("--log", type=Path, default=SHIPPED / "training_log.csv", help="of the training")
+    add("--machine", default="one NVIDIA H200", help="that the training took minutes of (one NVIDIA H200)")
     add("--study", type=Path, default=SHIPPED / "study.md", help="what the settings were chosen by")
     add("--out", type=Path, default=SHIPPED, help="folder of the card (checkpoints/avatars64)")
     add("--samples", type=positive, default=48, help="shown in the card (48)")
@@ -139,6 +143,7 @@ def main() -> None:
         prediction=prior.prediction,
         searched=len(faces),
         minutes=log["minutes"].iloc[-1],
+        machine=args.machine,
         loss=log["v_error"].iloc[-1],
         tested=args.faces,
         components=COMPONENTS,

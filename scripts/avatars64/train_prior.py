@@ -2,12 +2,15 @@
 
     python scripts/avatars64/render.py train=40960              # the faces, once
     python scripts/avatars64/train_prior.py --minutes 360       # stop it at any moment; the same line goes on
+    python scripts/avatars64/train_prior.py --minutes 9 --batch 256 --warmup 500 --bf16 --compile    # on a GPU
 
 The network predicts v = sqrt(ab) eps - sqrt(1-ab) x0 (Salimans & Ho, arXiv 2202.00512). At high noise that is the clean
 image but for its sign, so an error of the output is an error of x0 of the same size; one of a predicted eps is
 multiplied by 157 there. What is learned is the difference to the best linear denoiser (`dsg/priors/linear.py`),
 fitted when the training begins, which travels with the weights: the prior begins where a linear model ends. That part
-fades as the noise does, by 1 - ab. Half of the noise levels are drawn where images have most to learn.
+fades as the noise does, by 1 - ab. Beside the image the network is given probabilities of the attributes that
+--attributes names, computed from the image (`dsg/priors/class_posterior.py`). Half of the noise levels are drawn where
+images have most to learn.
 
 Everything that a step draws (faces, noise levels, noise) is a function of (seed, step), so a stopped run goes on with
 the very next step. The learning rate follows a cosine over the whole budget. With --steps, a run that was stopped is

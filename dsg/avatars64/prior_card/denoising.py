@@ -53,7 +53,7 @@ def curves(log: pd.DataFrame, table: pd.DataFrame, path: Path) -> None:
     """The loss over the training, and the denoising error over t."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
     left.plot(log["minutes"], log["v_error"], lw=0.8)
-    left.set(xlabel="minutes of one core", ylabel="squared error of v, mean of 25 steps", yscale="log")
+    left.set(xlabel="minutes of training", ylabel="squared error of v, mean of 25 steps", yscale="log")
     for column, label in (("network", "network"), ("linear", "best linear denoiser"), ("mean_image", "mean image")):
         right.plot(table["t"], table[column], label=label, marker="." if column == "network" else None)
     right.set(xlabel="t", ylabel="PSNR of x0 [dB], test faces")
