@@ -110,7 +110,7 @@ def test_the_loss_is_the_distance_of_logits_at_512_px(released):
 
 def test_the_embedded_network_guides_by_a_face_too(tmp_path):
     """The same code, at 64 px."""
-    embedded = ["task=face_parsing", "sampler.steps=5", "data.limit=1", "wandb.mode=disabled", "sampler.window=null"]
+    embedded = ["task=face_parsing", "sampler.steps=10", "data.limit=2", "wandb.mode=disabled", "sampler.window=null"]
     distances = {}
     for sampler in ("freedom_dsg", "unconditional"):
         run = prepare(compose_config(*embedded, f"sampler={sampler}", f"out={tmp_path / sampler}"))
