@@ -45,8 +45,7 @@ def cases(suite: Suite) -> list[ImageJob]:
 
 
 def within_budget(suite: Suite, task: str, sampler: str) -> ImageJob:
-    options = suite.yaml.get("options_of", {}).get(sampler, [])
-    job = image_job(replace(suite, options=[*suite.options, *options]), suite.models[0], task, sampler, 2)
+    job = image_job(suite, suite.models[0], task, sampler, 2)
     steps = most_steps(lambda n: replace(job.sampler_object, steps=n), job.schedule(), suite.yaml["budget"])
     if steps is None:
         raise ValueError(f"budget: {suite.yaml['budget']} forward passes are too few for two steps of {sampler}")

@@ -5,6 +5,7 @@ Module names follow openai/guided-diffusion, so that its checkpoints load with `
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -14,7 +15,7 @@ from dsg.checkpoints import load_into, read_weights, require
 from dsg.priors.adm_blocks import AttentionBlock, Block, Resample, ResBlock, timestep_embedding, zeroed
 from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.batching import in_fixed_batches
-from dsg.priors.class_posterior import ClassPosterior
+from dsg.priors.class_posterior import ClassPosterior, probabilities
 from dsg.priors.linear import LinearDenoiser
 from dsg.priors.prediction import PredictionKind, check_prediction, flow_input, to_eps
 from dsg.schedule import NoiseSchedule, linear_betas
@@ -291,15 +292,13 @@ class ADMPrior(Prior):
             time = s * len(self.schedule)
         ts = torch.full((1,), time, device=x_t.device)  # one embedding serves the whole batch
         level = torch.tensor([ab], device=x_t.device, dtype=x_t.dtype)
-        along = [in_fixed_batches(lambda part: self._classes(part, level), x_t, self.cpu_batch)] if self.classes else []
+        along = []
+        if self.classes:
+            of_part = partial(probabilities, self.linear, self.classes, alpha_bar=level)
+            along = [in_fixed_batches(of_part, x_t, self.cpu_batch)]
         with torch.autocast(x_t.device.type, torch.bfloat16, enabled=self.bf16):
             out = in_fixed_batches(lambda part, *rest: self.net(part, ts, *rest), seen, self.cpu_batch, *along)
         out, v = out.split(self.shape[0], dim=1) if self.learns_variance else (out, None)
         if self.linear:
             out = out + in_fixed_batches(lambda part: self.linear.skip(part, level), x_t, self.cpu_batch)
         return Prediction(to_eps(out, x_t, ab, self.prediction), v)
-
-    def _classes(self, x_t: Tensor, alpha_bar: Tensor) -> Tensor:
-        """Probabilities of all classes, [B, num_classes]."""
-        z = self.linear.coordinates(x_t, alpha_bar)
-        return torch.cat([posterior(z, alpha_bar) for posterior in self.classes], 1)

@@ -1,7 +1,11 @@
 """What class a noised image is of: the posterior probabilities of a linear discriminant analysis."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
+
+from dsg.priors.linear import LinearDenoiser
 
 
 class ClassPosterior(nn.Module):
@@ -39,3 +43,11 @@ class ClassPosterior(nn.Module):
         precision = 1 / (ab * self.variances + 1 - ab)
         fit = ab.sqrt() * (z @ self.axes * precision) @ self.means.T
         return (fit - ab / 2 * (precision @ self.means.square().T) + self.shares.log()).softmax(1)
+
+
+def probabilities(
+    linear: LinearDenoiser, posteriors: Iterable[ClassPosterior], x_t: Tensor, alpha_bar: Tensor
+) -> Tensor:
+    """Of the classes of all sets, side by side: x_t [B, C, H, W], alpha_bar [B] or [1] -> [B, all classes]."""
+    z = linear.coordinates(x_t, alpha_bar)
+    return torch.cat([posterior(z, alpha_bar) for posterior in posteriors], 1)

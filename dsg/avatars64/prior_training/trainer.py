@@ -19,7 +19,7 @@ from dsg.avatars64.prior_training.optimizers import optimizers
 from dsg.avatars64.prior_training.recorded import Recorded
 from dsg.checkpoints import load_into, read_weights
 from dsg.priors.adm import ADMUNet
-from dsg.priors.class_posterior import ClassPosterior
+from dsg.priors.class_posterior import ClassPosterior, probabilities
 from dsg.priors.linear import LinearDenoiser
 from dsg.runs.results import temporary_name
 from dsg.schedule import linear_betas
@@ -125,7 +125,7 @@ class Trainer:
         replace(out / "training_log.csv", lambda file: table.to_csv(file, index=False, float_format="%.6g"))
 
     def export(self, file: Path, width: float) -> None:
-        """The averaged weights, fp16, and what the class posteriors need, float32: covariances are inverted."""
+        """The averaged weights, fp16, and what the class posteriors need, float32: variances are divided by."""
         weights = self.averages.nets[width].state_dict()
         weights |= {f"linear.{k}": v for k, v in self.linear.state_dict().items()} if self.linear else {}
         weights = {k: v.half().contiguous().cpu() for k, v in weights.items()}
@@ -188,8 +188,7 @@ class Trainer:
         if not self.classes:
             return []
         with torch.autocast(self.device.type, enabled=False):
-            z = self.linear.coordinates(x_t, ab)
-            return [torch.cat([posterior(z, ab) for posterior in self.classes], 1)]
+            return [probabilities(self.linear, self.classes, x_t, ab)]
 
     def update_balance(self, error: Tensor, t: Tensor) -> None:
         bins = t * BINS // 1000
