@@ -16,23 +16,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from hydra.utils import instantiate
 from safetensors import safe_open
 
-from dsg import config
 from dsg.arguments import Parser, exit_code, positive
 from dsg.avatars64.faces import DATA, load_faces
-from dsg.avatars64.prior_card.denoising import curves, denoising
+from dsg.avatars64.prior_card.denoising import COMPONENTS, FITTED, curves, denoising, fit_linear, load_prior
 from dsg.avatars64.prior_card.samples import nearest, sheet, unconditional
 from dsg.avatars64.prior_card.tints import tints
 from dsg.checkpoints import REPOSITORY
-from dsg.priors.linear import LinearDenoiser
 from dsg.runs import images
 from dsg.runs.inputs import to_tensor
 from dsg.runs.results import write_text
 
 SHIPPED = REPOSITORY / "checkpoints/avatars64"
-COMPONENTS, FITTED = 120, 4096  # of the linear denoiser: principal components, and faces it is fitted to
 NOT_MEASURED = "Not measured for these weights (`--tints 512` does it)."
 CARD = """# avatars64: the embedded prior
 
@@ -90,11 +86,6 @@ Frechet distance to real faces, in the evaluator's features: {frechet:.1f} for t
 """
 
 
-def load_prior(weights: Path, overrides: list[str]):
-    """The prior of configs/model/avatars64.yaml with these weights."""
-    return instantiate(config.load(["model=avatars64", f"model.checkpoint={weights}", *overrides]).model).load()
-
-
 def about_weights(weights: Path) -> dict:
     with safe_open(weights, "pt") as file:
         metadata = file.metadata()
@@ -124,7 +115,7 @@ def main() -> None:
     faces = load_faces(DATA / "train")
     prior = load_prior(args.weights.resolve(), args.overrides)
     test = np.stack(list(images.load(DATA / "test", prior.shape[-1]).values()))
-    linear = LinearDenoiser.fit(faces[:FITTED].float() / 127.5 - 1, COMPONENTS)
+    linear = fit_linear(faces)
     table = denoising(prior, to_tensor(test[: args.faces]), linear)
     write_text(args.out / "denoising.csv", table.to_csv(index=False, float_format="%.6g"))
     samples = unconditional(prior, args.samples, args.steps, "card")

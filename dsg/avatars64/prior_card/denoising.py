@@ -6,15 +6,28 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 import torch
+from hydra.utils import instantiate
 from torch import Tensor
 from tqdm import tqdm
 
+from dsg import config
 from dsg.priors.linear import LinearDenoiser
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 TS = (999, 950, 900, 850, 800, 750, 700, 650, 600, 500, 400, 300, 200, 100, 50, 10, 1)
+COMPONENTS, FITTED = 120, 4096  # of the linear denoiser: principal components, and faces it is fitted to
+
+
+def load_prior(weights: Path, overrides: list[str]):
+    """The prior of configs/model/avatars64.yaml with these weights."""
+    return instantiate(config.load(["model=avatars64", f"model.checkpoint={weights}", *overrides]).model).load()
+
+
+def fit_linear(faces: Tensor) -> LinearDenoiser:
+    """The best linear denoiser of the first FITTED faces, uint8 [N, C, H, W]."""
+    return LinearDenoiser.fit(faces[:FITTED].float() / 127.5 - 1, COMPONENTS)
 
 
 @torch.no_grad()
