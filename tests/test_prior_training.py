@@ -11,6 +11,7 @@ from dsg.avatars64.prior_training.averages import Averages, exponent
 from dsg.avatars64.prior_training.draws import faces_of_step, generator, time_density, timesteps
 from dsg.avatars64.prior_training.loss import coarse_error, to_v, weight
 from dsg.avatars64.prior_training.optimizers import optimizers, orthogonal
+from dsg.avatars64.prior_training.recorded import Recorded
 from dsg.avatars64.prior_training.trainer import Trainer
 
 TINY = {
@@ -174,3 +175,18 @@ def test_the_coarse_error_counts_in_the_loss(tmp_path):
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
     with pytest.raises(SystemExit, match="lower --lr"):
         Trainer(options(tmp_path), faces()).note([torch.full((2,), torch.nan)], None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_a_recorded_function_does_what_it_did_as_written():
+    rate = torch.tensor(0.1, device="cuda")
+
+    def averaging(average):
+        return lambda x: [average.lerp_(x, rate).clone(), x.square().sum()]
+
+    plain, recorded = averaging(torch.zeros(5, device="cuda")), Recorded(averaging(torch.zeros(5, device="cuda")))
+    for call in range(8):
+        rate.fill_(0.1 * call)  # a number that changes, in a tensor that stays
+        x = torch.randn(5, device="cuda")
+        for expected, found in zip(plain(x), recorded(x)):
+            torch.testing.assert_close(found, expected)
