@@ -148,6 +148,16 @@ def test_a_path_has_every_combination_and_runs_equal_ones_once():
     assert len({cell.run for cell in PATH.cells}) == 7  # the sphere's length, projected: noise kept or not
 
 
+def test_the_last_step_is_a_factor_where_it_can_be_guided():
+    last = Path.of("last", {"from": vars(PATH.start), "to": {"last": "unguided"}})
+    assert [cell.run.last for cell in last.cells] == ["guided", "unguided"]
+    assert last.end.options["window"] == [0, 1000]  # t = 0 is outside
+    on_a_sphere = Path.of("last", {"from": vars(PATH.end), "to": {"last": "unguided"}})
+    assert len({cell.run for cell in on_a_sphere.cells}) == 1
+    step = guided(DPS(steps=4, **last.end.options))[-1]
+    assert step.gradient is None and guided(DPS(steps=4, **last.start.options))[-1].gradient is not None
+
+
 @pytest.mark.parametrize("wrong", [{"length": "long"}, {"width": "wide"}, {}])
 def test_unknown_factors_and_levels_are_named(wrong):
     levels = {"gradient": "through the network", "place": "added", "noise": "kept", "eta": 1}

@@ -1,6 +1,7 @@
 """The search for a step size or guidance rate, and the one entry that it writes."""
 
 import difflib
+import multiprocessing
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import yaml
 from conftest import ROOT
 
 from dsg.benchmark import engine
-from dsg.benchmark.search import is_inside, next_value
+from dsg.benchmark.search import BEYOND, has_ended, is_inside, next_value
 from dsg.benchmark.trials import Trials
 from dsg.benchmark.tuned_table import set_entry, value_in
 from dsg.benchmark.tuning_plan import copy_table, plan
@@ -43,6 +44,26 @@ def test_values_are_tuned_within_their_bounds(sign, bound):
         tried.loc[len(tried)] = [value, sign * value]  # the larger, or the smaller, the better
     assert tried["value"].between(0.05, 1.0).all() and bound in set(tried["value"]) and len(set(tried["value"])) == 10
     assert is_inside(tried, tunable)
+
+
+def trials_of(values, best):
+    return pd.DataFrame({"value": values, "score": [-abs(np.log(v / best)) for v in values]})
+
+
+def test_a_search_goes_on_while_the_best_value_is_the_outermost():
+    grid, beyond = [1.0, 2.0, 4.0, 8.0, 16.0], [32.0, 64.0, 128.0, 256.0]
+    assert has_ended(trials_of(grid, best=4.0), STEP_SIZE, 5)
+    assert not has_ended(trials_of(grid, best=30.0), STEP_SIZE, 5)
+    assert next_value(trials_of(grid, best=30.0), STEP_SIZE, 100.0) == 32.0  # the grid's centre is spent
+    assert not has_ended(trials_of(grid + beyond[:1], best=40.0), STEP_SIZE, 5)
+    assert has_ended(trials_of(grid + beyond[:2], best=40.0), STEP_SIZE, 5)
+    assert len(beyond) == BEYOND and has_ended(trials_of(grid + beyond, best=1e4), STEP_SIZE, 5)
+    assert has_ended(trials_of([0.25, 0.5, 1.0], best=9.0), RATE, 3)  # no grid was asked for
+    assert has_ended(trials_of(grid, best=4.0).assign(score=np.nan), STEP_SIZE, 5)
+
+
+def test_a_bound_is_not_passed():
+    assert has_ended(trials_of([0.0625, 0.125, 0.25, 0.5, 1.0], best=3.0), RATE, 5)
 
 
 # --- the table
@@ -220,12 +241,27 @@ def test_the_selector_s_score_tunes_semantic_tasks(tmp_path):
     assert 0 < row["selector"] < 1 and row["value"] == pytest.approx(0.1 / 4) and np.isnan(row["haarpsi"])
 
 
-def test_a_search_begins_at_the_best_value_of_the_nearest_number_of_steps(tmp_path):
-    (job,) = jobs_of(tmp_path, steps=[10])
-    job.check()
-    assert job.centre() == 4.0
-    for steps, best in ((12, 3.0), (100, 9.0)):
-        for value in (best, 2 * best):
-            about = {"task": "super_resolution", "sampler": "mpgd", "steps": steps, "images": 2}
-            job.trials.add({**about, "value": value, "haarpsi": 1 / value, "weights": job.weights, "seeds": 1}, {})
-    assert job.centre() == pytest.approx(3.0 * 2**0.5)  # the middle of the pair
+def add_trials(path, worker):
+    for k in range(10):
+        about = {"task": "hdr", "sampler": "dps", "steps": 20, "images": 2, "seeds": 1, "weights": "w"}
+        row = {**about, "value": 1.0 + worker + 2 * k, "psnr": 20.0}
+        Trials(path).add(row, {0: {"psnr": np.array([20.0, 20.0])}})
+
+
+def test_several_processes_add_to_one_store(tmp_path):
+    processes = [multiprocessing.Process(target=add_trials, args=(tmp_path / "a.csv", k)) for k in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    trials = Trials(tmp_path / "a.csv")
+    assert sorted(trials.of(("hdr", "dps", 20), "w", "psnr")["value"]) == list(range(1, 21))
+    assert len(trials.per_image(("hdr", "dps", 20), "w", "psnr")) == 20
+
+
+def test_a_line_that_a_full_disk_cut_is_not_joined_to_the_next(tmp_path):
+    add_trials(tmp_path / "a.csv", 0)
+    text = (tmp_path / "a.csv").read_text()
+    (tmp_path / "a.csv").write_text(text[: text.rindex(",20,")])
+    add_trials(tmp_path / "a.csv", 1)
+    assert len(Trials(tmp_path / "a.csv").table) == 20

@@ -24,7 +24,7 @@ PSNR, DISTANCE = "PSNR [dB]", "sliced W2 [sd]"
 TOTAL = "all together"
 TITLES = {
     "gradient": "gradient beside the network", "length": "length of the step", "place": "projection to the sphere",
-    "noise": "noise replaced", "eta": "eta",
+    "noise": "noise replaced", "eta": "eta", "last": "last step unguided",
 }  # fmt: skip
 
 

@@ -27,9 +27,9 @@ LEVELS: dict[str, dict[str, dict]] = {
     "place": {"added": {"projected": False}, "projected": {"projected": True}},
     "noise": {"kept": {"keeps_noise": True}, "replaced": {"keeps_noise": False}},
     "eta": {"0.5": {"eta": 0.5}, "1": {"eta": 1.0}},
+    "last": {"guided": {"window": None}, "unguided": {"window": [0, 1000]}},  # the step to t = 0, which has no noise
 }
 COMMON = {"spherical": False, "kernel": "ddim", "spacing": "linspace"}
-SHORT = {"through the network": "through", "beside it": "beside"}
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,12 @@ class Cell:
     place: str
     noise: str
     eta: str
+    last: str = "guided"
 
     @classmethod
     def of(cls, levels: Mapping[str, object]) -> "Cell":
         """Raises ValueError: an unknown factor or level, or one that is missing."""
-        named = {factor: str(level) for factor, level in levels.items()}
+        named = {"last": cls.last, **{factor: str(level) for factor, level in levels.items()}}
         for factor in [*LEVELS, *named]:
             known = LEVELS.get(factor, {})
             if named.get(factor) not in known:
@@ -55,7 +56,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return ",".join(SHORT.get(level, level) for level in (self.length, self.place, self.noise, f"eta{self.eta}"))
+        last = [] if self.last == "guided" else ["last_unguided"]
+        return ",".join([self.length, self.place, self.noise, f"eta{self.eta}", *last])
 
     @property
     def sampler(self) -> str:
@@ -64,16 +66,21 @@ class Cell:
     @property
     def options(self) -> dict:
         found = dict(COMMON)
-        for factor in ("length", "place", "noise", "eta"):
+        for factor in ("length", "place", "noise", "eta", "last"):
             found |= LEVELS[factor][getattr(self, factor)]
         return found
 
     @property
     def run(self) -> "Cell":
         """The cell that is run for it. Steps of the sphere's length, projected, are the same points whether the noise
-        is kept or not: step size g/(1-g) with it is g without, and the value is tuned."""
-        same = self.length == "sphere" and self.place == "projected"
-        return replace(self, noise="replaced") if same else self
+        is kept or not: step size g/(1-g) with it is g without, and the value is tuned. Where there is no noise there
+        is no sphere: what needs one leaves the last step alone, whatever `last` says."""
+        sphere, projected = self.length == "sphere", self.place == "projected"
+        return replace(
+            self,
+            noise="replaced" if sphere and projected else self.noise,
+            last="guided" if sphere or projected else self.last,
+        )
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ LABELS = {
     "unconditional": "unconditional", "dps": "DPS", "freedom": "FreeDoM", "mpgd": "MPGD", "diffrgd": "DiffRGD",
     "trust": "Trust Sampling", "daps": "DAPS", "diffpir": "DiffPIR", "reddiff": "RED-diff", "sitcom": "SITCOM",
     "ddrm": "DDRM", "additive": "DPS, steps of the sphere's length",
+    "freedom_additive": "FreeDoM, steps of the sphere's length", "mpgd_additive": "MPGD, steps of the sphere's length",
 }  # fmt: skip
 COLORS = {
     "unconditional": "0.6", "dps": "tab:blue", "freedom": "tab:green", "mpgd": "tab:orange", "diffrgd": "tab:red",
     "trust": "tab:purple", "daps": "tab:brown", "diffpir": "tab:pink", "reddiff": "tab:olive", "sitcom": "tab:cyan",
     "ddrm": "goldenrod", "additive": "navy",
+    "freedom_additive": "darkgreen", "mpgd_additive": "chocolate",
 }  # fmt: skip
 
 

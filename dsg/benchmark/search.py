@@ -8,6 +8,7 @@ import pandas as pd
 from dsg.samplers import Tunable
 
 GRID = (-2, -1, 0, 1, 2)  # powers of 2 around the centre
+BEYOND = 4  # trials more than were asked for, at most, while the best value is at the edge of what was tried
 
 
 def next_value(tried: pd.DataFrame, tunable: Tunable, centre: float) -> float:
@@ -19,7 +20,7 @@ def next_value(tried: pd.DataFrame, tunable: Tunable, centre: float) -> float:
         centre: of the first grid.
     """
     for value in [_bounded(centre * 2.0**k, tunable) for k in GRID]:
-        if not np.isclose(tried["value"], value).any():
+        if len(tried) < len(GRID) and not np.isclose(tried["value"], value).any():
             return value
     tried = tried.sort_values("value").reset_index(drop=True)
     values, scores = tried["value"], tried["score"].fillna(-math.inf)
@@ -32,6 +33,16 @@ def next_value(tried: pd.DataFrame, tunable: Tunable, centre: float) -> float:
     # into the wider gap beside the best value; into the more promising one where they are alike
     gap = {i: round(abs(math.log(values[i] / values[best])), 3) for i in sides}
     return math.sqrt(values[best] * values[max(sides, key=lambda i: (gap[i], scores[i]))])
+
+
+def has_ended(tried: pd.DataFrame, tunable: Tunable, count: int) -> bool:
+    """Whether there are `count` trials, and the best is none of the outermost, or `BEYOND` more have not helped.
+
+    A count that is less than the grid is taken as it is.
+    """
+    if len(tried) < count or count < len(GRID) or tried["score"].isna().all():
+        return len(tried) >= count
+    return len(tried) >= count + BEYOND or is_inside(tried, tunable)
 
 
 def best_of(tried: pd.DataFrame) -> pd.Series:

@@ -1,12 +1,12 @@
 """The trials of a search: their means, a line each in a CSV that is only ever appended to; their scores per image."""
 
-import math
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from dsg.runs.results import write_text
 
@@ -50,10 +50,6 @@ class Trials:
         rows = {v: np.mean([_numbers(s) for s in part["per_image"]], axis=0) for v, part in t.groupby("value")}
         return pd.DataFrame.from_dict(rows, orient="index")
 
-    def steps_of(self, task: str, sampler: str) -> list[int]:
-        t = self.table
-        return sorted(t.loc[(t["task"] == task) & (t["sampler"] == sampler), "steps"].unique())
-
     def check_size(self, task: str, weights: str, **size: int) -> None:
         """Scores of other images or seeds do not compare, and are not thrown away: raises ValueError.
 
@@ -80,12 +76,18 @@ class Trials:
             for seed, scores in per_image.items()
             for name, values in scores.items()
         ]
-        _append(self.images_path, pd.DataFrame(lines, columns=list(PER_IMAGE)))
-        _append(self.path, pd.DataFrame([row], columns=list(COLUMNS)))
+        with locked(self.path):
+            _append(self.images_path, pd.DataFrame(lines, columns=list(PER_IMAGE)))
+            _append(self.path, pd.DataFrame([row], columns=list(COLUMNS)))
+
+
+def locked(path: Path) -> FileLock:
+    """Others who change this file wait meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(f"{path}.lock")
 
 
 def _append(path: Path, rows: pd.DataFrame) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     first = path.open(encoding="utf-8").readline().strip().split(",") if path.exists() else []
     rows = rows.reindex(columns=[*rows.columns, *(name for name in first if name not in rows.columns)])
     if first and first != list(rows.columns):  # an older file has other columns: it keeps them
@@ -93,6 +95,8 @@ def _append(path: Path, rows: pd.DataFrame) -> None:
         write_text(path, old.to_csv(index=False))
     if len(rows):
         with open(path, "a", encoding="utf-8") as file:
+            if first and not path.read_bytes().endswith(b"\n"):  # a full disk cut the last line
+                file.write("\n")
             file.write(rows.to_csv(index=False, header=file.tell() == 0, float_format="%.6g"))
 
 
@@ -102,8 +106,3 @@ def _select(t: pd.DataFrame, key: tuple, weights: str) -> pd.DataFrame:
 
 def _numbers(text: str) -> np.ndarray:
     return np.array(str(text).split(), dtype=float)
-
-
-def nearest(steps: int, counts: list[int]) -> int | None:
-    """Of other numbers of steps, by ratio."""
-    return min(counts, key=lambda n: abs(math.log(n / steps)), default=None)

@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from dsg import config as configs
 from dsg.benchmark.choice import Choice, choice, choose
 from dsg.benchmark.jobs import Job, Progress
-from dsg.benchmark.search import is_inside, next_value
-from dsg.benchmark.trials import SCORES, Trials, nearest
+from dsg.benchmark.search import has_ended, is_inside, next_value
+from dsg.benchmark.trials import SCORES, Trials, locked
 from dsg.benchmark.tuned_table import set_entry, value_in
 from dsg.runs.prepare import build, prepare
 from dsg.runs.results import write_text
@@ -37,11 +37,12 @@ class Search:
         model, task, sampler, steps: what is tuned.
         name: that trials are filed under, if the sampler's own would not say which options were changed.
         trials: of all searches of this prior.
-        count: trials of each search. images, seeds: of each trial, the same for all.
+        count: trials of each search; it goes on while the best value is the outermost (`has_ended`).
+        images, seeds: of each trial, the same for all.
         criterion: the score, see `dsg.benchmark.trials`.
         options: overrides of every trial, the validation data among them.
         selector: folder of the networks that score what has no truth.
-        start: where the first search of this task and sampler begins; None: where the sampler says.
+        start: centre of the first five values; None: where the sampler says.
     """
 
     model: str
@@ -110,15 +111,17 @@ class Search:
         return self.trials.of(self.key, self.weights, self.criterion)
 
     def is_searched(self) -> bool:
-        return len(self.tried()) >= self.count
+        return has_ended(self.tried(), self.tunable, self.count)
 
     def work(self) -> float:
-        return self.passes * max(self.count - len(self.tried()), 0)
+        """At least: one trial more, where the best is at the edge of those that were asked for."""
+        return 0.0 if self.is_searched() else self.passes * max(self.count - len(self.tried()), 1)
 
     def search(self, on_progress: Progress) -> None:
         """Make the trials that are missing."""
+        centre = self.tunable.start if self.start is None else self.start
         while not self.is_searched():
-            value = next_value(self.tried(), self.tunable, self.centre())
+            value = next_value(self.tried(), self.tunable, centre)
             config = [f"sampler.{self.tunable.option}={value:.8g}"]
             found = {seed: self.scores(self.config_with(*config, f"seed={seed}"), on_progress) for seed in self.used()}
             about = dict(zip(("task", "sampler", "steps"), self.key))
@@ -130,16 +133,6 @@ class Search:
     def used(self) -> range:
         """The seeds."""
         return range(self.seeds)
-
-    def centre(self) -> float:
-        """The value chosen for the nearest number of steps that has been searched already, if any."""
-        others = [n for n in self.trials.steps_of(*self.key[:2]) if n != self.steps]
-        found = {n: self.trials.of((*self.key[:2], n), self.weights, self.criterion) for n in others}
-        usable = [n for n, tried in found.items() if len(tried) >= self.count and tried["score"].notna().any()]
-        other = nearest(self.steps, usable)
-        if other is None:
-            return self.tunable.start if self.start is None else self.start
-        return choose(found[other]["value"], found[other]["score"], self.tunable)[0]
 
     def scores(self, config: DictConfig, on_progress: Progress) -> PerImage:
         """Of every image; nothing if one of them failed."""
@@ -213,7 +206,8 @@ class TuningJob(Search, Job):
         self.search(on_progress)
         value = {self.tunable.option: self.choice().value}
         self.table.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.table, set_entry(self.table_text(), self.key, value, self.note()))
+        with locked(self.table):
+            write_text(self.table, set_entry(self.table_text(), self.key, value, self.note()))
         return []
 
     def tables(self) -> dict[str, pd.DataFrame]:
