@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from dsg.arguments import Parser, positive
 from dsg.avatars64.faces import DATA, load_faces
-from dsg.checkpoints import REPOSITORY
+from dsg.checkpoints import REPOSITORY, record_shipped
 from dsg.config import load
 from dsg.priors.gaussian_mixture import GaussianMixture
 from dsg.priors.mixture_fit import fit
@@ -117,6 +117,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     half = {"means": torch.float16, "factors": torch.float16}
     save_file({k: v.to(half.get(k, torch.float32)).contiguous() for k, v in parameters.items()}, file)
+    record_shipped(file)
     mixture = instantiate(load(["model=gaussian_mixture"]).model)  # as it will be read
     held_out = {s: to_tensor(list(images.load(DATA / s, size).values())) for s in ("val", "test")}
     write_card(

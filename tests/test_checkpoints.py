@@ -44,6 +44,20 @@ def test_a_flipped_bit_in_shipped_weights_is_refused(repository, file):
     assert "git checkout -- " in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_network_made_again_in_its_place_is_the_shipped_one_from_then_on(repository, tmp_path):
+    path = repository / "avatars64/parts.safetensors"
+    path.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "checkpoints/avatars64/identity.safetensors", path)
+    checkpoints.record_shipped(path)
+    checkpoints.read_weights(path, "avatars64")
+    changed = json.loads((repository / "manifest.json").read_text())
+    assert [file for file in SHIPPED if changed[file] != SHIPPED[file]] == ["avatars64/parts.safetensors"]
+    for own in (tmp_path / "parts.safetensors", path.with_name("own.safetensors")):
+        shutil.copy(path, own)
+        checkpoints.record_shipped(own)
+    assert json.loads((repository / "manifest.json").read_text()) == changed
+
+
 def test_a_flipped_bit_in_shipped_networks_of_the_hub_s_format_is_refused(repository):
     from transformers import CLIPModel
 

@@ -1,5 +1,6 @@
 """The suite engine, its plans and its tables, small."""
 
+import os
 import re
 import signal
 import subprocess
@@ -239,6 +240,36 @@ def test_a_failing_job_does_not_stop_the_others_and_fails_the_suite(tmp_path, ca
     assert "2 failed" in told and "job3 3:" not in told
     assert run_suite(suite_of(tmp_path)) == 0  # what failed is tried again
     assert (tmp_path / "table.txt").read_text() == "[1, 2, 3]"
+
+
+class Waits(Adds):
+    """Is begun, and never ends by itself."""
+
+    def run(self, on_progress) -> list[str]:
+        self.file.touch()
+        while True:
+            time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_workers_and_begins_no_other_job(tmp_path):
+    code = (
+        "from pathlib import Path; from test_suite import Waits; from dsg.benchmark import engine\n"
+        f"jobs = [Waits(Path({str(tmp_path)!r}), n) for n in range(1, 13)]\n"
+        "if __name__ == '__main__': engine.run(jobs, 'a', workers=2)"
+    )
+    (tmp_path / "main.py").write_text(code)  # a file: workers read it again
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    program = subprocess.Popen([sys.executable, tmp_path / "main.py"], env=environment, start_new_session=True)
+    try:
+        while len(list(tmp_path.glob("*.txt"))) < 2:
+            time.sleep(0.1)
+        os.killpg(program.pid, signal.SIGINT)  # as a terminal does
+        assert program.wait(60) != 0
+        assert len(list(tmp_path.glob("*.txt"))) == 2
+    finally:
+        if program.poll() is None:
+            os.killpg(program.pid, signal.SIGKILL)
 
 
 def test_everything_is_checked_before_anything_is_begun(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Jobs from a plan to their end: all are checked before work starts, and a failing one does not stop the others."""
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -77,14 +78,18 @@ def _in_workers(todo: Sequence[Job], bar: tqdm, workers: int) -> list[str]:
     failures = []
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         longest_first = sorted(todo, key=lambda job: -job.work())  # so that no core waits at the end
-        futures = {pool.submit(_alone, job): job for job in longest_first}
-        for future in as_completed(futures):
-            job = futures[future]
-            bar.set_postfix_str(_words(job))
-            # a worker that was killed raises here, for every job that it leaves undone
-            failed = future.result() if future.exception() is None else [_told(future.exception())]
-            failures += _report(job, failed)
-            bar.update(job.work())
+        futures = {pool.submit(_in_worker, job): job for job in longest_first}
+        try:
+            for future in as_completed(futures):
+                job = futures[future]
+                bar.set_postfix_str(_words(job))
+                # a worker that was killed raises here, for every job that it leaves undone
+                failed = future.result() if future.exception() is None else [_told(future.exception())]
+                failures += _report(job, failed)
+                bar.update(job.work())
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return failures
 
 
@@ -108,6 +113,13 @@ def _alone(job: Job) -> list[str]:
         return job.run(lambda done: None)
     except Exception as error:
         return [_told(error)]
+
+
+def _in_worker(job: Job) -> list[str]:
+    try:
+        return _alone(job)
+    except KeyboardInterrupt:  # Ctrl-C reaches the workers too; the pool would go on with the next job
+        os._exit(130)
 
 
 def _told(error: BaseException) -> str:

@@ -32,7 +32,7 @@ from omegaconf import OmegaConf
 from dsg.arguments import Parser, positive
 from dsg.avatars64.faces import DATA, read_shards
 from dsg.avatars64.prior_training.trainer import Trainer, replace
-from dsg.checkpoints import REPOSITORY
+from dsg.checkpoints import REPOSITORY, record_shipped
 
 
 def parse_args() -> argparse.Namespace:
@@ -86,6 +86,7 @@ def export(args: argparse.Namespace, trainer: Trainer) -> None:
     if args.export.exists() and not args.force:
         raise SystemExit(f"{args.export} exists; --force replaces it")
     replace(args.export, lambda file: trainer.export(file, width))
+    record_shipped(args.export)
     print(f"{args.export}: {trainer.step} steps, average of width {width:g}")
 
 

@@ -41,6 +41,7 @@ from dsg.avatars64.guidance_card.text import (
     words_reason,
     zero_shot_reason,
 )
+from dsg.checkpoints import record_shipped
 from dsg.runs import images
 from dsg.runs.inputs import to_tensor
 from dsg.runs.results import write_text
@@ -257,6 +258,7 @@ def about_frechet(path: Path, networks: Networks, faces: Faces, seed: int) -> di
     evaluator = networks.evaluator
     weights = networks.folder / FILES["attributes"].path
     write_statistics(path, features_of(evaluator, faces.reference), seed, weights)
+    record_shipped(path)
     floor = features_of(evaluator, faces.others)
     shipped = np.stack(list(images.load(DATA / "test", 64).values()))
     indices = f"indices {OTHERS.start} to {OTHERS.stop - 1}"

@@ -14,6 +14,7 @@ from dsg.avatars64.guidance_training.base import Job
 from dsg.avatars64.guidance_training.clip import Clip
 from dsg.avatars64.guidance_training.identity import Identity
 from dsg.avatars64.guidance_training.labels import Labels, Parts, SelectorLabels
+from dsg.checkpoints import record_shipped
 from dsg.runs.results import temporary_name
 
 JOBS: dict[str, type[Job]] = {
@@ -88,6 +89,7 @@ class Training:
         torch.save({**state, "step": self.step, "elapsed": self.elapsed}, temporary)
         temporary.replace(self.state_file)
         self.job.save(self.out)
+        record_shipped(self.out / self.job.file)
 
     def train_step(self) -> float:
         """One step on one batch; returns its loss."""
