@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
@@ -133,3 +134,42 @@ def test_prose_ends_before_column_120():
         prose = re.sub(r"```.*?```", "", text, flags=re.S)
         long = [line for line in prose.splitlines() if len(line) >= 120 and not line.startswith(("|", "    ", "!["))]
         assert not long, f"{page.name}: {long[0][:60]}"
+
+
+METHODS = {
+    "no guidance": "unconditional", "additive control": "additive", "Trust Sampling": "trust", "RED-diff": "reddiff",
+    "FreeDoM, additive": "freedom_additive", "MPGD, additive": "mpgd_additive",
+}  # fmt: skip
+TASKS = {
+    "SR x4": "super_resolution", "super-resolution x4": "super_resolution", "inpainting 70 %": "inpaint",
+    "inpainting, 70 % missing": "inpaint", "box": "inpaint_box", "Gaussian deblur": "gaussian_deblur",
+    "Gaussian deblurring": "gaussian_deblur", "motion deblur": "motion_deblur", "motion deblurring": "motion_deblur",
+    "denoising": "denoise", "HDR": "hdr",
+}  # fmt: skip
+
+
+def tables(text):
+    """By its header's cells, the rows of every table of a page, as cells."""
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        header, _, *rows = [
+            [cell.strip(" *") for cell in line.strip().strip("|").split("|")] for line in block.splitlines()
+        ]
+        yield header, rows
+
+
+@pytest.mark.parametrize(
+    "page, heading, view",
+    [("README.md", "What to expect", "steps"), ("docs/results.md", "Equal steps", "steps"),
+     ("docs/results.md", "Equal compute", "compute")],
+)  # fmt: skip
+def test_a_table_of_a_page_has_the_numbers_of_the_suite(page, heading, view):
+    views = pd.read_csv(ROOT / "results/suite-benchmark/views.csv")
+    views = views[views["view"] == view].set_index(["task", "method"])["psnr"]
+    text = PAGES[ROOT / page].split(f" {heading}\n")[1].split("\n#")[0]
+    (header, *columns), rows = next(tables(text))
+    assert header == "method" and len(rows) >= 8
+    for name, *cells in rows:
+        method = METHODS.get(name, name.lower().replace(" + ", "_"))
+        for column, cell in zip(columns, cells):
+            number = views.get((TASKS[column], method))
+            assert cell == ("" if number is None or pd.isna(number) else f"{number:.2f}"), (name, column)

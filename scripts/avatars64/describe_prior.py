@@ -4,10 +4,11 @@
     python scripts/avatars64/describe_prior.py --out /tmp/card --tints 512
     python scripts/avatars64/describe_prior.py --tints 512    # checkpoints/avatars64
 
-Everything in the card is measured here. Per noise level, the network against the best linear denoiser and the mean
-image, on test faces, whose identities were not trained on. Unconditional samples, each beside its nearest training
-face (L2 on pixels). With --tints, how many samples have a tinted skin, and their Frechet distance: about 20 minutes of
-one CPU core for 512. The loss curve is from training_log.csv, the study from study.md.
+Everything in the card is measured here, but for the study, whose text is study.md. Per noise level, the network
+against the best linear denoiser and the mean image, on test faces, whose identities were not trained on. Unconditional
+samples, each beside its nearest training face (L2 on pixels). With --tints, how many samples have a tinted skin, and
+their Frechet distance: about 20 minutes of one CPU core for 512; tints.csv has the networks that were measured. The
+loss curve is from training_log.csv.
 """
 
 import argparse
@@ -19,7 +20,8 @@ import pandas as pd
 from safetensors import safe_open
 
 from dsg.arguments import Parser, exit_code, positive
-from dsg.avatars64.faces import DATA, load_faces
+from dsg.avatars64.faces import DATA, face, load_faces
+from dsg.avatars64.guidance_card.card import OTHERS
 from dsg.avatars64.prior_card.denoising import COMPONENTS, FITTED, curves, denoising, fit_linear, load_prior
 from dsg.avatars64.prior_card.samples import nearest, sheet, unconditional
 from dsg.avatars64.prior_card.tints import tints
@@ -32,7 +34,8 @@ SHIPPED = REPOSITORY / "checkpoints/avatars64"
 NOT_MEASURED = "Not measured for these weights (`--tints 512` does it)."
 CARD = """# avatars64: the embedded prior
 
-Written by `python scripts/avatars64/describe_prior.py`; every number and image here is measured by it.
+Written by `python scripts/avatars64/describe_prior.py`; every number and image here is measured by it, but for the
+section Study.
 
 **What.** An unconditional pixel diffusion model of vector-drawn faces at 64x64: guided-diffusion's ADM U-Net
 (`dsg/priors/adm.py`; hyper-parameters in `configs/model/avatars64.yaml`), {parameters:.2f} M parameters, {size:.1f} MB
@@ -77,12 +80,12 @@ of a sample to its nearest training face: {distance:.3f}; of a held-out validati
 
 {study}
 """
-TINTS = """Of {count} samples, {tinted} ({share:.1f} %) have a tinted skin: the median colour of the face's pixels
-(found by the embedded segmentation network) is further from the nearest of the data's seven skin colours than
-{limit:.1f} in CIELAB, the 99th percentile of {real} real test faces. The median distance is {median:.1f}.
+TINTS = """The median colour of the face's pixels (found by the embedded segmentation network) against the nearest of
+the data's seven skin colours, in CIELAB. A sample is tinted if it is further away than the 99th percentile of the
+{real} real test faces. tinted: the share of samples in %, with its 95 % bootstrap interval. frechet: distance to real
+faces in the evaluator's features, beside that of as many other real faces.
 
-Frechet distance to real faces, in the evaluator's features: {frechet:.1f} for these samples, {frechet_real:.1f} for
-{real} real test faces (the fewer, the larger).
+{table}
 """
 
 
@@ -91,6 +94,21 @@ def about_weights(weights: Path) -> dict:
         metadata = file.metadata()
     steps, seen = int(metadata["steps"]), int(metadata["images"])
     return {"steps": steps, "seen": seen, "size": weights.stat().st_size / 1e6}
+
+
+def tint_table(args: argparse.Namespace, prior, test: np.ndarray) -> str:
+    """tints.csv, a row per network; with --tints that of these weights is measured."""
+    file, digest = args.out / "tints.csv", prior.weights_hash[:10]
+    rows = pd.read_csv(file, dtype={"weights": str}).to_dict("records") if file.exists() else []
+    if args.tints:
+        samples = unconditional(prior, args.tints, args.steps, "tint")
+        others = np.stack([face(0, "test", i)[1] for i in range(OTHERS.start, OTHERS.start + args.tints)])
+        rows = [row for row in rows if row["network"] != args.name]
+        rows.append({"network": args.name, "weights": digest, **tints(samples, test, others)})
+        write_text(file, pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"))
+    if digest not in [row["weights"] for row in rows]:
+        return NOT_MEASURED
+    return TINTS.format(real=len(test), table=pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
 
 
 def parse_args() -> argparse.Namespace:
@@ -105,6 +123,7 @@ def parse_args() -> argparse.Namespace:
     add("--steps", type=positive, default=100, help="of the sampler (100)")
     add("--faces", type=positive, default=64, help="test faces of the table (64)")
     add("--tints", type=positive, metavar="N", help="measure tints and Frechet distance on N samples, at least 500")
+    add("--name", default="ships", help="of the network in the table of tints (ships)")
     add("overrides", nargs="*", help="of the config: model.prediction=v model.linear=120")
     return parser.parse_args()
 
@@ -123,10 +142,6 @@ def main() -> None:
     sheet(samples, found, args.out / "samples.png")
     log = pd.read_csv(args.log)
     curves(log, table, args.out / "loss.png")
-    measured = NOT_MEASURED
-    if args.tints:
-        tested = unconditional(prior, args.tints, args.steps, "tint")
-        measured = TINTS.format(**tints(tested, test))
     held_out = np.stack(list(images.load(DATA / "val", prior.shape[-1]).values()))
     card = CARD.format(
         **about_weights(args.weights),
@@ -144,7 +159,7 @@ def main() -> None:
         sample_steps=args.steps,
         distance=distance.mean(),
         held_out=nearest(held_out, faces)[1].mean(),
-        tints=measured,
+        tints=tint_table(args, prior, test),
         study=args.study.read_text(),
     )
     write_text(args.out / "README.md", card)

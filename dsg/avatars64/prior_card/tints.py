@@ -4,6 +4,7 @@ import numpy as np
 import python_avatars
 import torch
 
+from dsg.benchmark.statistics import bootstrap
 from dsg.metrics.distribution import EvaluatorFrechet
 from tasks.networks.parts import read_parts
 
@@ -44,19 +45,17 @@ def skin_distance(pixels: np.ndarray, parts) -> np.ndarray:
     return np.array(distances)
 
 
-def tints(samples: np.ndarray, real: np.ndarray) -> dict:
-    """Share of samples further from the palette than the 99th percentile of real faces; Frechet distances."""
+def tints(samples: np.ndarray, real: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    """Share of samples further from the palette than the 99th percentile of real faces [%]; Frechet distances.
+
+    uint8 [N, H, W, 3] each. others: as many real faces as samples, for a distance of the same kind.
+    """
     parts = read_parts("checkpoints/avatars64/parts.safetensors")
     limit = np.percentile(skin_distance(real, parts), 99)
     distance = skin_distance(samples, parts)
+    share, low, high = bootstrap(100.0 * (distance > limit))
     frechet = EvaluatorFrechet(EVALUATOR)
     return {
-        "count": len(samples),
-        "limit": limit,
-        "tinted": int((distance > limit).sum()),
-        "share": 100 * (distance > limit).mean(),
-        "median": np.median(distance),
-        "real": len(real),
-        "frechet": frechet(samples),
-        "frechet_real": frechet(real),
-    }
+        "samples": len(samples), "limit": limit, "median": np.median(distance), "tinted": share, "low": low,
+        "high": high, "frechet": frechet(samples), "frechet of real faces": frechet(others),
+    }  # fmt: skip
