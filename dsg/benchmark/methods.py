@@ -9,12 +9,13 @@ LABELS = {
     "trust": "Trust Sampling", "daps": "DAPS", "diffpir": "DiffPIR", "reddiff": "RED-diff", "sitcom": "SITCOM",
     "ddrm": "DDRM", "additive": "DPS, steps of the sphere's length",
     "freedom_additive": "FreeDoM, steps of the sphere's length", "mpgd_additive": "MPGD, steps of the sphere's length",
+    "denoise_oracle": "posterior of the prior itself",
 }  # fmt: skip
 COLORS = {
     "unconditional": "0.6", "dps": "tab:blue", "freedom": "tab:green", "mpgd": "tab:orange", "diffrgd": "tab:red",
     "trust": "tab:purple", "daps": "tab:brown", "diffpir": "tab:pink", "reddiff": "tab:olive", "sitcom": "tab:cyan",
     "ddrm": "goldenrod", "additive": "navy",
-    "freedom_additive": "darkgreen", "mpgd_additive": "chocolate",
+    "freedom_additive": "darkgreen", "mpgd_additive": "chocolate", "denoise_oracle": "k",
 }  # fmt: skip
 
 

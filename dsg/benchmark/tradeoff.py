@@ -9,7 +9,7 @@ import pandas as pd
 
 from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.methods import style
-from dsg.benchmark.protocol import ReportJob, outcome_of
+from dsg.benchmark.protocol import Extra, ReportJob, outcome_of
 from dsg.benchmark.statistics import bootstrap, by_image
 from dsg.benchmark.suite import Outcome
 from dsg.benchmark.tables import write_csv
@@ -34,7 +34,7 @@ means with 95 % bootstrap intervals over images.
 | sample to truth | distance of a sample from the truth |
 | mean to truth | distance of the mean of the {samples} samples from the truth |
 | spread | distance between two samples of an image |
-| to MMSE | distance of the mean of the {samples} samples from the MMSE point, the mean of {mmse} samples of DPS |
+| to MMSE | distance of the mean of the {samples} samples from the MMSE point: the mean of {mmse} {reference} |
 | kernel | squared maximum mean discrepancy between the samples and real faces of others |
 
 kernel: by KID's formula in the features of the prior's evaluator. It is unbiased, so that it may come out below 0.
@@ -73,9 +73,8 @@ def write(outcome: Outcome, part: str) -> list[str]:
         return []
     write_csv(outcome.out / "tradeoff.csv", rows)
     write_text(outcome.out / "tradeoff.md", markdown(rows, outcome, spec))
-    figure(rows, {job.report.sampler: style(job.report.method) for job in jobs}).savefig(
-        outcome.out / "tradeoff.png", dpi=130
-    )
+    looks = {job.report.sampler: style(job.report.method) for job in jobs}
+    figure(rows, looks, mmse_of(spec)).savefig(outcome.out / "tradeoff.png", dpi=130)
     plt.close("all")
     return ["tradeoff.md", "tradeoff.csv", "tradeoff.png"]
 
@@ -89,18 +88,22 @@ def table(jobs: Sequence[ReportJob], spec: Mapping) -> pd.DataFrame:
     for (sampler, name), (run, extra) in runs.items():
         if name == MMSE:
             found = {i: Distances(np.nan, _rms(x - truth_of(run, i)), 0.0, 0.0) for i, x in points.items()}
-        else:
+            rows.append(row_of(MMSE, extra, run, found))
+        if name != MMSE or sampler not in spec["samplers"]:
             found = {i: distances(samples_of(run, i), truth_of(run, i), points.get(i)) for i in ids(run)}
-        row = {"method": sampler if name != MMSE else MMSE, "factor": extra.factor, "images": len(found)}
-        if run.tunable is not None:
-            row["value"] = run.chosen_value
-        for column in Distances._fields:
-            values = np.array([getattr(one, column) for one in found.values()])
-            row[column], row[f"{column}_low"], row[f"{column}_high"] = bootstrap(values)
-        table = run.tables()["images"]
-        row["psnr"] = by_image(table, "psnr").mean() if name != MMSE else np.nan
-        rows.append({**row, "kernel": kernel(run, spec) if name != MMSE else np.nan})
+            psnr = by_image(run.tables()["images"], "psnr").mean()
+            rows.append({**row_of(sampler, extra, run, found), "psnr": psnr, "kernel": kernel(run, spec)})
     return pd.DataFrame(rows)
+
+
+def row_of(method: str, extra: Extra, run: ImageJob, found: Mapping[str, Distances]) -> dict:
+    row = {"method": method, "factor": extra.factor, "images": len(found)}
+    if run.tunable is not None:
+        row["value"] = run.chosen_value
+    for column in Distances._fields:
+        values = np.array([getattr(one, column) for one in found.values()])
+        row[column], row[f"{column}_low"], row[f"{column}_high"] = bootstrap(values)
+    return row
 
 
 def ids(run: ImageJob) -> list[str]:
@@ -137,10 +140,11 @@ def markdown(rows: pd.DataFrame, outcome: Outcome, spec: Mapping) -> str:
     text = HEAD.format(
         task=spec["task"].replace("_", " "), steps=spec["steps"], images=int(rows["images"].max()),
         samples=spec["samples"], outcome=outcome_of(outcome.suite.yaml["tuning"]), mmse=spec["mmse"]["samples"],
+        reference=mmse_of(spec),
         factors=", ".join(f"{f:g}" for f in spec["factors"]),
     )  # fmt: skip
     titles = {"sample": "sample to truth", "mean": "mean to truth", "spread": "spread", "to_mmse": "to MMSE"}
-    shown = {"method": rows["method"].map(lambda m: "mean of samples of DPS" if m == MMSE else label(m))}
+    shown = {"method": rows["method"].map(lambda m: f"mean of {mmse_of(spec)}" if m == MMSE else label(m))}
     shown |= {"x its value": rows["factor"].map("{:g}".format)}
     for column, title in titles.items():
         for bound in ("", "_low", "_high"):
@@ -149,12 +153,16 @@ def markdown(rows: pd.DataFrame, outcome: Outcome, spec: Mapping) -> str:
     return text + "\n" + pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True) + "\n"
 
 
+def mmse_of(spec: Mapping) -> str:
+    return f"samples of {label(spec['mmse']['sampler'])}"
+
+
 def cell(value: float, digits: int) -> str:
     return "" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def figure(rows: pd.DataFrame, looks: Mapping[str, dict]):
-    """A curve per method along its knob; the chosen value is the large point, a star the MMSE point."""
+def figure(rows: pd.DataFrame, looks: Mapping[str, dict], mmse: str):
+    """A curve per method along its knob; the chosen value is the large point, a star the mean of `mmse`."""
     fig, ax = plt.subplots(figsize=(6.5, 4.5))
     for method, part in rows[rows["method"] != MMSE].groupby("method", sort=False):
         part, look = part.sort_values("factor"), looks[method]
@@ -164,7 +172,7 @@ def figure(rows: pd.DataFrame, looks: Mapping[str, dict]):
     top = 1.02 * max(rows["spread"].max(), rows["sample"].max())
     ax.plot([0, top], [0, top], color="0.8", linewidth=1, zorder=0, label="spread = distance: calibrated")
     for point in rows[rows["method"] == MMSE].itertuples():
-        ax.plot(0, point.mean, "*", color="k", markersize=12, label="mean of samples of DPS (MMSE point)")
+        ax.plot(0, point.mean, "*", color="k", markersize=12, label=f"mean of {mmse} (MMSE point)")
         ax.plot(
             2**0.5 * point.mean, 2**0.5 * point.mean, "*", color="0.6", markersize=12, label="posterior samples, by it"
         )

@@ -18,7 +18,7 @@ from dsg.runs.results import write_text
 MARGIN = 0.1  # dB of PSNR
 TITLES = {"psnr": "PSNR [dB]", "haarpsi": "HaarPSI", "ssim": "SSIM", "lpips_vgg": "LPIPS (VGG)"}
 DIGITS = {"psnr": 2}
-LEVELS = {"steps": "Equal steps", "compute": "Equal compute", "own": "Rivals at their own number of steps"}
+LEVELS = {"steps": "Equal steps", "compute": "Equal compute", "own": "Own number of steps"}
 NOTES = {
     "steps": "Every sampler takes as many steps.",
     "compute": "Every sampler takes as many steps as fit into the budget: forward passes + 2 x backward passes per "

@@ -135,7 +135,8 @@ def extras_of(suite: Suite, cell: Cell) -> Sequence[Extra]:
     if spec is None or cell.task != spec["task"]:
         return ()
     images, found = min(spec["images"], suite.images), []
-    if cell.steps == spec["steps"] and cell.sampler in spec["samplers"]:
+    at_equal_steps = cell.steps == spec["steps"] and cell.sampler in spec["samplers"]
+    if at_equal_steps or (cell.view == "compute" and cell.sampler in spec.get("rivals", ())):
         found = [Extra(f"x{f:g}", images, spec["samples"], f) for f in spec["factors"]]
     mmse = spec["mmse"]
     if (cell.sampler, cell.steps) == (mmse["sampler"], mmse["steps"]):
