@@ -66,8 +66,8 @@ def train(options: str, faces: int, out: Path) -> None:
         raise ValueError(f"{out}: the training did not end well")
 
 
-def measure(out: Path, faces, linear: LinearDenoiser) -> dict:
-    """A row of the table."""
+def measure(out: Path, faces, linear: LinearDenoiser) -> tuple[dict, dict]:
+    """A row of the table; and that of the best linear denoiser."""
     weights = out / "model_0.05.safetensors"
     with safe_open(weights, "pt") as file:
         prediction, steps = (file.metadata()[name] for name in ("prediction", "steps"))
@@ -76,7 +76,8 @@ def measure(out: Path, faces, linear: LinearDenoiser) -> dict:
     table = denoising(load_prior(weights.resolve(), [*config, "model.classes=[]"]), faces, linear).set_index("t")
     log = pd.read_csv(out / "training_log.csv")
     error = log["v_error"][log["step"] > 2 / 3 * int(steps)].mean()
-    return {"steps": int(steps), "v_error": error} | {f"t{t}": table["network"][t] for t in SHOWN}
+    psnr = {who: {f"t{t}": table[who][t] for t in SHOWN} for who in ("network", "linear")}
+    return {"steps": int(steps), "v_error": error} | psnr["network"], psnr["linear"]
 
 
 def main() -> None:
@@ -88,7 +89,8 @@ def main() -> None:
         print(row)
         out = args.out / row.replace(" ", "_").replace(",", "")
         train(ROWS[row], args.faces, out)
-        kept[row] = {"faces": args.faces} | measure(out, faces, linear)
+        measured, kept["best linear denoiser"] = measure(out, faces, linear)
+        kept[row] = {"faces": args.faces} | measured
         write_text(args.table, pd.DataFrame(kept).T.to_csv(index_label="row", float_format="%.5g"))
     print(args.table)
 
