@@ -192,6 +192,17 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
         compare(first, other)
 
 
+def test_a_metric_that_raises_is_told_after_the_others_are_written(run, tmp_path):
+    evaluator = shutil.copytree(ROOT / "checkpoints/avatars64/evaluator", tmp_path / "evaluator")
+    (evaluator / "statistics.safetensors").write_bytes(b"damaged")
+    options = {"evaluator_frechet": {"smallest": 3, "checkpoint": str(evaluator)}}
+    with pytest.raises(ValueError, match="no evaluator_frechet: .* cannot be read as a checkpoint"):
+        add_metrics(run, ["evaluator_frechet", "ssim"], options)
+    assert "ssim" in summary(run)["metrics"]
+    (evaluator / "statistics.safetensors").unlink()
+    assert "statistics.safetensors" in add_metrics(run, ["evaluator_frechet"], options)["evaluator_frechet"]
+
+
 # --- the command line
 
 

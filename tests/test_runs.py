@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from dsg.config import load_with_sources
@@ -297,6 +298,24 @@ def test_of_two_runs_that_begin_at_once_the_second_is_told_in_one_line(tmp_path,
 def test_why_a_metric_has_no_number_is_printed(finished, capsys):
     main.report(prepared(finished, "metrics=[psnr,evaluator_frechet]"))
     assert "not computed evaluator_frechet: 3 images are too few: at least 500" in capsys.readouterr().out
+
+
+def test_a_metric_that_raises_takes_no_other_with_it(tmp_path, capsys):
+    evaluator = shutil.copytree(ROOT / "checkpoints/avatars64/evaluator", tmp_path / "evaluator")
+    (evaluator / "statistics.safetensors").write_bytes(b"damaged")
+    out = tmp_path / "o"
+    config, sources = load_with_sources([*FAST, "metrics=[psnr,evaluator_frechet]", f"out={out}"])
+    config.metrics.evaluator_frechet.update({"checkpoint": str(evaluator), "smallest": 3})
+    for _ in range(2):
+        assert main.run_one(config, sources) == 1
+        said = capsys.readouterr().out
+        assert "not computed evaluator_frechet: " in said and "cannot be read as a checkpoint" in said
+        summary = json.loads((out / "metrics.json").read_text())
+        assert summary["metrics"]["psnr"]["mean"] > 0 and summary["set_metrics"] == {}
+        assert (out / "per_image.csv").exists()
+    shutil.copy(ROOT / "checkpoints/avatars64/evaluator/statistics.safetensors", evaluator)
+    assert main.run_one(config, sources) == 0
+    assert "evaluator_frechet" in json.loads((out / "metrics.json").read_text())["set_metrics"]
 
 
 # --- W&B

@@ -144,7 +144,8 @@ class ImageJob(Job):
         watch = None if self.watch is None else call(self.watch, self.out)
         failures = run.execute(on_progress, watch)
         log(run)
-        return [f"{f.id}: not finite at step {f.step_index} (t={f.t})" for f in failures]
+        failed = [f"{f.id}: not finite at step {f.step_index} (t={f.t})" for f in failures]
+        return failed + [f"{name}: {reason}" for name, reason in run.broken.items()]
 
     def tables(self) -> dict[str, pd.DataFrame]:
         table = pd.DataFrame() if self.results is None else self.results.table()

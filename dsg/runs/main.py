@@ -25,7 +25,8 @@ def run_one(
         on_finished: called with the run's metrics.json.
 
     Returns:
-        the exit code: 0, 1 if images failed or could not be written, 2 for bad input, 130 if it was interrupted.
+        the exit code: 0, 1 if images or metrics failed or could not be written, 2 for bad input, 130 if
+        interrupted.
     """
     try:
         run = prepare(config, sources)
@@ -56,7 +57,7 @@ def run_one(
     log(run)
     for failure in failures:
         print(f"failed: {failure.id}: not finite at step {failure.step_index} (t={failure.t})", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if failures or run.broken else 0
 
 
 def with_progress(run: Run) -> list:

@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from dsg.checkpoints import REPOSITORY
+from dsg.checkpoints import REPOSITORY, first_line
 from dsg.metrics.base import ImageMetric, Metric, SetMetric
 from dsg.noise import ImageNoise
 from dsg.priors.base import CountedPrior, Prior
@@ -63,6 +63,7 @@ class Run:
     device: torch.device = torch.device("cpu")
     notes: Sequence[str] = ()  # what the user should know before it starts
     shard: tuple[int, int] = field(default_factory=shard_of_this_process)
+    broken: dict[str, str] = field(default_factory=dict)  # metrics that raised, and what
 
     def __post_init__(self):
         self.metrics = [metric.of(self) for metric in self.metrics]
@@ -271,11 +272,14 @@ def computed(metric: ImageMetric, row: Mapping) -> bool:
 
 def evaluate(run: Run, chunk: int = 64) -> None:
     """Compute the metrics that are missing, from the saved images."""
+    run.broken.clear()
     for metric, items in unevaluated(run):
         for start in range(0, len(items), chunk):
             part = items[start : start + chunk]
             pixels = np.stack([run.results.image(item.name) for item in part])
-            values = metric(pixels, [item.input for item in part])
+            values = attempt(run, metric, metric, pixels, [item.input for item in part])
+            if values is None:
+                break
             by = {f"{BY}{metric.name}": metric.fingerprint}
             run.results.add([{"id": i.name, metric.name: v, **by} for i, v in zip(part, values)])
     rows = run.results.rows()
@@ -284,8 +288,22 @@ def evaluate(run: Run, chunk: int = 64) -> None:
         wanted = isinstance(metric, SetMetric) and metric.missing() is None and len(names) >= metric.smallest
         if wanted and len(names) == len(run.items) and run.results.set_record(metric, names) is None:
             pixels = np.stack([run.results.image(name) for name in names])
-            numbers = {"value": metric(pixels), **metric.beside(pixels)}
-            run.results.add([run.results.new_set_record(metric, names, numbers)])
+            numbers = attempt(run, metric, set_numbers, metric, pixels)
+            if numbers is not None:
+                run.results.add([run.results.new_set_record(metric, names, numbers)])
+
+
+def set_numbers(metric: SetMetric, images: np.ndarray) -> dict[str, float]:
+    return {"value": metric(images), **metric.beside(images)}
+
+
+def attempt(run: Run, metric: Metric, compute: Callable, *arguments):
+    """What `compute` gives; None if it raises, which `run.broken` tells: the other metrics are not lost with it."""
+    try:
+        return compute(*arguments)
+    except (ValueError, OSError) as error:
+        run.broken[metric.name] = first_line(error)
+        return None
 
 
 def versions(device: torch.device) -> dict[str, str]:
