@@ -93,6 +93,12 @@ def test_failures_that_were_reported_stay_reported(run):
     assert summary(run)["failures"] == [failure]
 
 
+def test_a_run_that_was_killed_before_its_summary_can_be_evaluated(run):
+    (run / "metrics.json").unlink()
+    assert add_metrics(run, ["ssim"], {}) == {}
+    assert summary(run)["images"] == 3 and "ssim" in summary(run)["metrics"]
+
+
 def test_why_there_is_no_number_is_said(run):
     reasons = add_metrics(run, ["fid", "evaluator_frechet", "same_identity"], {})
     assert "needs a reference set" in reasons["fid"]

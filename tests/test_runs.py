@@ -14,7 +14,7 @@ from conftest import ROOT
 from PIL import Image
 
 from dsg.config import load_with_sources
-from dsg.runs import main, tracking
+from dsg.runs import main, summary, tracking
 from dsg.runs.prepare import prepare
 from dsg.runs.tracking import log
 
@@ -168,6 +168,31 @@ def test_shards_together_are_the_run_of_one_process(tmp_path, finished, count):
             assert (tmp_path / "o" / folder / file.name).read_bytes() == file.read_bytes()
     merged, single = (json.loads((o / "metrics.json").read_text()) for o in (tmp_path / "o", finished))
     assert merged["metrics"] == single["metrics"] and merged["image_ids"] == single["image_ids"]
+
+
+def test_a_shard_that_ends_while_another_writes_its_summary_is_in_it(tmp_path, monkeypatch):
+    first, second = (prepared(tmp_path / "o", "data.limit=2") for _ in range(2))
+    first.shard, second.shard = (0, 2), (1, 2)
+    means, between = summary.means, [second.execute]
+
+    def slow(table):
+        while between:
+            between.pop()()
+        return means(table)
+
+    monkeypatch.setattr(summary, "means", slow)
+    first.execute()
+    assert first.results.summary()["images"] == 2
+
+
+def test_a_shard_without_work_ends_well(tmp_path, monkeypatch, capsys):
+    options = [*FAST, "data.limit=1", f"out={tmp_path / 'o'}", "wandb.mode=offline"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        assert main.run_one(*load_with_sources(options)) == 0
+        said = capsys.readouterr()
+        assert f"{1 - rank} images" in said.out and "warning" not in said.err
 
 
 def test_one_image_has_no_interval(tmp_path):

@@ -24,7 +24,7 @@ from yaml import YAMLError
 from dsg.metrics.base import Metric
 from dsg.samplers.base import unused_options
 
-OWNER, PARTS = "config.yaml", "parts"
+OWNER, PARTS, SUMMARY = "config.yaml", "parts", "metrics.json"
 BY = "by:"  # in a record: with which settings a metric was computed
 # of a model: where its file lies (its hash counts) and what changes no more than rounding
 SPEED = {"checkpoint", "compile", "channels_last", "cpu_batch", "use_checkpoint"}
@@ -180,7 +180,7 @@ class Results:
 
     def summary(self) -> dict:
         """metrics.json."""
-        return json.loads((self.out / "metrics.json").read_text(encoding="utf-8"))
+        return json.loads((self.out / SUMMARY).read_text(encoding="utf-8"))
 
 
 def file_digest(path: Path) -> str | None:

@@ -18,7 +18,7 @@ from dsg.priors.base import CountedPrior, Prior
 from dsg.runs import images
 from dsg.runs.batches import USUAL, Batches, forget_peak, peak_memory
 from dsg.runs.inputs import Input, to_uint8
-from dsg.runs.results import BY, Results, file_digest, write_text
+from dsg.runs.results import BY, SUMMARY, Results, file_digest, write_text
 from dsg.runs.shards import shard_of_this_process
 from dsg.runs.summary import write_summary
 from dsg.runs.tries import best_try
@@ -105,7 +105,7 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return not self.pending() and (self.results.out / "metrics.json").exists() and not unevaluated(self)
+        return not self.pending() and (self.results.out / SUMMARY).exists() and not unevaluated(self)
 
     def execute(
         self, on_progress: Callable[[int], None] = lambda passes: None, callback: Callable | None = None

@@ -37,7 +37,7 @@ def _client():
 def log(run: Run) -> None:
     """Log the run, unless exactly this has been logged already. Never raises."""
     settings, results = run.config.wandb, run.results
-    if settings.mode == "disabled":
+    if settings.mode == "disabled" or not results.rows():
         return
     state = f"{settings.mode} {file_digest(results.out / 'metrics.json')}\n"
     mark = results.out / MARK
