@@ -83,7 +83,7 @@ def restore(
         x_T = method.start(prior, operator, on_device, noise.start())
         return sample(prior, operator, on_device, method, x_T, noise)
 
-    x0 = best_try(operator, prior, on_device, one_try)
+    x0, _ = best_try(operator, prior, on_device, one_try)
     with torch.no_grad():
         restored = to_uint8(prior.decode(x0))[0]
     return Restored(restored, operator.picture(Input(name), condition))

@@ -10,13 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 
 from dsg.config import load_with_sources
 from dsg.runs import main, summary, tracking
+from dsg.runs.film import Film
 from dsg.runs.prepare import prepare
 from dsg.runs.tracking import log
+from dsg.samplers import StepState
 
 FAST = ["sampler.steps=3", "data.limit=3", "wandb.mode=disabled"]
 
@@ -192,7 +195,7 @@ def test_a_shard_without_work_ends_well(tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("RANK", str(rank))
         assert main.run_one(*load_with_sources(options)) == 0
         said = capsys.readouterr()
-        assert f"{1 - rank} images" in said.out and "warning" not in said.err
+        assert f"{1 - rank} images" in said.out and "W&B" not in said.err
 
 
 def test_one_image_has_no_interval(tmp_path):
@@ -486,13 +489,34 @@ def test_the_contact_sheet_shows_all_images(finished):
     assert sheet.shape == (3 * (64 + 14), 3 * 66, 3)
 
 
-def test_a_film_shows_every_step(tmp_path):
-    from dsg.runs.film import Film
+@pytest.mark.parametrize(
+    "frames, options",
+    [
+        (3, []),
+        (6, ["sampler=diffpir", "sampler.steps=7"]),
+        (6, ["sampler=reddiff", "sampler.steps=6"]),  # 1000 // 6 makes seven levels
+        (3, ["sampler.travel.repeats=3", "sampler.travel.window=[0,1000]"]),
+        (50, ["model=gaussian_mixture", "task=denoise", "sampler=unconditional", "sampler.steps=99"]),
+    ],
+)
+def test_a_film_shows_every_step_and_has_fifty_frames_at_most(tmp_path, frames, options):
+    run = prepared(tmp_path / "o", "data.limit=1", *options)
+    film = Film(run)
+    run.execute(callback=film, on_batch=film.write)
+    with Image.open(tmp_path / "o/film/00000.gif") as shown:
+        assert shown.n_frames == frames and shown.width == shown.height
 
-    run = prepared(tmp_path / "o", "data.limit=1", "save_film=true")
-    run.execute(callback=Film(run))
-    with Image.open(tmp_path / "o/film/00000.gif") as film:
-        assert film.n_frames == 3 and film.size == (64, 64)
+
+def test_a_film_is_of_the_try_that_was_kept(tmp_path):
+    run = prepared(tmp_path / "o", "data.limit=2")
+    film, names = Film(run), ["dark", "bright"]
+    run.results.out.mkdir()
+    for level in (-1.0, 1.0):
+        for index in (1, 0):
+            film(StepState(index, 0.0, 0, None, torch.full((2, 3, 8, 8), level), None, None), names)
+    film.write(names, [0, 1])
+    shown = {name: np.asarray(Image.open(tmp_path / f"o/film/{name}.gif").convert("RGB")) for name in names}
+    assert shown["dark"].max() == 0 and shown["bright"].min() == 255
 
 
 def test_images_that_do_not_fit_their_measurements_are_warned_of(tmp_path):

@@ -66,7 +66,11 @@ def with_progress(run: Run) -> list:
         print(f"finished already: {run.results.out}")
     description = f"{run.task.name} {run.sampler.name}"
     with tqdm(total=work, unit="pass", desc=description, disable=work == 0, smoothing=0.05) as bar:
-        failures = run.execute(bar.update, Film(run) if run.config.save_film else None)
+        if run.config.save_film:
+            film = Film(run)
+            failures = run.execute(bar.update, film, film.write)
+        else:
+            failures = run.execute(bar.update)
     if work and run.results.rows():
         write_contact_sheet(run)
     return failures

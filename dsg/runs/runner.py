@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +44,13 @@ class Failure:
     id: str
     step_index: int
     t: float
+
+
+class Made(NamedTuple):
+    """What a batch came to: the images that failed, and which of its tries each image is."""
+
+    failures: list[Failure]
+    kept: Sequence[int]
 
 
 @dataclass
@@ -108,13 +116,17 @@ class Run:
         return not self.pending() and (self.results.out / SUMMARY).exists() and not unevaluated(self)
 
     def execute(
-        self, on_progress: Callable[[int], None] = lambda passes: None, callback: Callable | None = None
+        self,
+        on_progress: Callable[[int], None] = lambda passes: None,
+        callback: Callable | None = None,
+        on_batch: Callable[[Sequence[str], Sequence[int]], None] = lambda names, kept: None,
     ) -> list[Failure]:
         """Restore what is not finished, evaluate what is not evaluated, write `per_image.csv` and `metrics.json`.
 
         Args:
             on_progress: called with the forward passes that were done, of one image each; a backward pass counts two.
             callback: called as `callback(state, names)` after every step.
+            on_batch: called as `on_batch(names, kept)` when a batch is saved, with the try that each image is.
 
         Returns:
             the images that failed; the others are done.
@@ -130,7 +142,8 @@ class Run:
                 self.batches.did_not_fit(len(batch))
             else:
                 self.batches.fitted(len(batch))
-                failures, todo = failures + made, todo[len(batch) :]
+                failures, todo = failures + made.failures, todo[len(batch) :]
+                on_batch([item.name for item in batch], made.kept)
         evaluate(self)
         write_summary(self, failures)
         return failures
@@ -166,9 +179,7 @@ def condition_of(run: Run, inputs: Sequence[Input]) -> dict[str, Tensor]:
     return {k: v.to(run.device) for k, v in run.task.condition(inputs, run.seed).items()}
 
 
-def run_if_it_fits(
-    run: Run, batch: list[Item], on_progress: Callable, callback: Callable | None
-) -> list[Failure] | None:
+def run_if_it_fits(run: Run, batch: list[Item], on_progress: Callable, callback: Callable | None) -> Made | None:
     """`run_batch`, or None if the device's memory does not hold the batch; its progress is taken back then."""
     passes = []
 
@@ -184,7 +195,7 @@ def run_if_it_fits(
     return None
 
 
-def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Callable | None) -> list[Failure]:
+def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Callable | None) -> Made:
     names, inputs = [item.name for item in batch], [item.input for item in batch]
     condition = condition_of(run, inputs)
     prompts = [i.prompt for i in inputs] if run.task.prompts_prior and any(i.prompt for i in inputs) else None
@@ -206,7 +217,7 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
 
     forget_peak(run.device)
     start = time.perf_counter()
-    x0 = best_try(run.task, run.prior, condition, one_try)
+    x0, kept = best_try(run.task, run.prior, condition, one_try)
     with torch.no_grad():
         restored = run.prior.decode(x0).clamp(-1, 1)
         own = {k: v.cpu() for k, v in run.task.metrics(restored, condition).items()}
@@ -227,7 +238,7 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
             rows.append(row_of(run, item, {**numbers, **{k: v[i].item() for k, v in own.items()}}, files))
     if rows:
         run.results.add(rows)
-    return failures
+    return Made(failures, kept.tolist())
 
 
 def save(run: Run, item: Item, pixels: np.ndarray, condition: Mapping[str, Tensor]) -> dict[str, str]:
