@@ -39,11 +39,7 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
     device = pick_device(config.device)
     sampler, task, prior = build(config.sampler), build_task(config), load_once_from(config.model)
     shape = prior.image_shape
-    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-        raise ValueError(
-            f"model={config.model.name} has points of shape {shape}, and run.py restores images (3, n, n): "
-            "use dsg.samplers.sample, or dsg.theory (docs/theory.md)"
-        )
+    check_shape(config.model.name, shape)
     if prior.cpu_batch < 0:
         raise ValueError(f"model.cpu_batch={prior.cpu_batch}: an integer, 0 or more")
     task.check(shape)
@@ -62,6 +58,15 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
     )  # fmt: skip
     run.pending()  # refuses inputs that have changed
     return run
+
+
+def check_shape(model: str, shape: tuple[int, ...]) -> None:
+    """Raises ValueError if a prior of this `image_shape` has no square images in colour."""
+    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        raise ValueError(
+            f"model={model} has points of shape {shape}, and run.py restores images (3, n, n): "
+            "use dsg.samplers.sample, or dsg.theory (docs/theory.md)"
+        )
 
 
 def check_name(option: str, name: str) -> None:
