@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps
 
+from dsg.errors import first_line
 from dsg.runs import images
 from dsg.runs.results import write_text
 
@@ -78,7 +79,7 @@ def opened(source: Path) -> Iterator[Entries]:
         else:
             raise ValueError(f"{source}: no such folder, .zip or .tar")
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"{source} cannot be read: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{source} cannot be read: {first_line(error)}") from None
 
 
 def _reader(open_it: Callable, what) -> Callable[[], bytes]:
@@ -180,7 +181,7 @@ def prepare_image(data: bytes, protocol: str, size: int, name: str) -> np.ndarra
             upright = ImageOps.exif_transpose(image).convert("RGB")
             return np.asarray(images.square(upright, size, images.ANTIALIAS))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be prepared: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{name} cannot be prepared: {first_line(error)}") from None
 
 
 def read_manifest(out: Path) -> dict[str, dict[str, str]]:

@@ -14,6 +14,7 @@ from dsg.benchmark.jobs import Job, Progress
 from dsg.benchmark.methods import Method
 from dsg.benchmark.speed import Speed, speed_of
 from dsg.benchmark.suite import call
+from dsg.errors import first_line
 from dsg.metrics.base import Column
 from dsg.runs.inputs import Data
 from dsg.runs.prepare import build, load_once_from, prepare
@@ -180,5 +181,5 @@ def _error(look: Callable[[], object]) -> str | None:
     try:
         look()
     except (ValueError, OSError) as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return None

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dsg.checkpoints import resolve
 from dsg.config import to_yaml
+from dsg.errors import first_line
 from dsg.runs.batches import batches
 from dsg.runs.inputs import Data
 from dsg.runs.results import Results, identity, short_hash
@@ -95,7 +96,7 @@ def build(config: DictConfig):
         cause = error.__cause__ or error
         if isinstance(cause, (ValueError, FileNotFoundError)):
             raise cause from None
-        raise ValueError(f"{config.get('name', config.get('_target_'))}: {str(cause).splitlines()[0]}") from cause
+        raise ValueError(f"{config.get('name', config.get('_target_'))}: {first_line(cause)}") from cause
 
 
 def build_task(config: DictConfig) -> Task:

@@ -12,7 +12,8 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from dsg.checkpoints import REPOSITORY, first_line
+from dsg.checkpoints import REPOSITORY
+from dsg.errors import first_line
 from dsg.metrics.base import ImageMetric, Metric, SetMetric
 from dsg.noise import ImageNoise
 from dsg.priors.base import CountedPrior, Prior
