@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from dsg.cli import CommandLine, explain, parse, rewrite
+from dsg.errors import first_line
 from dsg.runs.comparison import Finished
 from dsg.runs.outcomes import Outcome, Outcomes
 
@@ -118,7 +119,7 @@ def launched(job: Callable, outcomes: Outcomes, launcher: str) -> list[Outcome]:
         job()
     except RuntimeError as error:  # a job was killed, or could not be submitted
         outcomes.take()
-        print(f"failed: {str(error).splitlines()[0]}; the same command goes on", file=sys.stderr)
+        print(f"failed: {first_line(error)}; the same command goes on", file=sys.stderr)
         return [Outcome(1, [])]
     found = outcomes.take()
     for outcome in found:
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
             print(to_yaml(*load_with_sources(line.overrides, line.config_dirs)), end="")
             return 0
         return run(line)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
         return fail(explain(error))
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)

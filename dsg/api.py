@@ -8,6 +8,8 @@ import numpy as np
 
 if TYPE_CHECKING:  # importing torch takes seconds
     from dsg.priors.base import Prior
+    from dsg.runs.inputs import Input
+    from tasks.base import Task
 
 
 class Restored(NamedTuple):
@@ -44,11 +46,12 @@ def restore(
     """Degrade an image by the task, and restore it; or restore one that is degraded already.
 
     Args:
-        image: file, or uint8 [H, W, 3]; cropped to its central square and reduced to the prior's size.
+        image: file, or uint8 [H, W, 3]; cropped to its central square and reduced to the prior's size, unless it is
+            degraded already.
         task, sampler, model: names of configs, with the values that run.py would take.
         overrides: as on the command line, `["sampler.steps=20", "seed=1"]`.
-        degraded: the image is the measurement; it must have its size.
-        mask: [H, W], nonzero = observed, of the prior's size: of an image that is degraded already.
+        degraded: the image is the measurement, which is square and has its size.
+        mask: [H, W], nonzero = observed, of the prior's size, for inpainting; None: it is drawn.
 
     Raises:
         ValueError, FileNotFoundError: one line.
@@ -57,33 +60,60 @@ def restore(
 
     from dsg import config
     from dsg.noise import ImageNoise
-    from dsg.runs import images
-    from dsg.runs.inputs import Input, to_tensor, to_uint8
-    from dsg.runs.prepare import build, build_task, load_once_from, pick_device
+    from dsg.runs.inputs import Data, to_uint8
+    from dsg.runs.prepare import build, build_task, check_shape, load_once_from, pick_device
     from dsg.runs.tries import best_try
     from dsg.samplers import sample
+    from tasks.inverse import InverseProblem
 
     chosen = config.load([f"model={model}", f"task={task}", f"sampler={sampler}", *overrides])
     prior, operator, method = load_once_from(chosen.model), build_task(chosen), build(chosen.sampler)
+    if not isinstance(operator, InverseProblem):
+        raise ValueError(f"task={task} restores no image, which dsg.restore does: python run.py task={task}")
+    check_shape(model, prior.image_shape)
     operator.check(prior.image_shape)
+    operator.check_made_by(Data(degraded=degraded), prior.image_shape)
     method.check(prior, operator)
     device = pick_device(chosen.device)
-    prior, name = prior.to(device), "image"
-    if degraded:
-        given = {} if mask is None else {"mask": torch.from_numpy(mask != 0).float()[None, None]}
-        condition = operator.observed(to_tensor([images.as_array(image)]), **given)
-        condition = {**condition, "y": operator.observed_part(condition["y"], condition)}
-    else:
-        pixels = images.as_array(image, prior.image_shape[-1])
-        condition = operator.degrade(to_tensor([pixels]), [name], chosen.seed)
+    given = _input(image, operator, prior.image_shape, degraded, mask)
+    prior, condition = prior.to(device), operator.condition([given], chosen.seed)
     on_device = {key: value.to(device) for key, value in condition.items()}
 
     def one_try(number: int) -> torch.Tensor:
-        noise = ImageNoise(chosen.seed, [name], [number], prior.shape, device)
+        noise = ImageNoise(chosen.seed, [given.id], [number], prior.shape, device)
         x_T = method.start(prior, operator, on_device, noise.start())
         return sample(prior, operator, on_device, method, x_T, noise)
 
-    x0 = best_try(operator, prior, on_device, one_try)
+    x0, _ = best_try(operator, prior, on_device, one_try)
     with torch.no_grad():
         restored = to_uint8(prior.decode(x0))[0]
-    return Restored(restored, operator.picture(Input(name), condition))
+    return Restored(restored, operator.picture(given, condition))
+
+
+def _input(image, operator: "Task", shape: Sequence[int], degraded: bool, mask: np.ndarray | None) -> "Input":
+    """What `restore` was given, checked, for images of `shape` (C, H, W)."""
+    import torch
+
+    from dsg.runs import images
+    from dsg.runs.inputs import Input
+    from tasks.linear import Inpainting
+
+    side, inpaints = shape[-1], isinstance(operator, Inpainting)
+    if inpaints and operator.mask is not None:
+        raise ValueError("task.mask is for run.py: give dsg.restore mask=<array> (nonzero = observed)")
+    if mask is not None and not inpaints:
+        raise ValueError(f"task={operator.name} takes no mask")
+    if mask is not None and (np.shape(mask) != (side, side) or not np.any(mask)):
+        raise ValueError(f"mask: [{side}, {side}] is expected, nonzero = observed, and not all of it 0")
+    given = None if mask is None else torch.from_numpy(np.asarray(mask) != 0).float()[None, None]
+    if not degraded:
+        return Input("image", truth=images.as_array(image, side), mask=given)
+    if inpaints and mask is None:
+        raise ValueError(f"task={operator.name} with degraded=True needs mask=<array> (nonzero = observed)")
+    if not inpaints:
+        operator.check_degraded(shape)
+    pixels, wanted = images.as_array(image), operator.measurement_size(side)
+    if pixels.shape[:2] != (wanted, wanted):
+        found = f"{pixels.shape[1]}x{pixels.shape[0]}"
+        raise ValueError(f"degraded=True: the image is {found}, and that of task={operator.name} {wanted}x{wanted}")
+    return Input("image", measurement=pixels, mask=given)

@@ -1,9 +1,12 @@
 """Parts of command lines: what cannot be used is one line."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+from dsg.errors import first_line
 
 
 def positive(text: str) -> int:
@@ -14,6 +17,17 @@ def positive(text: str) -> int:
 def not_negative(text: str) -> int:
     """An integer, at least 0."""
     return _integer(text, 0)
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: a number above 0 is expected")
+    return number
 
 
 def _integer(text: str, least: int) -> int:
@@ -46,7 +60,7 @@ def exit_code(work: Callable[[], int | None], stopped: str = "the same command g
     try:
         return work() or 0
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {first_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"stopped; {stopped}", file=sys.stderr)

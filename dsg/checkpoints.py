@@ -11,6 +11,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from dsg import transfer
+from dsg.errors import first_line
 from dsg.records import check_record, file_hash
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -70,11 +71,6 @@ def _from_hub(repository: str) -> Path:
         except Exception:
             raise error from None
     return Path(get(revision=commit))
-
-
-def first_line(error: Exception, most: int = 160) -> str:
-    """What an error of another library says, short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 
 def _is_hub_id(name: str) -> bool:

@@ -19,6 +19,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 
+from dsg.errors import first_line
 from dsg.launcher import check, chosen
 
 GROUPS = ("model", "task", "sampler", "data")
@@ -50,11 +51,13 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     """The command line, its flags and overrides in whatever order.
 
     Raises:
-        ValueError: a launcher that is missing, or that would not be used.
+        ValueError: another main config than ours; a launcher that is missing, or that would not be used.
     """
     parser = get_args_parser()
     parser.usage = "python run.py [--help] [--cfg job] [-m] [--config-dir folder] key=value ..."
     found = parser.parse_intermixed_args(arguments)
+    if found.config_name or found.config_path:
+        raise ValueError("--config-name, --config-path: run.py has one main config; --config-dir adds YAML files to it")
     launcher = chosen(found.overrides)
     if launcher is not None:
         check(launcher, found.multirun)
@@ -100,7 +103,7 @@ def quote(text: str) -> str:
 
 
 def explain(error: Exception) -> str:
-    """Hydra's errors, and OmegaConf's, in one line."""
+    """Any error, in one line; Hydra's and OmegaConf's by their cause."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         near = difflib.get_close_matches(choice, error.options or [], 1)
@@ -108,7 +111,7 @@ def explain(error: Exception) -> str:
         return f"{group}={choice} is unknown: {guess}one of {', '.join(error.options or ['(none)'])}"
     if isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(line.strip() for line in str(error).splitlines()[:1])
+    return first_line(error)
 
 
 def _reads(value: str) -> bool:

@@ -262,7 +262,8 @@ def check_values(values: Mapping) -> None:
     run = {k: v for k, v in values.items() if k not in (*PARTS, "metrics")}
     problems = [p for path, options in _built(values) for p in check(options, locate(options["_target_"]), path)]
     problems += check(run, RunOptions, "")
-    problems += check({**values["task"], **run.get("assumed", {})}, locate(values["task"]["_target_"]), "assumed")
+    if isinstance(assumed := run.get("assumed"), Mapping):
+        problems += check({**values["task"], **assumed}, locate(values["task"]["_target_"]), "assumed")
     unknown = [problem.path for problem in problems if problem.message is None]
     if unknown:
         known = [*_paths(values), *(f"assumed.{option}" for option in values["task"])]
@@ -294,8 +295,10 @@ def _evaluated_by(task: Mapping) -> list[str]:
     """The metrics that a task names; of a sum of tasks, those of its parts that have a weight."""
     kind = locate(task["_target_"])
     names = list(kind.evaluated_by) if isinstance(kind, type) and issubclass(kind, Task) else []
-    for part, options in task.get("parts", {}).items():
-        names += _evaluated_by(options) if task.get("weights", {}).get(part) else []
+    parts, weights = task.get("parts"), task.get("weights")
+    if isinstance(parts, Mapping) and isinstance(weights, Mapping):  # else `check_values` says what is wrong
+        weighted = [options for part, options in parts.items() if weights.get(part) and isinstance(options, Mapping)]
+        names += [name for options in weighted for name in _evaluated_by(options)]
     return names
 
 

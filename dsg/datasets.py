@@ -7,9 +7,11 @@ manifest does not know is somebody else's.
 
 import csv
 import io
+import lzma
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +19,9 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dsg.errors import first_line
 from dsg.runs import images
 from dsg.runs.results import write_text
 
@@ -26,6 +29,7 @@ LARGEST, PIXELS = 64 << 20, 100_000_000
 MANIFEST, COLUMNS = "manifest.csv", ("id", "source", "sha256", "dataset", "protocol", "size")
 PROTOCOLS = ("crop", "released")
 CELEBA_TEST = 182_637  # the first test image of CelebA's partition
+DAMAGED = (zlib.error, lzma.LZMAError)  # compressed data
 Entries = dict[str, Callable[[], bytes]]  # name -> read it
 
 
@@ -77,8 +81,8 @@ def opened(source: Path) -> Iterator[Entries]:
                 yield {m.name: _reader(archive.extractfile, m) for m in archive if m.isfile()}
         else:
             raise ValueError(f"{source}: no such folder, .zip or .tar")
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(f"{source} cannot be read: {str(error).splitlines()[0]}") from None
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError, NotImplementedError, *DAMAGED) as error:
+        raise ValueError(f"{source} cannot be read: {first_line(error)}") from None
 
 
 def _reader(open_it: Callable, what) -> Callable[[], bytes]:
@@ -130,7 +134,7 @@ def choose(
             raise ValueError(f"the list of ids has {len(ids)}, {count} are wanted (--count, --ids)")
         if missing := [one for one in ids[:count] if one not in names]:
             raise ValueError(f"{dataset.name} {missing[0]} is missing, and {len(missing) - 1} more")
-        if small := [one for one in ids[:count] if not _large_enough(entries[names[one]], dataset)]:
+        if small := [one for one in ids[:count] if not _large_enough(entries, names[one], dataset)]:
             raise ValueError(f"{dataset.name} {small[0]} is in the list of ids, but smaller than {dataset.smallest} px")
         return list(ids[:count])
     keys = list(names) if dataset.mapping is None else _test_images(entries, names, dataset)
@@ -138,17 +142,17 @@ def choose(
     for key in keys:
         if len(chosen) == count:
             break
-        if _large_enough(entries[names[key]], dataset):
+        if _large_enough(entries, names[key], dataset):
             chosen.append(key)
     if len(chosen) < count:
         raise ValueError(f"only {len(chosen)} images of {dataset.name} there, {count} are wanted (--count)")
     return chosen
 
 
-def _large_enough(read: Callable[[], bytes], dataset: DataSet) -> bool:
+def _large_enough(entries: Entries, name: str, dataset: DataSet) -> bool:
     if dataset.smallest is None:
         return True
-    with Image.open(io.BytesIO(read())) as image:
+    with _image(entries[name](), name) as image:
         return min(image.size) >= dataset.smallest
 
 
@@ -162,6 +166,18 @@ def _test_images(entries: Entries, names: dict[str, str], dataset: DataSet) -> l
     return [key for key in names if key in test]
 
 
+@contextmanager
+def _image(data: bytes, name: str) -> Iterator[Image.Image]:
+    """The image in a file. Raises ValueError, which names it, if it is none or what is done with it does not work."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
+    except UnidentifiedImageError:  # whose message names the bytes in memory
+        raise ValueError(f"{name} cannot be prepared: it is no image") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{name} cannot be prepared: {first_line(error)}") from None
+
+
 def prepare_image(data: bytes, protocol: str, size: int, name: str) -> np.ndarray:
     """uint8 [size, size, 3]. crop: turned upright, central square, Lanczos (antialiased). released: the whole image
     squashed to a square by Pillow's bilinear filter.
@@ -169,18 +185,15 @@ def prepare_image(data: bytes, protocol: str, size: int, name: str) -> np.ndarra
     Raises:
         ValueError: no image, too large, or too small.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > PIXELS:
-                raise ValueError(f"{image.width}x{image.height} pixels are too many")
-            if min(image.size) < size:
-                raise ValueError(f"it is {image.width}x{image.height}, at least {size}x{size} is needed")
-            if protocol == "released":
-                return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return np.asarray(images.square(upright, size, images.ANTIALIAS))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be prepared: {str(error).splitlines()[0]}") from None
+    with _image(data, name) as image:
+        if image.width * image.height > PIXELS:
+            raise ValueError(f"{image.width}x{image.height} pixels are too many")
+        if min(image.size) < size:
+            raise ValueError(f"it is {image.width}x{image.height}, at least {size}x{size} is needed")
+        if protocol == "released":
+            return np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        return np.asarray(images.square(upright, size, images.ANTIALIAS))
 
 
 def read_manifest(out: Path) -> dict[str, dict[str, str]]:

@@ -9,6 +9,8 @@ from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
+from dsg.errors import first_line
+
 PLAIN = (NoneType, bool, int, float, str)
 WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "null"}
 
@@ -34,7 +36,7 @@ def locate(target: str) -> Callable:
         try:
             return resolve_name(target)  # a class in a class, or a method
         except (ImportError, AttributeError, ValueError):
-            raise ValueError(f"_target_={target} cannot be imported: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"_target_={target} cannot be imported: {first_line(error)}") from None
 
 
 @cache

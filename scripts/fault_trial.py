@@ -17,11 +17,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from dsg import faults  # noqa: E402
-from dsg.arguments import Parser, not_negative  # noqa: E402
-from dsg.runs.results import write_text  # noqa: E402
+from dsg import faults
+from dsg.arguments import Parser, not_negative
+from dsg.runs.results import write_text
 
 
 def main() -> int:

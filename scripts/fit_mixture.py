@@ -9,18 +9,18 @@ checkpoints/gaussian_mixture/ (fp16 safetensors) and its card, with held-out lik
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from hydra.utils import instantiate
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from dsg.arguments import Parser, positive
+from dsg.arguments import Parser, exit_code, positive
 from dsg.avatars64.faces import DATA, load_faces
 from dsg.checkpoints import REPOSITORY, record_shipped
 from dsg.config import load
@@ -28,6 +28,7 @@ from dsg.priors.gaussian_mixture import GaussianMixture
 from dsg.priors.mixture_fit import fit
 from dsg.runs import images
 from dsg.runs.inputs import to_tensor, to_uint8
+from dsg.runs.prepare import build
 from dsg.runs.results import write_text
 
 FOLDER = REPOSITORY / "checkpoints/gaussian_mixture"
@@ -109,16 +110,13 @@ def main() -> None:
     size, file = 16, FOLDER / "avatars16.safetensors"
     if file.exists() and not args.overwrite:
         parser.error(f"{file} is there already: add --overwrite to replace it")
-    try:
-        x = shrink(load_faces(), size)
-    except FileNotFoundError as error:
-        parser.error(str(error))
+    x = shrink(load_faces(), size)
     parameters = fit(x.flatten(1), args.components, args.rank, args.iterations, args.seed)
     FOLDER.mkdir(parents=True, exist_ok=True)
     half = {"means": torch.float16, "factors": torch.float16}
     save_file({k: v.to(half.get(k, torch.float32)).contiguous() for k, v in parameters.items()}, file)
     record_shipped(file)
-    mixture = instantiate(load(["model=gaussian_mixture"]).model)  # as it will be read
+    mixture = build(load(["model=gaussian_mixture"]).model)  # as it will be read
     held_out = {s: to_tensor(list(images.load(DATA / s, size).values())) for s in ("val", "test")}
     write_card(
         mixture, {"training": x, "validation": held_out["val"], "test": held_out["test"]}, args, file.stat().st_size
@@ -129,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main, stopped="nothing is kept"))

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from dsg.arguments import Parser
+from dsg.errors import first_line
 from dsg.report.collect import collect
 from dsg.report.main import folders_of, title_of
 
@@ -41,7 +42,7 @@ def save(made) -> int:
     try:
         made.save()
     except Exception as error:  # wandb raises whatever its parts raise
-        print(f"error: W&B did not save it: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"error: W&B did not save it: {first_line(error)}", file=sys.stderr)
         return 1
     print(made.url)
     return 0

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsg.checkpoints import first_line, load_pretrained, resolve
+from dsg.checkpoints import load_pretrained, resolve
+from dsg.errors import first_line
 from dsg.metrics.base import Column
 from dsg.runs.inputs import Input
 from tasks.base import Condition

@@ -103,8 +103,7 @@ class InverseProblem(Task):
         given = {"mask": torch.cat([i.mask for i in inputs])} if inputs[0].mask is not None else {}
         if inputs[0].measurement is None:
             return self.degrade(to_tensor([i.truth for i in inputs]), [i.id for i in inputs], seed, **given)
-        condition = self.observed(to_tensor([i.measurement for i in inputs]), **given)
-        return {**condition, "y": self.observed_part(condition["y"], condition)}
+        return self.observed(to_tensor([i.measurement for i in inputs]), **given)
 
     def degrade(self, x: Tensor, ids: Sequence[str], seed: int, **given: Tensor) -> dict[str, Tensor]:
         """The condition of clean images x [B, C, H, W], with noise on what is observed.
@@ -127,7 +126,8 @@ class InverseProblem(Task):
         return condition
 
     def observed(self, y: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
-        """The condition of a measurement y [B, ...] that is given, with its mask [1 or B, 1 or C, H, W], 1 = observed.
+        """The condition of a measurement y [B, ...] that is given, with its mask [1 or B, 1 or C, H, W], 1 = observed;
+        what y has elsewhere does not count.
 
         Raises:
             ValueError: if what belongs to A is missing, or does not fit.

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.checkpoints import first_line, resolve
+from dsg.checkpoints import resolve
+from dsg.errors import first_line
 
 
 def bicubic_matrix(n: int, factor: int) -> np.ndarray:

@@ -90,7 +90,8 @@ class Inpainting(LinearInverseProblem):
             raise ValueError(f"task={self.name} needs the mask that goes with y (1 = observed)")
         if mask.ndim != 4 or mask.shape[-2:] != y.shape[-2:]:
             raise ValueError(f"mask {tuple(mask.shape)} does not fit y {tuple(y.shape)}")
-        return {"y": y, "mask": mask.to(y).expand(len(y), -1, -1, -1)}
+        mask = mask.to(y).expand(len(y), -1, -1, -1)
+        return {"y": mask * y, "mask": mask}
 
 
 class BoxInpainting(Inpainting):

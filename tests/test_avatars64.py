@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from dsg.avatars64.guidance_card.networks import FILES
 from dsg.avatars64.guidance_card.text import agreement_reason
 from dsg.avatars64.guidance_training.base import seen
 from dsg.avatars64.guidance_training.loop import JOBS, Training
+from dsg.avatars64.prior_card.denoising import load_prior
 from dsg.runs import images
 from dsg.runs.inputs import to_tensor
 from tasks.networks.evaluator import IDENTITY as COMPARED
@@ -130,6 +132,14 @@ def test_a_missing_extra_is_one_clear_line(monkeypatch):
         ("train_guidance", ["nose"], "invalid choice: 'nose'"),
         ("train_guidance", ["parts", "--minutes", "nan"], "a number above 0"),
         ("train_guidance", ["parts", "--out", str(ROOT / "checkpoints/avatars64")], "add --overwrite"),
+        ("train_prior", ["--minutes", "0"], "a number above 0"),
+        ("train_prior", ["--config", "/none"], "/none"),
+        ("train_prior", ["--config", str(ROOT / "README.md")], "a YAML file with model.unet is expected"),
+        ("train_prior", ["--unet", "num_channels=33"], "do not divide into 8 groups"),
+        ("train_prior", ["--unet", "channels=32"], "--unet.channels is unknown"),
+        ("train_prior", ["--device", "cuda:99"], "device=cuda:99: this machine has"),
+        ("train_prior", ["--data", "/none"], "no faces in /none"),
+        ("estimate", ["train", "--data", "/none"], "no faces in /none"),
         ("describe_guidance", ["--people", "7"], "at least 100"),
         ("describe_guidance", ["--trained", "parts=1:2"], f"nothing on {', '.join(n for n in JOBS if n != 'parts')} ("),
         ("describe_guidance", ["--folder", "nowhere"], "no checkpoint at nowhere/identity.safetensors"),
@@ -144,6 +154,11 @@ def test_what_cannot_be_done_is_one_line(script, options, words, monkeypatch, ca
     said = capsys.readouterr()
     assert stopped.value.code == 2 and words in said.err and said.err.count("\n") == 1, said.err
     assert said.err.startswith("error: ") and said.out == ""
+
+
+def test_a_prior_without_weights_is_one_line():
+    with pytest.raises(FileNotFoundError, match="^no checkpoint at /none; get it with"):
+        load_prior(Path("/none"), [])
 
 
 def test_agreement_counts_what_evaluator_and_selector_say_of_the_same_face():

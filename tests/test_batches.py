@@ -74,7 +74,8 @@ def test_a_fixed_batch_that_does_not_fit_is_one_line_too(tmp_path):
 
 def test_a_film_has_its_frames_once_though_its_batch_was_tried_twice(tmp_path):
     run = run_of(tmp_path / "o", 2, batches("auto", 4, CUDA), images=4)
-    run.execute(callback=Film(run))
+    film = Film(run)
+    run.execute(callback=film, on_batch=film.write)
     for name in ("00000", "00003"):
         with Image.open(tmp_path / f"o/film/{name}.gif") as film:
             assert film.n_frames == 3

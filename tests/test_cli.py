@@ -145,6 +145,9 @@ BAD_INPUT = [
     (["task=super_resolution", "task.factor=1"], ["task.factor=1"]),
     (["data.degraded=true"], ["task.mask"]),
     (["wandb.mode=sometimes"], ["offline", "disabled"]),
+    (["assumed=3"], ["assumed=3: expected {option: value"]),
+    (["task=composite", "task.weights=null"], ["task.weights=None: expected {option: value"]),
+    (["task=composite", "task.parts=3"], ["task.parts=3: expected {option: value"]),
 ]
 
 
@@ -164,6 +167,8 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, overrides, words)
         (["model=nope"], ["avatars64", "ffhq256"]),
         (["sampler.steps=1"], ["error: sampler.steps=1", "2"]),
         (["model=ffhq256"], ["python scripts/fetch_checkpoints.py ffhq256"]),
+        (["--config-name", "nope"], ["--config-name", "--config-dir adds YAML files"]),
+        (["-m", "seed=0,1", "hydra.sweep.dir=README.md"], ["error: ", "File exists", "README.md"]),
     ],
 )
 def test_bad_input_on_the_command_line(tmp_path, overrides, words):

@@ -1,16 +1,17 @@
 """FID and KID: against torch-fidelity and pytorch-fid with the same random network, and against closed forms."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import compose_config
+from conftest import ROOT, compose_config
 from hydra.utils import instantiate
 from PIL import Image
 
 from dsg.metrics import inception as inception_module
-from dsg.metrics.distribution import FID, KID, kernel_distance
+from dsg.metrics.distribution import FID, KID, EvaluatorFrechet, kernel_distance
 from dsg.metrics.inception import Inception, Reference, save_statistics
 
 fidelity = pytest.importorskip("torch_fidelity")
@@ -139,8 +140,7 @@ def test_published_statistics_do_for_fid_but_not_for_kid(weights, folder, tmp_pa
     np.savez(tmp_path / "published.npz", mu=statistics.mean, sigma=statistics.covariance)
     expected = FID(str(folder), weights=weights, smallest=2)(OURS)
     assert FID(str(tmp_path / "published.npz"), weights=weights, smallest=2)(OURS) == pytest.approx(expected)
-    with pytest.raises(ValueError, match="has no features"):
-        KID(str(tmp_path / "published.npz"), weights=weights, smallest=4, subset_size=4)(OURS)
+    assert "has no features" in KID(str(tmp_path / "published.npz"), weights=weights).missing()
 
 
 @pytest.mark.parametrize("content", [b"", b"text", "mu"])
@@ -150,8 +150,7 @@ def test_what_holds_no_statistics_is_one_line(weights, tmp_path, content, few_fe
         np.savez(file, mu=np.zeros(3), sigma=np.zeros(3))
     else:
         file.write_bytes(content)
-    with pytest.raises(ValueError, match="wrong.npz"):
-        FID(str(file), weights=weights, smallest=2)(OURS)
+    assert "wrong.npz" in FID(str(file), weights=weights, smallest=2).missing()
 
 
 def test_the_reference_s_size_is_a_setting_that_changes_the_number(weights, folder, few_features):
@@ -175,9 +174,25 @@ def test_what_is_missing_is_said(tmp_path, weights, folder, monkeypatch):
     assert "fetch_checkpoints.py fid_inception" in FID(str(folder), weights=str(tmp_path / "none.pth")).missing()
     assert "no reference set at" in KID(str(tmp_path / "none"), weights=weights).missing()
     assert FID(str(folder), weights=weights).missing() is None
+    assert f"has {COUNT} images; kid.subset_size=1000" in KID(str(folder), weights=weights).missing()
+    (tmp_path / "empty").mkdir()
+    assert "no images in it" in FID(str(tmp_path / "empty"), weights=weights).missing()
     assert FID(str(tmp_path / "none"), weights=str(tmp_path / "none.pth")).fingerprint  # tables ask for it
     monkeypatch.setattr(inception_module, "find_spec", lambda name: None)
     assert "pip install torch-fidelity" in FID(str(folder), weights=weights).missing()
+
+
+def test_the_evaluator_s_weights_and_statistics_are_settings(tmp_path):
+    evaluator = shutil.copytree(ROOT / "checkpoints/avatars64/evaluator", tmp_path / "evaluator")
+    prints = {EvaluatorFrechet(str(evaluator)).fingerprint}
+    for name in ("labels.safetensors", "statistics.safetensors"):
+        with open(evaluator / name, "ab") as file:
+            file.write(b" ")
+        prints.add(EvaluatorFrechet(str(evaluator)).fingerprint)
+    assert len(prints) == 3
+    (evaluator / "statistics.safetensors").unlink()
+    assert "statistics.safetensors" in EvaluatorFrechet(str(evaluator)).missing()
+    assert EvaluatorFrechet(str(evaluator)).fingerprint  # tables ask for it
 
 
 def test_wrong_options_are_refused():

@@ -93,6 +93,12 @@ def test_failures_that_were_reported_stay_reported(run):
     assert summary(run)["failures"] == [failure]
 
 
+def test_a_run_that_was_killed_before_its_summary_can_be_evaluated(run):
+    (run / "metrics.json").unlink()
+    assert add_metrics(run, ["ssim"], {}) == {}
+    assert summary(run)["images"] == 3 and "ssim" in summary(run)["metrics"]
+
+
 def test_why_there_is_no_number_is_said(run):
     reasons = add_metrics(run, ["fid", "evaluator_frechet", "same_identity"], {})
     assert "needs a reference set" in reasons["fid"]
@@ -190,6 +196,17 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
     (other / "per_image.csv").write_text("")
     with pytest.raises(ValueError, match="damaged"):
         compare(first, other)
+
+
+def test_a_metric_that_raises_is_told_after_the_others_are_written(run, tmp_path):
+    evaluator = shutil.copytree(ROOT / "checkpoints/avatars64/evaluator", tmp_path / "evaluator")
+    (evaluator / "statistics.safetensors").write_bytes(b"damaged")
+    options = {"evaluator_frechet": {"smallest": 3, "checkpoint": str(evaluator)}}
+    with pytest.raises(ValueError, match="no evaluator_frechet: .* cannot be read as a checkpoint"):
+        add_metrics(run, ["evaluator_frechet", "ssim"], options)
+    assert "ssim" in summary(run)["metrics"]
+    (evaluator / "statistics.safetensors").unlink()
+    assert "statistics.safetensors" in add_metrics(run, ["evaluator_frechet"], options)["evaluator_frechet"]
 
 
 # --- the command line

@@ -192,3 +192,9 @@ def test_a_matrix_that_claims_more_than_its_file_holds_is_refused(tmp_path):
         file.write(bytes(1000))
     with pytest.raises(ValueError, match="a.npy cannot be read as a .npy array"):
         Matrix("linear", matrix=str(tmp_path / "a.npy"))
+
+
+def test_what_is_not_observed_does_not_count():
+    task, x = Inpainting("inpaint"), torch.rand(2, 3, 8, 8)
+    mask = (torch.arange(8) < 4).float().expand(1, 1, 8, 8)
+    assert torch.equal(task.loss(x, task.observed(x, mask)), torch.zeros(2))

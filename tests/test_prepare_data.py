@@ -99,6 +99,23 @@ def test_what_cannot_be_prepared_is_named(data):
         prepare_image(data, "crop", 8, "the_file")
 
 
+def test_a_broken_image_of_imagenet_is_named():
+    names = [f"ILSVRC2012_val_{i:08}.JPEG" for i in (1, 2)]
+    entries = {names[0]: lambda: encoded(300, 300), names[1]: lambda: b"text"}
+    with pytest.raises(ValueError, match=f"^{names[1]} cannot be prepared: it is no image$"):
+        choose(entries, candidates(entries, IMAGENET), IMAGENET, None, 2)
+
+
+def test_a_damaged_archive_is_one_line(tmp_path):
+    with zipfile.ZipFile(tmp_path / "f.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("00000.png", bytes(10_000))
+    data = bytearray((tmp_path / "f.zip").read_bytes())
+    data[39:45] = b"\xff" * 6  # behind the header of 30 bytes and the name: the deflate stream
+    (tmp_path / "f.zip").write_bytes(data)
+    with pytest.raises(ValueError, match=r"f.zip cannot be read: "), opened(tmp_path / "f.zip") as entries:
+        entries["00000.png"]()
+
+
 def test_images_and_files_are_bounded(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets, "PIXELS", 100)
     with pytest.raises(ValueError, match="too many"):

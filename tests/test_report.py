@@ -168,13 +168,15 @@ def test_single_run_has_a_page_in_its_folder(suite):
 
 
 def test_embedded_images_are_the_saved_ones(suite, page):
-    data = data_of(page)
+    data, embedded = data_of(page), 0
     for run in data["runs"]:
         for one in run["shown"]:
             if one["restored"]:
+                embedded += 1
                 content = base64.b64decode(data["pictures"][one["restored"]].partition(",")[2])
                 saved = suite / "runs" / run["path"] / "images" / f"{one['id']}.png"
                 assert np.array_equal(Image.open(io.BytesIO(content)), Image.open(saved))
+    assert embedded == 4 * len(IDS)  # of four runs
 
 
 def test_truth_of_all_runs_is_embedded_once(page):

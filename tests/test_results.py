@@ -1,8 +1,10 @@
 """The results folder: whose it is, what survives a kill, and several processes at once."""
 
+import errno
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 
@@ -99,7 +101,23 @@ def test_of_two_runs_that_want_one_folder_at_the_same_moment_one_gets_it(tmp_pat
         assert any("another run" in str(word) for word in said)
 
 
-def test_what_killed_processes_left_half_written_is_swept_and_what_living_ones_write_is_not(tmp_path):
+def test_a_file_system_without_hard_links_will_do(tmp_path, monkeypatch):
+    def refused(source, target):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refused)
+    for _ in range(2):
+        Results(tmp_path, {"number": 1}).claim("")
+    with pytest.raises(ValueError, match="another run: number was 1, now 2"):
+        Results(tmp_path, {"number": 2}).claim("")
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("host", ["node", "node-1.cluster.org"])
+def test_what_killed_processes_left_half_written_is_swept_and_what_living_ones_write_is_not(
+    tmp_path, monkeypatch, host
+):
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     mine = temporary_name(tmp_path / "a.png")

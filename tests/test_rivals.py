@@ -10,10 +10,11 @@ from hydra.utils import instantiate
 
 from dsg.noise import standard_normal
 from dsg.priors.base import CountedPrior, Prediction, Prior
-from dsg.samplers import sample
+from dsg.samplers import DPS, sample
 from dsg.samplers.daps import DAPS, network_time
 from dsg.samplers.ddrm import DDRM
 from dsg.samplers.diffpir import DiffPIR
+from dsg.samplers.diffrgd import DiffRGD
 from dsg.samplers.reddiff import REDDiff
 from dsg.samplers.sitcom import SITCOM
 from dsg.samplers.trust import TrustSampling
@@ -281,6 +282,8 @@ class Opaque(Inpainting):
         (DAPS(), OtherSchedule(), Inpainting("inpaint"), "sampler=daps knows t of DDPM's linear schedule only"),
         (DDRM(), Bimodal(), Opaque("motion"), "sampler=ddrm needs the singular values .* task=motion"),
         (TrustSampling(), Latent(), Anything("style"), "sampler.clip_denoised=true clamps latents"),
+        (DiffRGD(), Latent(), Anything("style"), "sampler.clip_denoised=true clamps latents"),
+        (DPS(), Latent(), Anything("style"), "sampler.clip_denoised=true clamps latents"),
         (REDDiff(steps=1001), Bimodal(), Inpainting("inpaint"), "sampler.steps=1001 is out of range"),
         *((s, Bimodal(), Anything("style"), f"sampler={n} restores") for n, s in SHORT.items() if n != "trust"),
         *((s, Latent(), Inpainting("inpaint"), f"sampler={n} .* no latent") for n, s in SHORT.items() if n != "trust"),

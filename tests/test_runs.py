@@ -10,12 +10,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import torch
+from conftest import ROOT
 from PIL import Image
 
 from dsg.config import load_with_sources
-from dsg.runs import main, tracking
+from dsg.runs import main, summary, tracking
+from dsg.runs.film import Film
 from dsg.runs.prepare import prepare
 from dsg.runs.tracking import log
+from dsg.samplers import StepState
 
 FAST = ["sampler.steps=3", "data.limit=3", "wandb.mode=disabled"]
 
@@ -169,6 +173,31 @@ def test_shards_together_are_the_run_of_one_process(tmp_path, finished, count):
     assert merged["metrics"] == single["metrics"] and merged["image_ids"] == single["image_ids"]
 
 
+def test_a_shard_that_ends_while_another_writes_its_summary_is_in_it(tmp_path, monkeypatch):
+    first, second = (prepared(tmp_path / "o", "data.limit=2") for _ in range(2))
+    first.shard, second.shard = (0, 2), (1, 2)
+    means, between = summary.means, [second.execute]
+
+    def slow(table):
+        while between:
+            between.pop()()
+        return means(table)
+
+    monkeypatch.setattr(summary, "means", slow)
+    first.execute()
+    assert first.results.summary()["images"] == 2
+
+
+def test_a_shard_without_work_ends_well(tmp_path, monkeypatch, capsys):
+    options = [*FAST, "data.limit=1", f"out={tmp_path / 'o'}", "wandb.mode=offline"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        assert main.run_one(*load_with_sources(options)) == 0
+        said = capsys.readouterr()
+        assert f"{1 - rank} images" in said.out and "W&B" not in said.err
+
+
 def test_one_image_has_no_interval(tmp_path):
     prepared(tmp_path / "o", "data.limit=1").execute()
     psnr = json.loads((tmp_path / "o/metrics.json").read_text())["metrics"]["psnr"]
@@ -297,6 +326,24 @@ def test_of_two_runs_that_begin_at_once_the_second_is_told_in_one_line(tmp_path,
 def test_why_a_metric_has_no_number_is_printed(finished, capsys):
     main.report(prepared(finished, "metrics=[psnr,evaluator_frechet]"))
     assert "not computed evaluator_frechet: 3 images are too few: at least 500" in capsys.readouterr().out
+
+
+def test_a_metric_that_raises_takes_no_other_with_it(tmp_path, capsys):
+    evaluator = shutil.copytree(ROOT / "checkpoints/avatars64/evaluator", tmp_path / "evaluator")
+    (evaluator / "statistics.safetensors").write_bytes(b"damaged")
+    out = tmp_path / "o"
+    config, sources = load_with_sources([*FAST, "metrics=[psnr,evaluator_frechet]", f"out={out}"])
+    config.metrics.evaluator_frechet.update({"checkpoint": str(evaluator), "smallest": 3})
+    for _ in range(2):
+        assert main.run_one(config, sources) == 1
+        said = capsys.readouterr().out
+        assert "not computed evaluator_frechet: " in said and "cannot be read as a checkpoint" in said
+        summary = json.loads((out / "metrics.json").read_text())
+        assert summary["metrics"]["psnr"]["mean"] > 0 and summary["set_metrics"] == {}
+        assert (out / "per_image.csv").exists()
+    shutil.copy(ROOT / "checkpoints/avatars64/evaluator/statistics.safetensors", evaluator)
+    assert main.run_one(config, sources) == 0
+    assert "evaluator_frechet" in json.loads((out / "metrics.json").read_text())["set_metrics"]
 
 
 # --- W&B
@@ -442,13 +489,34 @@ def test_the_contact_sheet_shows_all_images(finished):
     assert sheet.shape == (3 * (64 + 14), 3 * 66, 3)
 
 
-def test_a_film_shows_every_step(tmp_path):
-    from dsg.runs.film import Film
+@pytest.mark.parametrize(
+    "frames, options",
+    [
+        (3, []),
+        (6, ["sampler=diffpir", "sampler.steps=7"]),
+        (6, ["sampler=reddiff", "sampler.steps=6"]),  # 1000 // 6 makes seven levels
+        (3, ["sampler.travel.repeats=3", "sampler.travel.window=[0,1000]"]),
+        (50, ["model=gaussian_mixture", "task=denoise", "sampler=unconditional", "sampler.steps=99"]),
+    ],
+)
+def test_a_film_shows_every_step_and_has_fifty_frames_at_most(tmp_path, frames, options):
+    run = prepared(tmp_path / "o", "data.limit=1", *options)
+    film = Film(run)
+    run.execute(callback=film, on_batch=film.write)
+    with Image.open(tmp_path / "o/film/00000.gif") as shown:
+        assert shown.n_frames == frames and shown.width == shown.height
 
-    run = prepared(tmp_path / "o", "data.limit=1", "save_film=true")
-    run.execute(callback=Film(run))
-    with Image.open(tmp_path / "o/film/00000.gif") as film:
-        assert film.n_frames == 3 and film.size == (64, 64)
+
+def test_a_film_is_of_the_try_that_was_kept(tmp_path):
+    run = prepared(tmp_path / "o", "data.limit=2")
+    film, names = Film(run), ["dark", "bright"]
+    run.results.out.mkdir()
+    for level in (-1.0, 1.0):
+        for index in (1, 0):
+            film(StepState(index, 0.0, 0, None, torch.full((2, 3, 8, 8), level), None, None), names)
+    film.write(names, [0, 1])
+    shown = {name: np.asarray(Image.open(tmp_path / f"o/film/{name}.gif").convert("RGB")) for name in names}
+    assert shown["dark"].max() == 0 and shown["bright"].min() == 255
 
 
 def test_images_that_do_not_fit_their_measurements_are_warned_of(tmp_path):

@@ -104,6 +104,10 @@ def test_every_script_is_tried():
     assert list(WRONG) == NAMES
 
 
+def test_scripts_use_the_package_that_is_installed():
+    assert [path.name for path in SCRIPTS.rglob("*.py") if "sys.path" in path.read_text(encoding="utf-8")] == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_help_tells_what_a_script_does_and_every_option(name, monkeypatch, capsys):
     code, said, errors = called(name, ["--help"], monkeypatch, capsys)

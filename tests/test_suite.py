@@ -22,6 +22,8 @@ from dsg.benchmark.statistics import paired, summarise
 from dsg.benchmark.suite import FOLDER, Outcome, Suite, load, members, names, read
 from dsg.benchmark.tables import method_and_steps, sections
 from dsg.metrics.base import Column
+from dsg.samplers import DPS, Unconditional
+from dsg.samplers.denoise_oracle import DenoiseOracle
 
 PSNR, LPIPS = Column("psnr", "PSNR [dB]", 2, True), Column("lpips_vgg", "LPIPS", 3, False)
 WRITTEN = "table.md table.csv paired.csv grid.png steps.png step_sizes.png manifold_deviation.png".split()
@@ -67,6 +69,10 @@ def test_what_does_not_compete_is_never_in_bold():
 def markdown(competes):
     summary = summarise(tables(), {"inpaint": ["psnr", "lpips_vgg"]})
     return sections(summary, {"inpaint": [PSNR, LPIPS]}, method_and_steps, competes)
+
+
+def test_a_method_is_guided_if_its_sampler_is():
+    assert [Method.of(sampler).guided for sampler in (DPS(), DenoiseOracle(), Unconditional())] == [True, False, False]
 
 
 def test_a_base_method_and_its_dsg_share_a_colour_and_differ_in_the_line():

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dsg import launcher
 from dsg.benchmark.jobs import Job
 from dsg.cli import explain
+from dsg.errors import first_line
 from dsg.layers import CONFIGS
 
 OWN = ("_target_", "submitit_folder", "max_num_timeout", "name")  # not handed on as they are
@@ -94,5 +95,5 @@ def in_queue(
     by_id = {one.job_id: job for one, job in zip(submitted, jobs)}
     for done in as_completed(submitted, poll_frequency=poll):
         error = done.exception()  # of a job that was killed
-        told = f"job {done.job_id}: {(str(error).strip().splitlines() or [type(error).__name__])[0]}"
+        told = f"job {done.job_id}: {first_line(error)}"
         yield by_id[done.job_id], done.result() if error is None else [told]

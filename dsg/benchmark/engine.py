@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dsg.benchmark import cluster
 from dsg.benchmark.jobs import Job
+from dsg.errors import first_line
 
 EXPECTED = (ValueError, OSError)  # one clear line; anything else is told with where it happened
 
@@ -22,7 +23,7 @@ def planned(plan: Callable[[], Sequence[Job]]) -> tuple[Sequence[Job], list[str]
     try:
         jobs = plan()
     except EXPECTED as error:
-        return [], [str(error).splitlines()[0]]
+        return [], [first_line(error)]
     return jobs, check(jobs)
 
 
@@ -33,7 +34,7 @@ def check(jobs: Sequence[Job]) -> list[str]:
         try:
             job.check()
         except EXPECTED as error:
-            errors |= dict.fromkeys([str(error).splitlines()[0], *job.missing()])
+            errors |= dict.fromkeys([first_line(error), *job.missing()])
     return list(errors)
 
 
@@ -103,7 +104,7 @@ def _in_queue(todo: Sequence[Job], bar: tqdm, launcher: Sequence[str], folder: P
             failures += _report(job, failed)
             bar.update(job.work())
     except RuntimeError as error:  # the queue does not take them
-        failures.append(f"{launcher[0]}: {str(error).splitlines()[0]}")
+        failures.append(f"{launcher[0]}: {first_line(error)}")
     return failures
 
 
@@ -125,7 +126,7 @@ def _in_worker(job: Job) -> list[str]:
 def _told(error: BaseException) -> str:
     if not isinstance(error, EXPECTED):
         traceback.print_exception(error)
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _report(job: Job, failed: Sequence[str]) -> list[str]:

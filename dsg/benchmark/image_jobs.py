@@ -14,6 +14,7 @@ from dsg.benchmark.jobs import Job, Progress
 from dsg.benchmark.methods import Method
 from dsg.benchmark.speed import Speed, speed_of
 from dsg.benchmark.suite import call
+from dsg.errors import first_line
 from dsg.metrics.base import Column
 from dsg.runs.inputs import Data
 from dsg.runs.prepare import build, load_once_from, prepare
@@ -144,7 +145,8 @@ class ImageJob(Job):
         watch = None if self.watch is None else call(self.watch, self.out)
         failures = run.execute(on_progress, watch)
         log(run)
-        return [f"{f.id}: not finite at step {f.step_index} (t={f.t})" for f in failures]
+        failed = [f"{f.id}: not finite at step {f.step_index} (t={f.t})" for f in failures]
+        return failed + [f"{name}: {reason}" for name, reason in run.broken.items()]
 
     def tables(self) -> dict[str, pd.DataFrame]:
         table = pd.DataFrame() if self.results is None else self.results.table()
@@ -179,5 +181,5 @@ def _error(look: Callable[[], object]) -> str | None:
     try:
         look()
     except (ValueError, OSError) as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return None

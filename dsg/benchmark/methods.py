@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dsg.samplers import GuidedSampler, Sampler, Unconditional
+from dsg.samplers import GuidedSampler, Sampler
 
 LABELS = {
     "unconditional": "unconditional", "dps": "DPS", "freedom": "FreeDoM", "mpgd": "MPGD", "diffrgd": "DiffRGD",
@@ -36,7 +36,7 @@ class Method:
     @classmethod
     def of(cls, sampler: Sampler) -> "Method":
         spherical = isinstance(sampler, GuidedSampler) and sampler.spherical
-        return cls(sampler.name, sampler.base_method, spherical, not isinstance(sampler, Unconditional))
+        return cls(sampler.name, sampler.base_method, spherical, sampler.guided)
 
     @property
     def family(self) -> str:

@@ -17,6 +17,7 @@ from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.plan import image_job
 from dsg.benchmark.protocol import Extra, ReportJob, reported
 from dsg.benchmark.suite import Suite
+from dsg.errors import first_line
 from dsg.layers import read
 from dsg.runs.prepare import load_once_from
 from dsg.theory.plan import most_steps
@@ -102,7 +103,7 @@ def refusal(job: ImageJob) -> str | None:
     try:
         job.sampler_object.check(prior, job.task_object)
     except ValueError as error:
-        return str(error).splitlines()[0]
+        return first_line(error)
     return None
 
 

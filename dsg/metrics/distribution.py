@@ -1,10 +1,13 @@
 """Metrics of a set of images: distances between the distributions of their features."""
 
+from pathlib import Path
+
 import numpy as np
 
-from dsg.checkpoints import read_state_dict, resolve
+from dsg.checkpoints import read_state_dict, require, resolve
 from dsg.metrics.base import Column, SetMetric
 from dsg.metrics.inception import Inception, Reference, Statistics
+from dsg.records import file_hash
 
 
 class InceptionMetric(SetMetric):
@@ -33,7 +36,7 @@ class InceptionMetric(SetMetric):
     def missing(self) -> str | None:
         if self.reference is None:
             return f"{self.name} needs a reference set: {self.name}.reference=<folder, or .npz with statistics>"
-        return self.inception.missing() or self.reference.missing()
+        return self.inception.missing() or self.reference.missing(self.inception)
 
     def settings(self) -> dict:
         return {**self.inception.settings(), **(self.reference.settings() if self.reference else {})}
@@ -77,15 +80,17 @@ class KID(InceptionMetric):
     def settings(self) -> dict:
         return {**super().settings(), "subsets": self.subsets, "subset_size": self.subset_size}
 
+    def missing(self) -> str | None:
+        if reason := super().missing():
+            return reason
+        path, count = self.reference.path, self.reference.features(self.inception)
+        if not count:
+            return f"{path} has no features, which KID needs: a folder, or scripts/evaluate.py --statistics"
+        return f"{path} has {count} images; kid.subset_size={self.subset_size}" if count < self.subset_size else None
+
     def __call__(self, images: np.ndarray) -> float:
-        real = self.reference.statistics(self.inception).features
-        if real is None:
-            raise ValueError(
-                f"{self.reference.path} has no features, which KID needs: a folder, or scripts/evaluate.py --statistics"
-            )
-        if len(real) < self.subset_size:
-            raise ValueError(f"{self.reference.path} has {len(real)} images; kid.subset_size={self.subset_size}")
-        ours, real = self.inception.features(images), real.astype(np.float64)
+        ours = self.inception.features(images)
+        real = self.reference.statistics(self.inception).features.astype(np.float64)
         rng, size, found = np.random.RandomState(2020), self.subset_size, []  # torch-fidelity's draws
         for _ in range(self.subsets):
             some, others = (rng.choice(len(f), size, replace=False) for f in (ours, real))
@@ -108,16 +113,35 @@ class EvaluatorFrechet(SetMetric):
     def __init__(self, checkpoint: str | None = None, smallest: int = 500):
         self.checkpoint, self.smallest = checkpoint, smallest
 
+    @property
+    def statistics(self) -> Path:
+        return Path(self.checkpoint) / "statistics.safetensors"
+
     def missing(self) -> str | None:
-        return None if self.checkpoint else "this prior has no evaluator"
+        from tasks.networks.evaluator import files_of
+
+        if self.checkpoint is None:
+            return "this prior has no evaluator"
+        try:
+            files_of(self.checkpoint), require(self.statistics, "avatars64")
+        except FileNotFoundError as error:
+            return str(error)
+        return None
 
     def settings(self) -> dict:
-        return {"features": str(self.checkpoint), "statistics": "statistics.safetensors"}
+        """The evaluator's weights, and the statistics."""
+        from tasks.networks.evaluator import hash_of
+
+        if self.missing():
+            return {"evaluator": None, "statistics": None}
+        return {
+            "evaluator": hash_of(self.checkpoint)[:10], "statistics": file_hash(resolve(self.statistics))[:10]
+        }  # fmt: skip
 
     def __call__(self, images: np.ndarray) -> float:
-        from dsg.metrics.semantic import load_evaluator
+        from tasks.networks.evaluator import load_evaluator
 
-        real = read_state_dict(resolve(self.checkpoint) / "statistics.safetensors", "avatars64")
+        real = read_state_dict(resolve(self.statistics), "avatars64")
         features = load_evaluator(self.checkpoint).features(images).double().numpy()
         mean, covariance = (real[name].double().numpy() for name in ("mean", "covariance"))
         return frechet_distance(features.mean(0), np.cov(features.T), mean, covariance)

@@ -107,8 +107,26 @@ class Reference:
     size: int | None = None
     _found: dict = field(default_factory=dict, compare=False, repr=False)
 
-    def missing(self) -> str | None:
-        return None if self._file.exists() else f"no reference set at {self.path}"
+    def missing(self, inception: Inception) -> str | None:
+        """Images are looked for, statistics are read."""
+        if not self._file.exists():
+            return f"no reference set at {self.path}"
+        try:
+            self.features(inception)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def features(self, inception: Inception) -> int:
+        """How many images' features `statistics` gives; of statistics that keep none, 0.
+
+        Raises:
+            ValueError: see `statistics`.
+        """
+        if self._file.is_dir():
+            return len(pictures.find(self._file, "reference"))
+        found = self.statistics(inception).features
+        return 0 if found is None else len(found)
 
     def settings(self) -> dict:
         """`reference_hash`: of the .npz; of a folder's names and sizes of files, as a folder may be large."""

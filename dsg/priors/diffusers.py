@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dsg.checkpoints import file_hash, first_line, load_pretrained, require_folder
+from dsg.checkpoints import file_hash, load_pretrained, require_folder
+from dsg.errors import first_line
 from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.batching import in_fixed_batches
 from dsg.priors.prediction import to_eps

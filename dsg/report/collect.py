@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from dsg.benchmark.collect import DIVERSITY
 from dsg.benchmark.methods import COLORS, LABELS, Method
+from dsg.errors import first_line
 from dsg.layers import files, read
 from dsg.metrics.base import Column
 from dsg.report.command import command, overrides, parsed, variant
@@ -88,7 +89,7 @@ def collect(folders: Sequence[Path], config_dirs: Sequence[str] = ()) -> tuple[l
         try:
             entries.append(read_run(out, name_of(out, folders), config_dirs))
         except (ValueError, OSError, KeyError, TypeError) as error:
-            skipped.append(f"{name_of(out, folders)}: {str(error).splitlines()[0] if str(error) else 'damaged'}")
+            skipped.append(f"{name_of(out, folders)}: {first_line(error)}")
     if not entries:
         raise ValueError(f"{skipped[0]} (no run is finished)")
     entries = [*beside(entries, folders), *entries]

@@ -19,7 +19,7 @@ from dsg.metrics.base import Metric, SetMetric
 from dsg.options import check, locate, parameters, suggestion
 from dsg.runs.inputs import Data
 from dsg.runs.prepare import build, build_task
-from dsg.runs.results import OWNER, Results
+from dsg.runs.results import OWNER, SUMMARY, Results
 from dsg.runs.runner import Failure, Run, evaluate
 from dsg.runs.summary import NOT_METRICS, write_summary
 
@@ -50,12 +50,16 @@ def add_metrics(out: Path, names: Sequence[str], options: Mapping[str, Mapping],
         by metric, why there is none.
 
     Raises:
-        ValueError, OSError: one line.
+        ValueError, OSError: one line; where a metric cannot be computed, after the others are written.
     """
     run = finished_run(out, metric_configs(names, options, _saved(out)[0], config_dirs))
     check_images(run)
+    killed = not (out / SUMMARY).exists()  # before it was written
+    failures = [] if killed else [Failure(**failure) for failure in run.results.summary().get("failures", [])]
     evaluate(run)
-    write_summary(run, [Failure(**failure) for failure in run.results.summary().get("failures", [])])
+    write_summary(run, failures)
+    if run.broken:
+        raise ValueError("; ".join(f"no {name}: {reason}" for name, reason in run.broken.items()))
     wanted = [metric for metric in run.metrics if metric.name in names]
     return {metric.name: reason for metric in wanted if (reason := why_not(metric, run))}
 
@@ -63,7 +67,7 @@ def add_metrics(out: Path, names: Sequence[str], options: Mapping[str, Mapping],
 def why_not(metric: Metric, run: Run) -> str | None:
     """Why the run has no such number, in one line."""
     count = len(run.results.rows())
-    if reason := metric.missing():
+    if reason := metric.missing() or run.broken.get(metric.name):
         return reason
     if not metric.applies(run.inputs):
         return "this task has nothing to compare with"

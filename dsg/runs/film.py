@@ -1,5 +1,6 @@
 """A run as films: the predicted clean image of every step, from noise to the result."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,26 +18,33 @@ SECONDS = 5.0  # of a film
 
 
 class Film:
-    """A callback that writes `film/<name>.gif` for every image of a batch when its last step is done."""
+    """What a run calls to film its images: with every step (`callback`), and with every batch (`on_batch`)."""
 
     def __init__(self, run: Run):
         self.prior, self.folder = run.prior, run.results.out / "film"
-        self.every = max(1, run.sampler.steps // FRAMES)
-        self.frames: list[np.ndarray] = []
-        self.last = 0  # index of the last step that was seen
+        self.names: Sequence[str] = ()  # of the batch that is being filmed
+        self.tries: list[dict[int, np.ndarray]] = []  # of that batch: by step index a frame of each image
+        self.last = (0, 0)  # step that was seen
+        self.every = 1  # so many steps a frame
 
     def __call__(self, state: StepState, names: Sequence[str]) -> None:
-        if state.index > self.last:
-            self.frames = []  # a new batch, or one that did not fit and begins again at half its size
-        self.last = state.index
-        if state.index % self.every == 0:
+        if names is not self.names:  # another batch, or one that did not fit and begins again at half its size
+            self.names, self.tries = names, []
+        step = (state.index, -state.repeat)  # descends within a try
+        if not self.tries or step >= self.last:
+            self.tries.append({})
+            self.every = math.ceil((state.index + 1) / FRAMES)
+        self.last = step
+        if state.index % self.every == 0:  # a repeated step is shown as it was at last
             with torch.no_grad():
-                self.frames.append(to_uint8(torch.nan_to_num(self.prior.decode(state.x0))))
-        if state.index == 0:
-            self.folder.mkdir(exist_ok=True)
-            for i, name in enumerate(names):
-                write_gif(self.folder / f"{name}.gif", [frame[i] for frame in self.frames])
-            self.frames = []
+                self.tries[-1][state.index] = to_uint8(torch.nan_to_num(self.prior.decode(state.x0)))
+
+    def write(self, names: Sequence[str], kept: Sequence[int]) -> None:
+        """`film/<name>.gif` of every image's kept try."""
+        self.folder.mkdir(exist_ok=True)
+        for i, (name, number) in enumerate(zip(names, kept)):
+            write_gif(self.folder / f"{name}.gif", [frame[i] for frame in self.tries[number].values()])
+        self.names, self.tries = (), []
 
 
 def write_gif(path: Path, frames: Sequence[np.ndarray]) -> None:

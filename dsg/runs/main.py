@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from dsg.errors import first_line
 from dsg.runs.contact_sheet import write_contact_sheet
 from dsg.runs.evaluation import why_not
 from dsg.runs.film import Film
@@ -25,12 +26,13 @@ def run_one(
         on_finished: called with the run's metrics.json.
 
     Returns:
-        the exit code: 0, 1 if images failed or could not be written, 2 for bad input, 130 if it was interrupted.
+        the exit code: 0, 1 if images or metrics failed or could not be written, 2 for bad input, 130 if
+        interrupted.
     """
     try:
         run = prepare(config, sources)
     except (ValueError, OSError) as error:
-        print(f"error: {first_lines(error)}", file=sys.stderr)
+        print(f"error: {first_line(error)}", file=sys.stderr)
         return 2
     for note in run.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -40,12 +42,12 @@ def run_one(
         print(f"stopped; the same command goes on: {run.results.out}", file=sys.stderr)
         return 130
     except ValueError as error:  # another run took the folder in between
-        print(f"error: {first_lines(error)}", file=sys.stderr)
+        print(f"error: {first_line(error)}", file=sys.stderr)
         return 2
     except OSError as error:
         done = len(run.results.rows()) if run.results.out.exists() else 0
         print(
-            f"error: {first_lines(error)}; {done} images are safe in {run.results.out}, the same command goes on",
+            f"error: {first_line(error)}; {done} images are safe in {run.results.out}, the same command goes on",
             file=sys.stderr,
         )
         return 1
@@ -56,7 +58,7 @@ def run_one(
     log(run)
     for failure in failures:
         print(f"failed: {failure.id}: not finite at step {failure.step_index} (t={failure.t})", file=sys.stderr)
-    return 1 if failures else 0
+    return 1 if failures or run.broken else 0
 
 
 def with_progress(run: Run) -> list:
@@ -65,7 +67,11 @@ def with_progress(run: Run) -> list:
         print(f"finished already: {run.results.out}")
     description = f"{run.task.name} {run.sampler.name}"
     with tqdm(total=work, unit="pass", desc=description, disable=work == 0, smoothing=0.05) as bar:
-        failures = run.execute(bar.update, Film(run) if run.config.save_film else None)
+        if run.config.save_film:
+            film = Film(run)
+            failures = run.execute(bar.update, film, film.write)
+        else:
+            failures = run.execute(bar.update)
     if work and run.results.rows():
         write_contact_sheet(run)
     return failures
@@ -103,8 +109,3 @@ def misfits(run: Run) -> list[str]:
         f"the residual is {residual:.2g} where the noise is {noise:.2g}: the images do not fit their measurements. "
         "Does the prior know such images? avatars64 knows drawn faces only; ffhq256 knows faces, imagenet256 more"
     ]
-
-
-def first_lines(error: BaseException) -> str:
-    """What an error says, on one line."""
-    return " ".join(str(error).split("\n")[0:1]).strip() or type(error).__name__

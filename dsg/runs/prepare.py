@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dsg.checkpoints import resolve
 from dsg.config import to_yaml
+from dsg.errors import first_line
 from dsg.runs.batches import batches
 from dsg.runs.inputs import Data
 from dsg.runs.results import Results, identity, short_hash
@@ -39,11 +40,7 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
     device = pick_device(config.device)
     sampler, task, prior = build(config.sampler), build_task(config), load_once_from(config.model)
     shape = prior.image_shape
-    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
-        raise ValueError(
-            f"model={config.model.name} has points of shape {shape}, and run.py restores images (3, n, n): "
-            "use dsg.samplers.sample, or dsg.theory (docs/theory.md)"
-        )
+    check_shape(config.model.name, shape)
     if prior.cpu_batch < 0:
         raise ValueError(f"model.cpu_batch={prior.cpu_batch}: an integer, 0 or more")
     task.check(shape)
@@ -62,6 +59,15 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
     )  # fmt: skip
     run.pending()  # refuses inputs that have changed
     return run
+
+
+def check_shape(model: str, shape: tuple[int, ...]) -> None:
+    """Raises ValueError if a prior of this `image_shape` has no square images in colour."""
+    if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        raise ValueError(
+            f"model={model} has points of shape {shape}, and run.py restores images (3, n, n): "
+            "use dsg.samplers.sample, or dsg.theory (docs/theory.md)"
+        )
 
 
 def check_name(option: str, name: str) -> None:
@@ -90,7 +96,7 @@ def build(config: DictConfig):
         cause = error.__cause__ or error
         if isinstance(cause, (ValueError, FileNotFoundError)):
             raise cause from None
-        raise ValueError(f"{config.get('name', config.get('_target_'))}: {str(cause).splitlines()[0]}") from cause
+        raise ValueError(f"{config.get('name', config.get('_target_'))}: {first_line(cause)}") from cause
 
 
 def build_task(config: DictConfig) -> Task:

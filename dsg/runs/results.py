@@ -24,7 +24,7 @@ from yaml import YAMLError
 from dsg.metrics.base import Metric
 from dsg.samplers.base import unused_options
 
-OWNER, PARTS = "config.yaml", "parts"
+OWNER, PARTS, SUMMARY = "config.yaml", "parts", "metrics.json"
 BY = "by:"  # in a record: with which settings a metric was computed
 # of a model: where its file lies (its hash counts) and what changes no more than rounding
 SPEED = {"checkpoint", "compile", "channels_last", "cpu_batch", "use_checkpoint"}
@@ -84,7 +84,7 @@ class Results:
         try:
             with named(self.out / OWNER):
                 temporary.write_text(text, encoding="utf-8")
-                os.link(temporary, self.out / OWNER)  # fails if another process was first
+                place(temporary, self.out / OWNER)
         except FileExistsError:
             self.check_owner()
         finally:
@@ -180,7 +180,7 @@ class Results:
 
     def summary(self) -> dict:
         """metrics.json."""
-        return json.loads((self.out / "metrics.json").read_text(encoding="utf-8"))
+        return json.loads((self.out / SUMMARY).read_text(encoding="utf-8"))
 
 
 def file_digest(path: Path) -> str | None:
@@ -191,8 +191,13 @@ def file_digest(path: Path) -> str | None:
         return None
 
 
+def host_name() -> str:
+    """Of this machine, without dots: they divide the names of temporary files."""
+    return socket.gethostname().replace(".", "_")
+
+
 def process_name() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}"
+    return f"{host_name()}-{os.getpid()}"
 
 
 def temporary_name(path: Path) -> Path:
@@ -210,6 +215,26 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
+def place(temporary: Path, path: Path) -> None:
+    """`path` gets the text of `temporary`, and is there whole or not at all.
+
+    Raises:
+        FileExistsError: it is there already; of several processes one is first.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: as good, unless the process is killed between these lines
+        with open(path, "x", encoding="utf-8") as file:
+            try:
+                file.write(temporary.read_text(encoding="utf-8"))
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
+
+
 def write_text(path: Path, text: str) -> None:
     """The file is there whole or not at all; one that says the same already is not touched."""
     if path.exists() and path.read_bytes() == text.encode():
@@ -225,7 +250,7 @@ def write_text(path: Path, text: str) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove the half-written files of processes of this machine that live no more."""
-    host = socket.gethostname()
+    host = host_name()
     for file in folder.rglob("*.partial"):
         owner, _, _ = file.name.removesuffix(".partial").rpartition(".")[2].rpartition("-")
         name, _, pid = owner.rpartition("-")

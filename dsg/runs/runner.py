@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,13 +13,14 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from dsg.checkpoints import REPOSITORY
+from dsg.errors import first_line
 from dsg.metrics.base import ImageMetric, Metric, SetMetric
 from dsg.noise import ImageNoise
 from dsg.priors.base import CountedPrior, Prior
 from dsg.runs import images
 from dsg.runs.batches import USUAL, Batches, forget_peak, peak_memory
 from dsg.runs.inputs import Input, to_uint8
-from dsg.runs.results import BY, Results, file_digest, write_text
+from dsg.runs.results import BY, SUMMARY, Results, file_digest, write_text
 from dsg.runs.shards import shard_of_this_process
 from dsg.runs.summary import write_summary
 from dsg.runs.tries import best_try
@@ -45,6 +47,13 @@ class Failure:
     t: float
 
 
+class Made(NamedTuple):
+    """What a batch came to: the images that failed, and which of its tries each image is."""
+
+    failures: list[Failure]
+    kept: Sequence[int]
+
+
 @dataclass
 class Run:
     """A prior, a task, a sampler and a set of inputs, all checked (`dsg.runs.prepare`)."""
@@ -63,6 +72,7 @@ class Run:
     device: torch.device = torch.device("cpu")
     notes: Sequence[str] = ()  # what the user should know before it starts
     shard: tuple[int, int] = field(default_factory=shard_of_this_process)
+    broken: dict[str, str] = field(default_factory=dict)  # metrics that raised, and what
 
     def __post_init__(self):
         self.metrics = [metric.of(self) for metric in self.metrics]
@@ -104,16 +114,20 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return not self.pending() and (self.results.out / "metrics.json").exists() and not unevaluated(self)
+        return not self.pending() and (self.results.out / SUMMARY).exists() and not unevaluated(self)
 
     def execute(
-        self, on_progress: Callable[[int], None] = lambda passes: None, callback: Callable | None = None
+        self,
+        on_progress: Callable[[int], None] = lambda passes: None,
+        callback: Callable | None = None,
+        on_batch: Callable[[Sequence[str], Sequence[int]], None] = lambda names, kept: None,
     ) -> list[Failure]:
         """Restore what is not finished, evaluate what is not evaluated, write `per_image.csv` and `metrics.json`.
 
         Args:
             on_progress: called with the forward passes that were done, of one image each; a backward pass counts two.
             callback: called as `callback(state, names)` after every step.
+            on_batch: called as `on_batch(names, kept)` when a batch is saved, with the try that each image is.
 
         Returns:
             the images that failed; the others are done.
@@ -129,7 +143,8 @@ class Run:
                 self.batches.did_not_fit(len(batch))
             else:
                 self.batches.fitted(len(batch))
-                failures, todo = failures + made, todo[len(batch) :]
+                failures, todo = failures + made.failures, todo[len(batch) :]
+                on_batch([item.name for item in batch], made.kept)
         evaluate(self)
         write_summary(self, failures)
         return failures
@@ -165,9 +180,7 @@ def condition_of(run: Run, inputs: Sequence[Input]) -> dict[str, Tensor]:
     return {k: v.to(run.device) for k, v in run.task.condition(inputs, run.seed).items()}
 
 
-def run_if_it_fits(
-    run: Run, batch: list[Item], on_progress: Callable, callback: Callable | None
-) -> list[Failure] | None:
+def run_if_it_fits(run: Run, batch: list[Item], on_progress: Callable, callback: Callable | None) -> Made | None:
     """`run_batch`, or None if the device's memory does not hold the batch; its progress is taken back then."""
     passes = []
 
@@ -183,7 +196,7 @@ def run_if_it_fits(
     return None
 
 
-def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Callable | None) -> list[Failure]:
+def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Callable | None) -> Made:
     names, inputs = [item.name for item in batch], [item.input for item in batch]
     condition = condition_of(run, inputs)
     prompts = [i.prompt for i in inputs] if run.task.prompts_prior and any(i.prompt for i in inputs) else None
@@ -205,7 +218,7 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
 
     forget_peak(run.device)
     start = time.perf_counter()
-    x0 = best_try(run.task, run.prior, condition, one_try)
+    x0, kept = best_try(run.task, run.prior, condition, one_try)
     with torch.no_grad():
         restored = run.prior.decode(x0).clamp(-1, 1)
         own = {k: v.cpu() for k, v in run.task.metrics(restored, condition).items()}
@@ -226,7 +239,7 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
             rows.append(row_of(run, item, {**numbers, **{k: v[i].item() for k, v in own.items()}}, files))
     if rows:
         run.results.add(rows)
-    return failures
+    return Made(failures, kept.tolist())
 
 
 def save(run: Run, item: Item, pixels: np.ndarray, condition: Mapping[str, Tensor]) -> dict[str, str]:
@@ -271,11 +284,14 @@ def computed(metric: ImageMetric, row: Mapping) -> bool:
 
 def evaluate(run: Run, chunk: int = 64) -> None:
     """Compute the metrics that are missing, from the saved images."""
+    run.broken.clear()
     for metric, items in unevaluated(run):
         for start in range(0, len(items), chunk):
             part = items[start : start + chunk]
             pixels = np.stack([run.results.image(item.name) for item in part])
-            values = metric(pixels, [item.input for item in part])
+            values = attempt(run, metric, metric, pixels, [item.input for item in part])
+            if values is None:
+                break
             by = {f"{BY}{metric.name}": metric.fingerprint}
             run.results.add([{"id": i.name, metric.name: v, **by} for i, v in zip(part, values)])
     rows = run.results.rows()
@@ -284,8 +300,22 @@ def evaluate(run: Run, chunk: int = 64) -> None:
         wanted = isinstance(metric, SetMetric) and metric.missing() is None and len(names) >= metric.smallest
         if wanted and len(names) == len(run.items) and run.results.set_record(metric, names) is None:
             pixels = np.stack([run.results.image(name) for name in names])
-            numbers = {"value": metric(pixels), **metric.beside(pixels)}
-            run.results.add([run.results.new_set_record(metric, names, numbers)])
+            numbers = attempt(run, metric, set_numbers, metric, pixels)
+            if numbers is not None:
+                run.results.add([run.results.new_set_record(metric, names, numbers)])
+
+
+def set_numbers(metric: SetMetric, images: np.ndarray) -> dict[str, float]:
+    return {"value": metric(images), **metric.beside(images)}
+
+
+def attempt(run: Run, metric: Metric, compute: Callable, *arguments):
+    """What `compute` gives; None if it raises, which `run.broken` tells: the other metrics are not lost with it."""
+    try:
+        return compute(*arguments)
+    except (ValueError, OSError) as error:
+        run.broken[metric.name] = first_line(error)
+        return None
 
 
 def versions(device: torch.device) -> dict[str, str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from dsg.benchmark.statistics import bootstrap
-from dsg.runs.results import Results, write_text
+from dsg.runs.results import SUMMARY, Results, write_text
 
 MADE_WITH = ("code", "torch", "device")
 OF_THE_BATCH = ["batch_size", "peak_memory"]  # in the parts; of the images they say nothing
@@ -18,7 +18,17 @@ NOT_METRICS = {
 
 
 def write_summary(run, failures: Sequence) -> None:
-    """Both files, over the images that this run asks for; files that would not change are left alone."""
+    """Both files, over the images that this run asks for; files that would not change are left alone.
+
+    Another process may add records between the reading and the writing: then they are written anew, or the older
+    table would stay if that process wrote first.
+    """
+    count = None
+    while count != (count := len(run.results.records())):
+        _write_summary(run, failures)
+
+
+def _write_summary(run, failures: Sequence) -> None:
     table = run.results.table()
     if len(table):
         columns = table.drop(columns=OF_THE_BATCH, errors="ignore")
@@ -37,8 +47,7 @@ def write_summary(run, failures: Sequence) -> None:
         "image_ids": list(table.index),
         "versions": {k: sorted(table[k].unique()) for k in MADE_WITH} if len(table) else {},
     }
-    if summary["images"] or failures:
-        write_text(run.results.out / "metrics.json", json.dumps(summary, indent=1) + "\n")
+    write_text(run.results.out / SUMMARY, json.dumps(summary, indent=1) + "\n")
 
 
 PER_IMAGE = {

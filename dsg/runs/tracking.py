@@ -6,6 +6,7 @@ Trouble with W&B is one line of warning: the results are on the disk, and the ne
 import os
 import sys
 
+from dsg.errors import first_line
 from dsg.runs.results import Results, file_digest, short_hash, write_text
 from dsg.runs.runner import Run
 
@@ -37,7 +38,7 @@ def _client():
 def log(run: Run) -> None:
     """Log the run, unless exactly this has been logged already. Never raises."""
     settings, results = run.config.wandb, run.results
-    if settings.mode == "disabled":
+    if settings.mode == "disabled" or not results.rows():
         return
     state = f"{settings.mode} {file_digest(results.out / 'metrics.json')}\n"
     mark = results.out / MARK
@@ -48,7 +49,7 @@ def log(run: Run) -> None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # wandb raises whatever its parts raise, SystemExit among it
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         print(f"warning: W&B could not log this run ({reason}); the next call tries again", file=sys.stderr)
 
 

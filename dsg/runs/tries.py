@@ -9,22 +9,24 @@ from dsg.priors.base import Prior
 from tasks.base import Condition, Task
 
 
-def best_try(task: Task, prior: Prior, condition: Condition, sample: Callable[[int], Tensor]) -> Tensor:
-    """x0 [B, ...] of `sample(k)`, k = 0 .. task.tries-1, with the least loss, image by image.
+def best_try(task: Task, prior: Prior, condition: Condition, sample: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+    """x0 [B, ...] of `sample(k)`, k = 0 .. task.tries-1, with the least loss, image by image; and which k that is, [B].
 
     A try that is not finite loses to every other.
     """
     best = sample(0)
+    kept = torch.zeros(len(best), dtype=torch.long, device=best.device)
     if task.tries == 1:
-        return best
+        return best, kept
     least = finite_loss(task, prior, condition, best)
     for k in range(1, task.tries):
         x0 = sample(k)
         loss = finite_loss(task, prior, condition, x0)
         better = loss < least
         best = torch.where(better.reshape(-1, *[1] * (x0.ndim - 1)), x0, best)
+        kept[better] = k
         least = torch.where(better, loss, least)
-    return best
+    return best, kept
 
 
 def finite_loss(task: Task, prior: Prior, condition: Condition, x0: Tensor) -> Tensor:

@@ -94,12 +94,14 @@ class Sampler(ABC):
         steps: number of reverse steps.
         base_method: name of the sampler that it is compared with; None if with none.
         guided: whether it uses the task's loss.
+        clip_denoised: whether it clamps x0 to [-1, 1].
     """
 
     name: str
     steps: int
     base_method: str | None = None
     guided = True
+    clip_denoised = False
 
     @abstractmethod
     def sample(
@@ -117,6 +119,8 @@ class Sampler(ABC):
 
     def check(self, prior: Prior, task) -> None:
         """Raise a ValueError, one line, if this sampler cannot work with them; no weights are needed for that."""
+        if self.clip_denoised and prior.image_shape != prior.shape:
+            raise ValueError("sampler.clip_denoised=true clamps latents, which have no bounds: use false")
 
     def draws(self, schedule: NoiseSchedule) -> list[Draw]:
         """The draws that `sample` will ask for, in its order, so that they can be made ahead; empty: made when asked

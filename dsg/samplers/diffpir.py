@@ -75,7 +75,8 @@ class DiffPIR(InverseSampler):
                 eps = eps + math.sqrt(self.zeta) * noise(step.index)
             x_prev = math.sqrt(ab_prev) * found + math.sqrt(1 - ab_prev) * eps
             if callback is not None:
-                callback(StepState(step.index, step.t, 0, x, x0, x_prev, None))
+                # the draws are numbered with the level at t = 0, from which no step goes; the steps end at 0
+                callback(StepState(step.index - 1, step.t, 0, x, x0, x_prev, None))
             x = x_prev
         return x
 

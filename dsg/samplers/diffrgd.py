@@ -118,6 +118,7 @@ class DiffRGD(Sampler):
         return self.eta > 0 and step.index > 1 and (self.steps - 1 - step.index) % self.interval == 0
 
     def check(self, prior: Prior, task) -> None:
+        super().check(prior, task)
         if self.steps > len(prior.schedule):
             raise ValueError(f"sampler.steps={self.steps} is out of range: 2 to {len(prior.schedule)}")
         if self.eta == 0:

@@ -277,6 +277,7 @@ class GuidedSampler(Sampler):
     # --- what others want to know
 
     def check(self, prior: Prior, task) -> None:
+        super().check(prior, task)
         prior.schedule.timesteps(self.steps, self.spacing)
         if self.kernel == "ddpm" and self.variance == "learned_range" and not prior.learns_variance:
             raise ValueError("sampler.variance=learned_range, but this prior learned no variance: use fixed_small")

@@ -90,7 +90,8 @@ class REDDiff(InverseSampler):
             following = mu + adam.change(gradient)
             if callback is not None:
                 x0 = (x - math.sqrt(1 - step.alpha_bar) * eps) / math.sqrt(step.alpha_bar)
-                callback(StepState(step.index, step.t, 0, x, x0, following, loss.detach()))
+                # the draws are numbered with the level at t = 0, from which no step goes; the steps end at 0
+                callback(StepState(step.index - 1, step.t, 0, x, x0, following, loss.detach()))
             mu = following
         return mu
 

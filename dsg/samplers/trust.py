@@ -103,9 +103,8 @@ class TrustSampling(Sampler):
         return schedule.steps_at(torch.linspace(-1, len(schedule) - 1, self.steps + 1).int().tolist()[1:])
 
     def check(self, prior: Prior, task) -> None:
+        super().check(prior, task)
         prior.schedule.timesteps(self.steps, "linspace")
-        if self.clip_denoised and prior.image_shape != prior.shape:
-            raise ValueError("sampler.clip_denoised=true clamps latents, which have no bounds: use false")
 
     def draws(self, schedule: NoiseSchedule) -> list[Draw]:
         return [Draw("step", step.index, 0) for step in self.reverse_steps(schedule)[:-1]] if self.eta else []

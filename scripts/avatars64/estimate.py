@@ -12,13 +12,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from hydra.utils import instantiate
 from tqdm import tqdm
 
 from dsg import config
 from dsg.arguments import Parser, exit_code
 from dsg.avatars64.estimates import estimate_shard
 from dsg.avatars64.faces import DATA, shards_of
+from dsg.runs.prepare import build
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     shards = {name: shards_of(args.data / name) for name in args.sets}
-    prior = instantiate(config.load(["model=avatars64", *args.model]).model).load()
+    prior = build(config.load(["model=avatars64", *args.model]).model).load()
     for name, files in shards.items():
         folder = args.data / f"{name}_estimates"
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,30 +16,21 @@ the embedded weights; `scripts/avatars64/describe_guidance.py` writes their card
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
-from dsg.arguments import Parser, exit_code
+from dsg.arguments import Parser, exit_code, positive_number
 from dsg.avatars64.faces import DATA
 from dsg.avatars64.guidance_training.loop import JOBS, SEEDS, Training
 from dsg.checkpoints import REPOSITORY
 
 
-def minutes(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: a number above 0 is expected")
-    return number
-
-
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("name", choices=list(JOBS))
-    parser.add_argument("--minutes", type=minutes, default=10, help="of training, all resumed parts together (10)")
+    parser.add_argument(
+        "--minutes", type=positive_number, default=10, help="of training, all resumed parts together (10)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="0; the evaluator takes 1000 more, the selector 2000")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the faces (data/avatars64)")
     out = REPOSITORY / "checkpoints/avatars64/training"

@@ -24,22 +24,30 @@ The state is in --out: training.pt (all that is needed to go on), training_log.c
 
 import argparse
 import signal
+import sys
 from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from dsg.arguments import Parser, positive
+from dsg.arguments import Parser, exit_code, positive, positive_number
 from dsg.avatars64.faces import DATA, read_shards
 from dsg.avatars64.prior_training.trainer import Trainer, replace
 from dsg.checkpoints import REPOSITORY, record_shipped
+from dsg.options import check
+from dsg.priors.adm import ADMUNet
+from dsg.runs.prepare import pick_device
 
 
 def parse_args() -> argparse.Namespace:
     parser = Parser(__doc__)
     add = parser.add_argument
     budget = parser.add_mutually_exclusive_group()
-    budget.add_argument("--minutes", type=float, default=360, help="computing time of all parts together [360]")
+    budget.add_argument(
+        "--minutes", type=positive_number, default=360, help="computing time of all parts together [360]"
+    )
     budget.add_argument("--steps", type=positive, help="steps of all parts together, in place of minutes")
     add("--prediction", choices=("v", "eps", "x0"), default="v", help="what the network puts out [v]")
     add(
@@ -74,8 +82,16 @@ def parse_args() -> argparse.Namespace:
         parser.error("--linear goes with --prediction v: say --linear 0 for another")
     if args.attributes and not args.linear:
         parser.error("--attributes needs --linear: say --attributes without a name")
-    unet = OmegaConf.merge(OmegaConf.load(args.config).model.unet, OmegaConf.from_dotlist(args.unet))
-    args.unet = OmegaConf.to_container(unet)
+    pick_device(args.device)
+    try:
+        shipped = OmegaConf.load(args.config).model.unet
+    except (YAMLError, OmegaConfBaseException, AttributeError):
+        parser.error(f"--config {args.config}: a YAML file with model.unet is expected")
+    args.unet = OmegaConf.to_container(OmegaConf.merge(shipped, OmegaConf.from_dotlist(args.unet)))
+    for problem in check(args.unet, ADMUNet, "--unet"):
+        parser.error(problem.message or f"{problem.path} is unknown")
+    with torch.device("meta"):  # takes no memory
+        ADMUNet(**args.unet)  # before the faces are read
     return args
 
 
@@ -92,16 +108,13 @@ def export(args: argparse.Namespace, trainer: Trainer) -> None:
 
 def main() -> None:
     args = parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    try:
-        table, (faces,) = read_shards(args.data, "images")
-    except FileNotFoundError as error:
-        raise SystemExit(f"error: {error}") from None
+    table, (faces,) = read_shards(args.data, "images")
     unknown = [name for name in args.attributes if name not in table]
     if unknown:
-        raise SystemExit(f"error: --attributes {unknown[0]}: one of {', '.join(table.columns)}")
+        raise ValueError(f"--attributes {unknown[0]}: one of {', '.join(table.columns)}")
     labels = [torch.from_numpy(table[name].factorize(sort=True)[0]).to(args.device) for name in args.attributes]
     args.classes = [int(column.max()) + 1 for column in labels]
+    args.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(args, faces.to(args.device), labels)
     if args.export:
         return export(args, trainer)
@@ -115,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main, stopped="the same command goes on from the last save"))

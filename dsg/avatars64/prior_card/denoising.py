@@ -6,12 +6,12 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 import torch
-from hydra.utils import instantiate
 from torch import Tensor
 from tqdm import tqdm
 
 from dsg import config
 from dsg.priors.linear import LinearDenoiser
+from dsg.runs.prepare import build
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -22,7 +22,7 @@ COMPONENTS, FITTED = 120, 4096  # of the linear denoiser: principal components, 
 
 def load_prior(weights: Path, overrides: list[str]):
     """The prior of configs/model/avatars64.yaml with these weights."""
-    return instantiate(config.load(["model=avatars64", f"model.checkpoint={weights}", *overrides]).model).load()
+    return build(config.load(["model=avatars64", f"model.checkpoint={weights}", *overrides]).model).load()
 
 
 def fit_linear(faces: Tensor) -> LinearDenoiser:
