@@ -11,7 +11,7 @@ from dsg.benchmark.suite import load
 from dsg.benchmark.tradeoff import distances
 from dsg.benchmark.trials import Trials
 from dsg.benchmark.view_tables import markdown, verdict
-from dsg.benchmark.views import cells, jobs
+from dsg.benchmark.views import jobs, places_of
 from dsg.samplers import Tunable
 
 SIZE, RATE = Tunable("step_size", 4.0), Tunable("guidance_rate", 0.2, high=1.0)
@@ -139,7 +139,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def places(small):
-    return cells(small)
+    return places_of(small)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_equal_compute_is_the_most_steps_that_fit_into_dps_s_passes(places):
 def test_rivals_run_at_the_number_of_steps_of_their_yaml(tmp_path):
     suite = load("benchmark_own", out=tmp_path, tasks=["denoise"])
     suite.yaml["views"]["own"]["samplers"] = ["daps", "sitcom"]
-    assert [(c.view, c.sampler, c.steps) for c in cells(suite)] == [("own", "daps", 200), ("own", "sitcom", 20)]
+    assert [(c.view, c.sampler, c.steps) for c in places_of(suite)] == [("own", "daps", 200), ("own", "sitcom", 20)]
 
 
 def test_what_a_sampler_refuses_is_left_blank_with_its_reason(places, made):
@@ -176,7 +176,7 @@ def test_the_size_of_the_searches_is_an_option(tmp_path):
 
 
 def test_every_place_has_one_job_and_all_searches_are_given_the_same(places, made):
-    assert {job.key for job in made} == {cell.key for cell in places if not cell.refused}
+    assert {job.key for job in made} == {place.key for place in places if not place.refused}
     searches = [job.search for job in made if job.search]
     assert {(s.count, s.images, s.seeds, s.criterion) for s in searches} == {(5, 2, 1, "psnr")}
     assert len(searches) == len(made) - 2  # nothing is tuned of unconditional samples

@@ -12,7 +12,7 @@ from dsg.benchmark.protocol import CHOSEN, ReportJob, outcome_of
 from dsg.benchmark.statistics import bootstrap, by_image
 from dsg.benchmark.suite import Outcome, Suite
 from dsg.benchmark.tables import write_csv
-from dsg.benchmark.views import Cell, cells, is_headline
+from dsg.benchmark.views import Place, is_headline, places_of
 from dsg.runs.results import write_text
 
 MARGIN = 0.1  # dB of PSNR
@@ -36,7 +36,7 @@ def write(outcome: Outcome, part: str, metrics: Sequence[str], margin: float = M
         margin: of equivalence, in the unit of the first metric.
     """
     jobs = {job.key: job for job in outcome.of(part)}
-    places = cells(outcome.suite)
+    places = places_of(outcome.suite)
     views, compared = summary(places, jobs, metrics), differences(outcome.suite, places, jobs, metrics[0], margin)
     chosen = choices(jobs.values())
     for name, table in (("views", views), ("paired", compared), ("choices", chosen)):
@@ -47,12 +47,18 @@ def write(outcome: Outcome, part: str, metrics: Sequence[str], margin: float = M
     return ["table.md", "views.csv", "paired.csv", "choices.csv"]
 
 
-def summary(places: Sequence[Cell], jobs: Mapping[tuple, ReportJob], metrics: Sequence[str]) -> pd.DataFrame:
+def summary(places: Sequence[Place], jobs: Mapping[tuple, ReportJob], metrics: Sequence[str]) -> pd.DataFrame:
     """A row per place: means with intervals, compute as it was counted, the value; or why there is nothing."""
     rows = []
-    for cell in places:
-        row = {"view": cell.view, "task": cell.task, "level": cell.level, "method": cell.sampler, "steps": cell.steps}
-        table = images_of(jobs, cell)
+    for place in places:
+        row = {
+            "view": place.view,
+            "task": place.task,
+            "level": place.level,
+            "method": place.sampler,
+            "steps": place.steps,
+        }
+        table = images_of(jobs, place)
         if table is not None:
             row["images"] = table["image"].nunique()
             row["compute"] = (table["network_evaluations"] + 2 * table["backward_passes"]).mean()
@@ -60,16 +66,16 @@ def summary(places: Sequence[Cell], jobs: Mapping[tuple, ReportJob], metrics: Se
             for name in metrics:
                 if name in table:
                     row[name], row[f"{name}_low"], row[f"{name}_high"] = bootstrap(by_image(table, name).to_numpy())
-        rows.append({**row, "refused": cell.refused})
+        rows.append({**row, "refused": place.refused})
     return pd.DataFrame(rows)
 
 
-def images_of(jobs: Mapping[tuple, ReportJob], cell: Cell) -> pd.DataFrame | None:
-    return jobs[cell.key].tables().get(CHOSEN) if cell.key in jobs else None
+def images_of(jobs: Mapping[tuple, ReportJob], place: Place) -> pd.DataFrame | None:
+    return jobs[place.key].tables().get(CHOSEN) if place.key in jobs else None
 
 
 def differences(
-    suite: Suite, places: Sequence[Cell], jobs: Mapping[tuple, ReportJob], metric: str, margin: float
+    suite: Suite, places: Sequence[Place], jobs: Mapping[tuple, ReportJob], metric: str, margin: float
 ) -> pd.DataFrame:
     """Each method minus the one that it is compared with at the same place, image by image.
 
@@ -78,34 +84,34 @@ def differences(
     """
     at = {(c.view, c.task, c.level, c.sampler): c for c in places}
     rows = []
-    for cell in places:
-        for base in compared_with(suite, jobs, cell):
-            other = at.get((cell.view, cell.task, cell.level, base))
-            a, b = images_of(jobs, cell), None if other is None else images_of(jobs, other)
+    for place in places:
+        for base in compared_with(suite, jobs, place):
+            other = at.get((place.view, place.task, place.level, base))
+            a, b = images_of(jobs, place), None if other is None else images_of(jobs, other)
             if a is None or b is None:
                 continue
             change = (by_image(a, metric) - by_image(b, metric)).dropna()
             mean, low, high = bootstrap(change.to_numpy())
-            row = {"view": cell.view, "task": cell.task, "level": cell.level, "method": cell.sampler, "base": base}
+            row = {"view": place.view, "task": place.task, "level": place.level, "method": place.sampler, "base": base}
             row |= {"metric": metric, "difference": mean, "low": low, "high": high, "images": len(change)}
             row |= {"higher": int((change > 0).sum()), "verdict": verdict(low, high, margin)}
-            rows.append(row | nested_of(suite, jobs, cell, other, metric))
+            rows.append(row | nested_of(suite, jobs, place, other, metric))
     return pd.DataFrame(rows)
 
 
-def compared_with(suite: Suite, jobs: Mapping[tuple, ReportJob], cell: Cell) -> list[str]:
-    if cell.key not in jobs:
+def compared_with(suite: Suite, jobs: Mapping[tuple, ReportJob], place: Place) -> list[str]:
+    if place.key not in jobs:
         return []
-    base = jobs[cell.key].report.method.base_method
-    also = [other for method, other in suite.yaml.get("also", ()) if method == cell.sampler]
+    base = jobs[place.key].report.method.base_method
+    also = [other for method, other in suite.yaml.get("also", ()) if method == place.sampler]
     return ([base] if base else []) + also
 
 
-def nested_of(suite: Suite, jobs: Mapping[tuple, ReportJob], a: Cell, b: Cell, metric: str) -> dict[str, float]:
+def nested_of(suite: Suite, jobs: Mapping[tuple, ReportJob], a: Place, b: Place, metric: str) -> dict[str, float]:
     """The interval with the choice in it; empty where it was not asked for."""
     if not (is_headline(suite, a) and is_headline(suite, b)):
         return {}
-    measured = [jobs[cell.key].measured(metric) for cell in (a, b)]
+    measured = [jobs[place.key].measured(metric) for place in (a, b)]
     if any(one is None for one in measured) or measured[0].test.shape[1] != measured[1].test.shape[1]:
         return {}
     count = max(one.validation.shape[1] for one in measured)

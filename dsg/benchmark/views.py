@@ -26,7 +26,7 @@ VIEWS = ("steps", "compute", "own")
 MMSE = "mmse"
 
 
-class Cell(NamedTuple):
+class Place(NamedTuple):
     """A place in a view's table.
 
     Attributes:
@@ -49,7 +49,7 @@ class Cell(NamedTuple):
         return (self.task, self.sampler, self.steps)
 
 
-def cells(suite: Suite) -> list[Cell]:
+def places_of(suite: Suite) -> list[Place]:
     """Of all views, in the order of the tables.
 
     Raises:
@@ -66,9 +66,9 @@ def cells(suite: Suite) -> list[Cell]:
         for view, samplers in views.items():
             for level in levels(suite, view, one):
                 for name in samplers:
-                    steps, why = place(view, level, one[name], refused[name])
-                    found.append(Cell(view, suite.models[0], task, level, name, steps, why))
-    return sorted(found, key=lambda cell: VIEWS.index(cell.view))
+                    steps, why = steps_at(view, level, one[name], refused[name])
+                    found.append(Place(view, suite.models[0], task, level, name, steps, why))
+    return sorted(found, key=lambda place: VIEWS.index(place.view))
 
 
 def levels(suite: Suite, view: str, one: Mapping[str, ImageJob]) -> list[int]:
@@ -81,7 +81,7 @@ def levels(suite: Suite, view: str, one: Mapping[str, ImageJob]) -> list[int]:
     return [compute(of, steps) for steps in suite.steps]
 
 
-def place(view: str, level: int, one: ImageJob, refused: str | None) -> tuple[int | None, str | None]:
+def steps_at(view: str, level: int, one: ImageJob, refused: str | None) -> tuple[int | None, str | None]:
     """The number of steps, or why there is none."""
     if refused:
         return None, refused
@@ -113,33 +113,33 @@ def compute(job: ImageJob, steps: int) -> int:
 
 def jobs(suite: Suite) -> list[ReportJob]:
     """A job for every sampler and number of steps that one of the views shows."""
-    wanted = {cell.key: cell for cell in cells(suite) if cell.steps is not None}
+    wanted = {place.key: place for place in places_of(suite) if place.steps is not None}
     made = []
-    for cell in wanted.values():
-        run = image_job(suite, cell.model, cell.task, cell.sampler, cell.steps)
-        made.append(reported(suite, run, is_headline(suite, cell), extras_of(suite, cell)))
+    for place in wanted.values():
+        run = image_job(suite, place.model, place.task, place.sampler, place.steps)
+        made.append(reported(suite, run, is_headline(suite, place), extras_of(suite, place)))
     return made
 
 
-def is_headline(suite: Suite, cell: Cell) -> bool:
+def is_headline(suite: Suite, place: Place) -> bool:
     """Whether its intervals are to include the choice of the value: the YAML's `headline: {tasks, samplers, steps}`."""
     spec = suite.yaml.get("headline")
     return bool(spec) and (
-        cell.task in spec["tasks"] and cell.sampler in spec["samplers"] and cell.steps in spec["steps"]
+        place.task in spec["tasks"] and place.sampler in spec["samplers"] and place.steps in spec["steps"]
     )
 
 
-def extras_of(suite: Suite, cell: Cell) -> Sequence[Extra]:
+def extras_of(suite: Suite, place: Place) -> Sequence[Extra]:
     """The runs of `tradeoff`, in the suite's YAML: several samples of a few images, along a sampler's knob; and those
     of which the mean is taken (`mmse`)."""
     spec = suite.yaml.get("tradeoff")
-    if spec is None or cell.task != spec["task"]:
+    if spec is None or place.task != spec["task"]:
         return ()
     images, found = min(spec["images"], suite.images), []
-    at_equal_steps = cell.steps == spec["steps"] and cell.sampler in spec["samplers"]
-    if at_equal_steps or (cell.view == "compute" and cell.sampler in spec.get("rivals", ())):
+    at_equal_steps = place.steps == spec["steps"] and place.sampler in spec["samplers"]
+    if at_equal_steps or (place.view == "compute" and place.sampler in spec.get("rivals", ())):
         found = [Extra(f"x{f:g}", images, spec["samples"], f) for f in spec["factors"]]
     mmse = spec["mmse"]
-    if (cell.sampler, cell.steps) == (mmse["sampler"], mmse["steps"]):
+    if (place.sampler, place.steps) == (mmse["sampler"], mmse["steps"]):
         found.append(Extra(MMSE, images, mmse["samples"]))
     return found
