@@ -80,10 +80,10 @@ def differences(
     """Each method minus the one that it is compared with at the same place, image by image.
 
     The YAML's `also` names pairs [method, compared with] beside the base methods. The columns nested_low and
-    nested_high, of headline rows, include the choice of both values.
+    nested_high, of headline rows, include the choice of both values. Last come means over the tasks that both do.
     """
     at = {(c.view, c.task, c.level, c.sampler): c for c in places}
-    rows = []
+    rows, changes = [], {}
     for place in places:
         for base in compared_with(suite, jobs, place):
             other = at.get((place.view, place.task, place.level, base))
@@ -91,12 +91,21 @@ def differences(
             if a is None or b is None:
                 continue
             change = (by_image(a, metric) - by_image(b, metric)).dropna()
-            mean, low, high = bootstrap(change.to_numpy())
+            changes.setdefault((place.view, place.level, place.sampler, base), []).append(change)
             row = {"view": place.view, "task": place.task, "level": place.level, "method": place.sampler, "base": base}
-            row |= {"metric": metric, "difference": mean, "low": low, "high": high, "images": len(change)}
-            row |= {"higher": int((change > 0).sum()), "verdict": verdict(low, high, margin)}
-            rows.append(row | nested_of(suite, jobs, place, other, metric))
+            rows.append(row | about_change(change, metric, margin) | nested_of(suite, jobs, place, other, metric))
+    for (view, level, method, base), parts in changes.items():
+        if len(parts) > 1:
+            row = {"view": view, "task": f"mean of {len(parts)}", "level": level, "method": method, "base": base}
+            rows.append(row | about_change((sum(parts) / len(parts)).dropna(), metric, margin))
     return pd.DataFrame(rows)
+
+
+def about_change(change: pd.Series, metric: str, margin: float) -> dict:
+    """Of a difference per image."""
+    mean, low, high = bootstrap(change.to_numpy())
+    found = {"metric": metric, "difference": mean, "low": low, "high": high, "images": len(change)}
+    return found | {"higher": int((change > 0).sum()), "verdict": verdict(low, high, margin)}
 
 
 def compared_with(suite: Suite, jobs: Mapping[tuple, ReportJob], place: Place) -> list[str]:
