@@ -56,7 +56,7 @@ class Combination:
 
     @property
     def name(self) -> str:
-        last = [] if self.last == "guided" else ["last_unguided"]
+        last = ["last_unguided"] if self.last == "unguided" and not self.on_sphere else []
         return ",".join([self.length, self.place, self.noise, f"eta{self.eta}", *last])
 
     @property
@@ -66,7 +66,7 @@ class Combination:
     @property
     def options(self) -> dict:
         found = dict(COMMON)
-        for factor in ("length", "place", "noise", "eta", "last"):
+        for factor in ("length", "place", "noise", "eta", *([] if self.on_sphere else ["last"])):
             found |= LEVELS[factor][getattr(self, factor)]
         return found
 
@@ -75,12 +75,13 @@ class Combination:
         """The cell that is run for it. Steps of the sphere's length, projected, are the same points whether the noise
         is kept or not: step size g/(1-g) with it is g without, and the value is tuned. Where there is no noise there
         is no sphere: what needs one leaves the last step alone, whatever `last` says."""
-        sphere, projected = self.length == "sphere", self.place == "projected"
-        return replace(
-            self,
-            noise="replaced" if sphere and projected else self.noise,
-            last="guided" if sphere or projected else self.last,
-        )
+        both = self.length == "sphere" and self.place == "projected"
+        return replace(self, noise="replaced" if both else self.noise, last="unguided" if self.on_sphere else self.last)
+
+    @property
+    def on_sphere(self) -> bool:
+        """Whether its steps need a sphere, that is, noise."""
+        return self.length == "sphere" or self.place == "projected"
 
 
 @dataclass(frozen=True)
