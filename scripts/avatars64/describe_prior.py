@@ -87,7 +87,7 @@ of a sample to its nearest training face: {distance:.3f}; of a held-out validati
 TINTS = """The median colour of the face's pixels (found by the embedded segmentation network) against the nearest of
 the data's seven skin colours, in CIELAB. A sample is tinted if it is further away than the 99th percentile of the
 {real} real test faces. tinted: the share of samples in %, with its 95 % bootstrap interval. frechet: distance to real
-faces in the evaluator's features, beside that of as many other real faces.
+faces in the evaluator's features, beside that of as many other real faces. steps: of the sampler.
 
 {table}
 """
@@ -108,7 +108,7 @@ def tint_table(args: argparse.Namespace, prior, test: np.ndarray) -> str:
         samples = unconditional(prior, args.tints, args.steps, "tint")
         others = np.stack([face(0, "test", i)[1] for i in range(OTHERS.start, OTHERS.start + args.tints)])
         rows = [row for row in rows if row["network"] != args.name]
-        rows.append({"network": args.name, "weights": digest, **tints(samples, test, others)})
+        rows.append({"network": args.name, "weights": digest, **tints(samples, test, others), "steps": args.steps})
         write_text(file, pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"))
     if digest not in [row["weights"] for row in rows]:
         return NOT_MEASURED
