@@ -112,7 +112,9 @@ def tint_table(args: argparse.Namespace, prior, test: np.ndarray) -> str:
         write_text(file, pd.DataFrame(rows).to_csv(index=False, float_format="%.4g"))
     if digest not in [row["weights"] for row in rows]:
         return NOT_MEASURED
-    return TINTS.format(real=len(test), table=pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3g"))
+    shown = pd.DataFrame(rows).astype(object)
+    table = shown.where(shown.notna(), None).to_markdown(index=False, floatfmt=".3g")
+    return TINTS.format(real=len(test), table=table)
 
 
 def parse_args() -> argparse.Namespace:
