@@ -7,7 +7,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from dsg.config import load
+from dsg.config import load, load_with_sources
+from dsg.runs.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 PARITY = Path(__file__).parent / "parity"
@@ -81,3 +82,26 @@ def tiny_prior(tmp_path_factory):
 def avatars():
     """The embedded prior."""
     return instantiate(compose_config().model)
+
+
+# --- runs in this process
+
+FAST = ["sampler.steps=3", "data.limit=3", "wandb.mode=disabled"]
+
+
+def prepared(out, *overrides):
+    config, sources = load_with_sources([*FAST, *overrides])
+    return prepare(config, sources, out)
+
+
+def snapshot(out):
+    """Every file but W&B's, with content and time."""
+    files = [p for p in sorted(out.rglob("*")) if p.is_file() and "wandb" not in p.parts]
+    return {str(p.relative_to(out)): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "o"
+    assert prepared(out).execute() == []
+    return out

@@ -1,0 +1,144 @@
+"""W&B: what a run logs, and what trouble with it does to the run."""
+
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from conftest import FAST, prepared
+
+from dsg.config import load_with_sources
+from dsg.runs import main, tracking
+from dsg.runs.tracking import log
+
+
+def failing(*args, **kwargs):
+    raise SystemExit("cannot reach the server\nand more lines")
+
+
+def test_trouble_with_wandb_is_one_warning_and_the_next_call_logs(finished, monkeypatch, capsys):
+    import wandb
+
+    run = prepared(finished)
+    run.config.wandb.mode = "offline"
+    init = wandb.init
+    monkeypatch.setattr(wandb, "init", failing)
+    log(run)
+    assert capsys.readouterr().err == (
+        "warning: W&B could not log this run (cannot reach the server); the next call tries again\n"
+    )
+    calls = []
+    monkeypatch.setattr(wandb, "init", lambda **options: (calls.append(options), init(**options))[1])
+    log(run)
+    log(run)  # nothing is new
+    assert len(calls) == 1 and capsys.readouterr().err == ""
+    assert calls[0]["name"] == "avatars64/inpaint/dps_dsg/3" and calls[0]["resume"] == "allow"
+    assert list((finished / "wandb").glob("offline-run-*"))
+
+
+def test_a_file_where_wandb_wants_a_folder_is_one_warning_and_the_next_call_logs(finished, tmp_path, capfd):
+    shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("wandb*"))
+    (tmp_path / "o/wandb").write_text("in the way")
+    run = prepared(tmp_path / "o")
+    run.config.wandb.mode = "offline"
+    log(run)
+    (said,) = capfd.readouterr().err.strip().splitlines()
+    assert said.startswith("warning: W&B could not log this run") and "Not a directory" in said
+    (tmp_path / "o/wandb").unlink()
+    log(run)
+    assert (tmp_path / "o" / tracking.MARK).exists() and capfd.readouterr().err == ""
+
+
+def test_an_error_while_logging_is_one_warning_without_wandb_s_traceback(finished, tmp_path, capfd, monkeypatch):
+    shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("wandb*"))
+    run = prepared(tmp_path / "o")
+    run.config.wandb.mode = "offline"
+
+    def full(results):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tracking, "_images", full)
+    log(run)
+    (said,) = capfd.readouterr().err.strip().splitlines()
+    assert "No space left on device" in said and not (tmp_path / "o" / tracking.MARK).exists()
+
+
+def test_a_home_that_cannot_be_written_and_a_mode_that_wandb_does_not_know_do_not_matter(
+    finished, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.setenv("WANDB_MODE", "nonsense")  # ours is said explicitly
+    shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("wandb*"))
+    run = prepared(tmp_path / "o")
+    run.config.wandb.mode = "offline"
+    log(run)
+    assert capfd.readouterr().err == "" and (tmp_path / "o" / tracking.MARK).exists()
+
+
+class RefusesKeys(BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        answer = b'{"errors": [{"message": "user is not logged in"}]}'
+        self.send_response(401)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def refusing():
+    """Address of a W&B server that knows no key."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), RefusesKeys) as server:
+        threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.01}).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("server, reason", [("unreachable", "deadline exceeded"), ("refusing", "not logged in")])
+def test_a_wandb_server_that_is_not_there_or_refuses_the_key_fails_no_run(
+    finished, tmp_path, refusing, capfd, monkeypatch, server, reason
+):
+    """A warning, exit code 0; the next call logs."""
+    import wandb
+
+    shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("wandb*"))
+    monkeypatch.setattr(tracking, "PATIENCE", 2)
+    monkeypatch.setenv("WANDB_API_KEY", 40 * "0")
+    monkeypatch.setenv("WANDB_BASE_URL", refusing if server == "refusing" else "http://127.0.0.1:9")
+    wandb.teardown()  # it remembers the server
+    run = load_with_sources([*FAST, f"out={tmp_path / 'o'}", "wandb.mode=online"])
+    assert main.run_one(*run) == 0
+    (said,) = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("warning: the residual")]
+    assert said.startswith("warning: W&B could not log this run (") and reason in said
+    monkeypatch.undo()
+    wandb.teardown()
+    assert main.run_one(*load_with_sources([*FAST, f"out={tmp_path / 'o'}", "wandb.mode=offline"])) == 0
+    assert capfd.readouterr().err.count("W&B") == 0 and (tmp_path / "o" / tracking.MARK).exists()
+
+
+def test_wandb_s_waiting_is_bounded(finished, monkeypatch):
+    """A server that stops answering between the first request and the last holds nobody up."""
+    import wandb
+
+    asked = []
+    monkeypatch.setattr(wandb, "init", lambda **options: (asked.append(options["settings"]), failing()))
+    run = prepared(finished)
+    run.config.wandb.mode = "online"
+    log(run)
+    assert asked[0].init_timeout <= 30 and 0 < asked[0].finish_timeout <= 60 and asked[0].finish_timeout_raises
+
+
+def test_an_extended_run_is_logged_again_under_the_same_id(finished, tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(tracking, "_log", lambda run: logged.append(run.results.summary()["images"]))
+    shutil.copytree(finished, tmp_path / "o")
+    (tmp_path / "o" / tracking.MARK).unlink(missing_ok=True)
+    for limit in (3, 3, 4, 4):
+        run = prepared(tmp_path / "o", f"data.limit={limit}")
+        run.config.wandb.mode = "offline"
+        run.execute()
+        log(run)
+    assert logged == [3, 4]
