@@ -140,7 +140,9 @@ def record_shipped(path: Path) -> None:
     file, shipped = path.resolve(), json.loads(MANIFEST.read_text())
     name = file.relative_to(MANIFEST.parent).as_posix() if file.is_relative_to(MANIFEST.parent) else None
     if name in shipped:
-        MANIFEST.write_text(json.dumps({**shipped, name: file_hash(file)}, indent=1) + "\n")
+        whole = MANIFEST.with_suffix(".partial")
+        whole.write_text(json.dumps({**shipped, name: file_hash(file)}, indent=1) + "\n")
+        whole.replace(MANIFEST)
 
 
 def load_into(net: nn.Module, state: dict[str, Tensor], path: Path, assign: bool = False) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dsg.constraint import norm
 from dsg.priors.base import Prior
 from dsg.samplers.base import (
     Callback,
@@ -91,7 +92,7 @@ class DiffRGD(Sampler):
 
     def descend(self, prior: Prior, task, condition, mean: Tensor, x: Tensor, level: Step) -> tuple[Tensor, Tensor]:
         """The guided x at the noise `level` of the next step, and the losses [B, K]."""
-        radius, losses = _norm(x - mean), []
+        radius, losses = norm(x - mean), []
         for _ in range(self.inner_steps):
             with torch.enable_grad():
                 at = x.detach().requires_grad_()
@@ -101,7 +102,7 @@ class DiffRGD(Sampler):
             u = x - mean
             tangent = gradient - _dot(gradient, u) / _dot(u, u) * u
             u = u - self.step_size * tangent
-            x = mean + radius * u / _norm(u)
+            x = mean + radius * u / norm(u)
             losses.append(loss.detach())
         return x, torch.stack(losses, 1)
 
@@ -139,8 +140,3 @@ class DiffRGD(Sampler):
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner product per image, [B, 1, 1, 1]."""
     return (a * b).flatten(1).sum(1)[:, None, None, None]
-
-
-def _norm(x: Tensor) -> Tensor:
-    """Length per image, [B, 1, 1, 1]."""
-    return x.flatten(1).norm(dim=1)[:, None, None, None]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dsg.constraint import norm
 from dsg.priors.base import Prior
 from dsg.samplers.base import Callback, Cost, Draw, Noise, Sampler, StepState, Tunable, check_range, check_switch
 from dsg.samplers.inverse import noise_to_signal, predicted_x0
@@ -80,13 +81,13 @@ class TrustSampling(Sampler):
             with torch.enable_grad():
                 at = mean.detach().requires_grad_()
                 x0, eps = self.clean(prior, at, step)
-                going = going & (_norm(eps.detach()) <= bound).flatten()
+                going = going & (norm(eps.detach()) <= bound).flatten()
                 if not going.any():
                     break
                 loss = task.loss(prior.decode(x0), condition)
                 (gradient,) = torch.autograd.grad(loss.sum(), at)
             losses = loss.detach() if losses is None else torch.where(going, loss.detach(), losses)
-            shift = self.step_size * gradient / (_norm(gradient) + 1e-6)
+            shift = self.step_size * gradient / (norm(gradient) + 1e-6)
             mean = torch.where(going[:, None, None, None], mean - shift, mean)
         return mean, losses
 
@@ -116,8 +117,3 @@ class TrustSampling(Sampler):
     @property
     def tunable(self) -> Tunable:
         return Tunable("step_size", 1.0)
-
-
-def _norm(x: Tensor) -> Tensor:
-    """Length per image, [B, 1, 1, 1]."""
-    return x.flatten(1).norm(dim=1)[:, None, None, None]
