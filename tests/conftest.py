@@ -1,4 +1,5 @@
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from dsg.runs.prepare import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 PARITY = Path(__file__).parent / "parity"
+
+
+def pytest_configure() -> None:
+    """A shell starts what it puts in the background with SIGINT ignored; tests of Ctrl-C need it heard."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def recording(name: str) -> dict:

@@ -25,6 +25,8 @@ The state is in --out: training.pt (all that is needed to go on), training_log.c
 import argparse
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -106,6 +108,18 @@ def export(args: argparse.Namespace, trainer: Trainer) -> None:
     print(f"{args.export}: {trainer.step} steps, average of width {width:g}")
 
 
+@contextmanager
+def postponed_signals() -> Iterator[list[int]]:
+    """The list grows when SIGINT or SIGTERM comes, so that a step ends and is saved; the old handlers come back."""
+    signals = []
+    before = {n: signal.signal(n, lambda number, _: signals.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def main() -> None:
     args = parse_args()
     table, (faces,) = read_shards(args.data, "images")
@@ -118,10 +132,8 @@ def main() -> None:
     trainer = Trainer(args, faces.to(args.device), labels)
     if args.export:
         return export(args, trainer)
-    signals = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda n, _: signals.append(n))
-    trainer.run(lambda: bool(signals))
+    with postponed_signals() as signals:
+        trainer.run(lambda: bool(signals))
     print(
         f"{trainer.step} steps, {trainer.step * args.batch} faces seen, {100 * trainer.progress():.0f} % of the budget"
     )
