@@ -35,8 +35,8 @@ HIGH = 900  # t from which on nothing is left but the mean and the largest colou
 NOT_MEASURED = "Not measured for these weights (`--tints 512` does it)."
 CARD = """# avatars64: the embedded prior
 
-Written by `python scripts/avatars64/describe_prior.py`; every number and image here is measured by it, but for the
-section Study.
+Written by `python scripts/avatars64/describe_prior.py`; every number and image here is measured by it, but for
+what stands from Study on: that is `study.md`.
 
 **What.** An unconditional pixel diffusion model of vector-drawn faces at 64x64: guided-diffusion's ADM U-Net
 (`dsg/priors/adm.py`; hyper-parameters in `configs/model/avatars64.yaml`), {parameters:.2f} M parameters, {size:.1f} MB
@@ -86,8 +86,9 @@ of a sample to its nearest training face: {distance:.3f}; of a held-out validati
 """
 TINTS = """The median colour of the face's pixels (found by the embedded segmentation network) against the nearest of
 the data's seven skin colours, in CIELAB. A sample is tinted if it is further away than the 99th percentile of the
-{real} real test faces. tinted: the share of samples in %, with its 95 % bootstrap interval. frechet: distance to real
-faces in the evaluator's features, beside that of as many other real faces. steps: of the sampler.
+{real} real test faces (limit). median: of the samples' distances; it was not kept for the second network. tinted: the
+share of samples in %, with its 95 % bootstrap interval. frechet: distance to real faces in the evaluator's features,
+beside that of as many other real faces. steps: of the sampler.
 
 {table}
 """
@@ -129,7 +130,7 @@ def parse_args() -> argparse.Namespace:
     add("--steps", type=positive, default=100, help="of the sampler (100)")
     add("--faces", type=positive, default=64, help="test faces of the table (64)")
     add("--tints", type=positive, metavar="N", help="measure tints and Frechet distance on N samples, at least 500")
-    add("--name", default="ships", help="of the network in the table of tints (ships)")
+    add("--name", default="third, ships", help="of the network in the table of tints")
     add("overrides", nargs="*", help="of the config: model.prediction=v model.linear=120")
     return parser.parse_args()
 
