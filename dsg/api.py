@@ -85,6 +85,8 @@ def restore(
         return sample(prior, operator, on_device, method, x_T, noise)
 
     x0, _ = best_try(operator, prior, on_device, one_try)
+    if not torch.isfinite(x0).all():
+        raise ValueError(f"sampler={sampler}: the image is not finite; a smaller step may help")
     with torch.no_grad():
         restored = to_uint8(prior.decode(x0))[0]
     return Restored(restored, operator.picture(given, condition))

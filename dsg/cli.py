@@ -75,7 +75,7 @@ def rewrite(override: str) -> str:
     """One override as Hydra is to see it.
 
     Raises:
-        ValueError: it names code (`_target_`), which only YAML files may.
+        ValueError: it names code (`_target_`) or the option of a metric, which only YAML files may.
     """
     name, equals, value = override.partition("=")
     key = name.lstrip("+")
@@ -83,6 +83,8 @@ def rewrite(override: str) -> str:
         raise ValueError(f"{override}: code is named in YAML files (--config-dir), not on the command line")
     if not equals and not name.startswith("~"):
         raise ValueError(f"{override}: expected option=value")
+    if key.startswith("metrics."):
+        raise ValueError(f"{override}: options of a metric are set in YAML, or by scripts/evaluate.py RUN --set")
     if key in GROUPS and value in ("", "null"):
         raise ValueError(f"{override}: choose one of configs/{key}/")
     if not equals or key in GROUPS or key.startswith(("~", "hydra.")) or re.search("[/@]", key):

@@ -12,7 +12,6 @@ step less a subtraction. The last two are timed on their own, because they drown
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from dsg.config import load
 from dsg.constraint import spherical_gaussian_step
 from dsg.noise import ImageNoise
 from dsg.priors.adm import ADMUNet
+from dsg.runs.batches import peak_memory
 from dsg.runs.prepare import build, pick_device
 from dsg.runs.results import write_text
 
@@ -54,17 +54,12 @@ def median_seconds(run: Callable[[], object], device: torch.device, repeats: int
         else:
             before = time.perf_counter()
             run()
+            if device.type != "cpu":
+                torch.accelerator.synchronize()
             seconds = time.perf_counter() - before
         if i >= warm_up:
             times.append(seconds)
     return statistics.median(times)
-
-
-def peak_memory(device: torch.device) -> float:
-    """MiB so far: allocated by torch on CUDA, resident in the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def network_only(prior, x: torch.Tensor, t: int, backward: bool) -> None:
@@ -81,7 +76,7 @@ def measure(name: str, batch: int, overrides: list[str], device_name: str, repea
     device = torch.device(device_name)
     config = load([*overrides, f"sampler={name}", "sampler.steps=100", "sampler.travel.repeats=1"])
     prior, task, sampler = build(config.model).to(device), build(config.task), build(config.sampler)
-    idle = peak_memory(device)
+    idle = peak_memory(device) * 1024
     ids = [str(i) for i in range(batch)]
     noise = ImageNoise(0, ids, [0] * batch, prior.shape, device, sampler.draws(prior.schedule))
     x = noise.start()
@@ -92,7 +87,7 @@ def measure(name: str, batch: int, overrides: list[str], device_name: str, repea
     seconds = median_seconds(
         lambda: sampler.reverse_step(prior, task, condition, x, next(following), 0, noise), device, repeats
     )
-    peak = peak_memory(device)
+    peak = peak_memory(device) * 1024
     network = median_seconds(lambda: network_only(prior, x, step.t, sampler.through_network), device, repeats)
     drawing = median_seconds(lambda: noise(0, repeat=1), device, 20)  # not in the order: drawn on the spot
     spherical = median_seconds(lambda: spherical_gaussian_step(x, 0.1 * x, x, 0.1, 0.2), device, 50)

@@ -115,6 +115,7 @@ def save(args: argparse.Namespace) -> int:
         raise ValueError(f"no Inception-v3: {reason}")
     if args.to.exists():
         raise ValueError(f"{args.to} is there already")
+    args.to.parent.mkdir(parents=True, exist_ok=True)
     save_statistics(args.statistics, args.size, inception, args.to)
     print(f"{args.to}: statistics of {args.statistics}")
     return 0

@@ -67,5 +67,10 @@ def test_what_cannot_be_restored_is_one_line(words, image, options):
     assert "\n" not in str(refused.value)
 
 
+def test_an_image_that_is_not_finite_is_no_black_image():
+    with pytest.raises(ValueError, match="sampler=dps: the image is not finite"):
+        dsg.restore(FACE, sampler="dps", overrides=["sampler.steps=3", "sampler.step_size=1e30"])
+
+
 def test_a_measurement_of_another_size_is_restored():
     assert dsg.restore(SMALL, "super_resolution", overrides=["sampler.steps=2"], degraded=True).image.shape[0] == 64

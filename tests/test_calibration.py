@@ -99,6 +99,7 @@ def test_a_budget_is_filled_and_not_passed():
     schedule = NoiseSchedule(linear_betas())
     assert plan.most_steps(build, schedule, 60) == 20 and plan.most_steps(build, schedule, 62) == 20
     assert plan.most_steps(build, schedule, 5) is None  # two steps take six
+    assert plan.most_steps(build, schedule, 5000) == 1000  # there are no more noise levels
 
 
 @pytest.mark.slow

@@ -286,6 +286,7 @@ def test_every_option_is_checked_against_its_type(group, name):
         ("sampler=dps_dgs", "sampler=dps_dgs is unknown: did you mean dps_dsg? one of "),
         ("sampler=null", "sampler=null: choose one of configs/sampler/"),
         ("sampler._target_=numpy.savetxt", "sampler._target_=numpy.savetxt: code is named in YAML files"),
+        ("metrics.kid.subset_size=5", "metrics.kid.subset_size=5: options of a metric are set in YAML"),
         ("sampler.travel={_target_: numpy.savetxt}", "sampler.travel._target_: code is named in YAML files"),
         ("out=${nowhere.at.all}", "Interpolation key 'nowhere.at.all' not found"),
         ("steps", "steps: expected option=value"),

@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from dsg.benchmark import engine
 from dsg.benchmark.jobs import Job
-from dsg.benchmark.main import main, run_suite, run_suites
+from dsg.benchmark.main import main, run_suites
 from dsg.benchmark.speed import Speed
 from dsg.benchmark.suite import Outcome, Suite
 
@@ -71,12 +71,12 @@ def suite_of(out, **faults):
 def test_a_failing_job_does_not_stop_the_others_and_fails_the_suite(tmp_path, capfd, workers):
     suite = suite_of(tmp_path, _1="run", _2="part")
     suite.workers = workers
-    assert run_suite(suite) == 1
+    assert run_suites([suite]) == 1
     assert (tmp_path / "table.txt").read_text() == "[2, 3]"
     told = capfd.readouterr().err
     assert "numbers job1 1: RuntimeError: it broke" in told and "numbers job2 2: one image was not finite" in told
     assert "2 failed" in told and "job3 3:" not in told
-    assert run_suite(suite_of(tmp_path)) == 0  # what failed is tried again
+    assert run_suites([suite_of(tmp_path)]) == 0  # what failed is tried again
     assert (tmp_path / "table.txt").read_text() == "[1, 2, 3]"
 
 
@@ -112,7 +112,7 @@ def test_ctrl_c_ends_the_workers_and_begins_no_other_job(tmp_path):
 
 def test_everything_is_checked_before_anything_is_begun(tmp_path, capsys):
     out = tmp_path / "o"
-    assert run_suite(suite_of(out, _3="check")) == 2
+    assert run_suites([suite_of(out, _3="check")]) == 2
     assert "error: no number 3" in capsys.readouterr().err and not out.exists()
 
 
@@ -154,7 +154,7 @@ def test_the_plan_of_a_group_ends_with_all_of_it(tmp_path, capsys):
 def test_a_table_that_fails_is_listed_like_a_run(tmp_path, capfd):
     (suite, _) = group_of(tmp_path, {}, {})
     suite.yaml["tables"] += [{"_target_": "dsg.benchmark.figures.grid"}]
-    assert run_suite(suite) == 1
+    assert run_suites([suite]) == 1
     assert "dsg.benchmark.figures.grid: TypeError" in capfd.readouterr().err
     assert (tmp_path / "a/table.txt").exists()
 

@@ -139,10 +139,10 @@ def test_a_damaged_config_is_one_line(run, text):
 # --- two runs
 
 
-def table(out, values, metric="psnr", digests=None):
+def table(out, values, metric="psnr", digests=None, ids=None):
     """A run's table alone."""
     out.mkdir()
-    ids = [f"{i:05}" for i in range(len(values))]
+    ids = ids or [f"{i:05}" for i in range(len(values))]
     pd.DataFrame({"id": ids, "image": ids, "input": digests or ids, metric: values}).to_csv(
         out / "per_image.csv", index=False
     )
@@ -178,6 +178,11 @@ def test_a_wide_interval_is_neither_a_difference_nor_equivalence(tmp_path):
     first, second = (table(tmp_path / name, rng.standard_normal(20)) for name in "ab")
     (one,) = compare(first, second, {"psnr": 0.1})
     assert one.verdict == "not told apart"
+
+
+def test_images_may_be_called_what_pandas_takes_for_nothing(tmp_path):
+    first, second = (table(tmp_path / name, [1.0, 2.0], ids=["NA", "US"]) for name in "ab")
+    assert compare(first, second)[0].images == 2
 
 
 def test_one_image_has_no_interval(tmp_path):

@@ -139,6 +139,10 @@ def test_shares_add_up_to_the_whole_and_a_gain_of_two_together_is_halved():
     assert {f: s.mean() for f, s in found.items()} == pytest.approx(
         {"length": 1.5, "place": 1.5, "noise": 0.0, TOTAL: 3.0}
     )
+    middle = PATH.cell({"place"})
+    failed = shares(PATH, lambda cell: scores(lambda c: 3.0)(cell)[int(cell == middle) :])  # an image, in one cell
+    assert {len(one) for one in failed.values()} == {7}
+    assert sum(failed[f].mean() for f in PATH.factors) == pytest.approx(failed[TOTAL].mean(), abs=1e-12)
     for factor in PATH.factors:
         assert sum(weights(PATH.factors, factor).values()) == pytest.approx(0)
 

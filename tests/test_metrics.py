@@ -56,6 +56,7 @@ def test_lpips_is_the_package_s_on_the_backbone_in_its_name(random_backbone, mon
     net, file, features = random_backbone
     metric = LPIPS(net, str(file))
     assert metric.name == f"lpips_{net}" and metric.missing() is None
+    assert metric.fingerprint != LPIPS(net, str(file.with_name("other.pth"))).fingerprint  # numbers of other weights
     truths, images = random_images(), random_images()[::-1].copy()
     found = metric(images, inputs_of(truths))
     name = {"vgg": "vgg16", "alex": "alexnet"}[net]

@@ -1,17 +1,20 @@
 """The protocol of suites: the smooth choice, intervals that include it, and what the tables say."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from dsg.benchmark import tradeoff
 from dsg.benchmark.choice import choice, choose
 from dsg.benchmark.nested import Measured, nested_bootstrap
-from dsg.benchmark.protocol import CHOSEN, HIGH, LOW, outcome_of
+from dsg.benchmark.protocol import CHOSEN, HIGH, LOW, Extra, outcome_of
 from dsg.benchmark.suite import load
 from dsg.benchmark.tradeoff import distances
 from dsg.benchmark.trials import Trials
 from dsg.benchmark.view_tables import markdown, verdict
-from dsg.benchmark.views import jobs, places_of
+from dsg.benchmark.views import MMSE, jobs, places_of
 from dsg.samplers import Tunable
 
 SIZE, RATE = Tunable("step_size", 4.0), Tunable("guidance_rate", 0.2, high=1.0)
@@ -119,10 +122,29 @@ def test_samples_of_a_posterior_are_root_2_from_the_truth_and_from_each_other():
     rng = np.random.default_rng(0)
     mean = rng.normal(0, 1, 30_000)
     truth, samples = mean + rng.normal(0, 0.2, mean.shape), mean + rng.normal(0, 0.2, (4, *mean.shape))
-    found = distances(samples, truth, mmse=mean)
+    found = distances(samples, truth, reference=mean)
     assert found.sample == pytest.approx(0.2 * 2**0.5, rel=0.02) == found.spread
     assert found.mean == pytest.approx(0.2 * (1 + 1 / 4) ** 0.5, rel=0.02)
-    assert found.to_mmse == pytest.approx(0.2 / 4**0.5, rel=0.02)
+    assert found.to_reference == pytest.approx(0.2 / 4**0.5, rel=0.02)
+
+
+def test_the_reference_leaves_out_the_samples_that_share_their_noise_with_the_rows(monkeypatch):
+    """The first two samples of the reference are those of the row: their distance to it must not be 0."""
+    values = {"x1": [1.0, 3.0], MMSE: [1.0, 3.0, 7.0, 9.0]}
+    made = {}
+    for name, numbers in values.items():
+        table = pd.DataFrame({"image": ["a"] * len(numbers), "psnr": 20.0})
+        made[name] = SimpleNamespace(
+            sampler="dps", samples=len(numbers), tunable=None, tables=lambda t=table: {"images": t}, numbers=numbers
+        )
+    monkeypatch.setattr(tradeoff, "samples_of", lambda run, name: np.array(run.numbers)[:, None])
+    monkeypatch.setattr(tradeoff, "truth_of", lambda run, name: np.array([5.0]))
+    monkeypatch.setattr(tradeoff, "kernel", lambda run, spec: 0.0)
+    extras = [Extra("x1", 1, 2, 1.0), Extra(MMSE, 1, 4)]
+    job = SimpleNamespace(report=made["x1"], extras=extras, ready=made.get)
+    rows = tradeoff.table([job], {"samples": 2, "samplers": ["dps"]}).set_index("method")
+    assert rows.loc["dps", "to_reference"] == pytest.approx(6.0)  # 2 from the mean of 7 and 9
+    assert rows.loc[MMSE, "mean"] == pytest.approx(3.0)
 
 
 # --- the views
@@ -167,7 +189,8 @@ def test_what_a_sampler_refuses_is_left_blank_with_its_reason(places, made):
 
 
 def test_the_size_of_the_searches_is_an_option(tmp_path):
-    suite = load("benchmark", out=tmp_path, tuning=["images=64", "seeds=3"])
+    suite = load("benchmark", out=tmp_path, tuning=["images=64", "seeds=3", "store=elsewhere"])
+    assert suite.yaml["tuning"]["store"] == "elsewhere"
     assert (suite.yaml["tuning"]["images"], suite.yaml["tuning"]["seeds"]) == (64, 3)
     assert "64 validation images with 3 noise seeds" in outcome_of(suite.yaml["tuning"])
     for name, wrong in (("benchmark", "images=none"), ("benchmark", "faces=3"), ("embedded", "images=3")):

@@ -192,6 +192,15 @@ def test_number_of_images_is_limited_and_told(suite, tmp_path):
     assert all(len(run["shown"]) == 1 for run in data_of(tmp_path / "page.html")["runs"])
 
 
+def test_a_number_that_is_not_finite_is_left_out(tmp_path):
+    write_run(tmp_path / "exact")
+    rows = (tmp_path / "exact/per_image.csv").read_text().replace("20.0,", "inf,")
+    (tmp_path / "exact/per_image.csv").write_text(rows)
+    assert main([str(tmp_path / "exact")]) == 0
+    (run,) = data_of(tmp_path / "exact/report.html")["runs"]
+    assert ["psnr" in one["numbers"] for one in run["shown"]] == [False, True, True]
+
+
 def test_missing_and_damaged_images_are_told_and_the_rest_is_shown(tmp_path):
     write_run(tmp_path / "run")
     (tmp_path / "run/images/00000.png").unlink()

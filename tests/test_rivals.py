@@ -222,6 +222,15 @@ def test_what_is_observed_is_restored_and_what_is_not_looks_like_the_prior(sampl
     assert (missing.median() - 0.5).abs() < 0.15
 
 
+@pytest.mark.parametrize("steps", [2, 100, 501, 502, 1000])
+def test_diffpir_takes_no_step_from_a_clean_image(steps):
+    """Its times are dense there: with more than 501 steps the last is there twice."""
+    sampler, schedule = DiffPIR(steps=steps), NoiseSchedule(linear_betas())
+    found = sampler.reverse_steps(schedule)
+    assert min(step.t for step in found) > 0 and found[-1].alpha_bar_prev == schedule.alpha_bar[0]
+    assert sampler.cost(schedule).forward == len(found) <= steps - 1
+
+
 OUT_OF_RANGE = [
     (TrustSampling, {"steps": 1}, {"eta": 1.1}, {"step_size": -1.0}, {"inner_steps": 0}, {"norm_bound": -1.0},
      {"clip_denoised": 1}),

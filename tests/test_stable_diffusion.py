@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dsg.benchmark.main import run_suite
+from dsg.benchmark.main import run_suites
 from dsg.benchmark.suite import load as load_suite
 from dsg.priors.memory import SD14_UNET, SD14_VAE
 from dsg.priors.stable_diffusion import Pipeline, StableDiffusion
@@ -222,7 +222,7 @@ def test_the_paper_s_suite_of_styles_runs_with_prompts(styled, tmp_path):
     """Its smoke size has none: no embedded prior takes a prompt."""
     given = {"images": 2, "samples": 2, "steps": [4], "tasks": ["text_style"], "wandb": "disabled"}
     suite = load_suite("style", out=tmp_path, options=styled[1:], **given)
-    assert run_suite(suite) == 0
+    assert run_suites([suite]) == 0
     assert "### text_style" in (tmp_path / "table.md").read_text()
     rows = [pd.read_csv(file) for file in tmp_path.glob("runs/text_style/*/per_image.csv")]
     assert len(rows) == 5 and all(set(table["prompt"]) == {"a cat", "c"} and len(table) == 4 for table in rows)

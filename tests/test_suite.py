@@ -171,6 +171,7 @@ def test_bad_options_are_one_clear_line(tmp_path, capsys, options, words):
         ("semantic", {"steps": [20, 50]}, "takes one number"),
         ("theory", {"images": 4}, "--images does not apply"),
         ("theory", {"most_steps": 10}, "another --out"),
+        ("theory_rivals", {"tasks": ["linear64"]}, "another --out"),
     ],
 )
 def test_a_suite_refuses_what_it_does_not_have(name, options, words):

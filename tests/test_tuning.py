@@ -4,6 +4,7 @@ import difflib
 import multiprocessing
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -144,6 +145,25 @@ def test_tuning_does_not_mix_scores_on_other_images(tmp_path):
     before = (tmp_path / "avatars64.csv").read_bytes()
     (error,) = engine.check(jobs_of(tmp_path, images=2))
     assert "super_resolution was tuned on 3 images: --images 3" in error
+    assert (tmp_path / "avatars64.csv").read_bytes() == before
+
+
+def test_tuning_does_not_mix_scores_of_other_problems(tmp_path):
+    (job,) = jobs_of(tmp_path)
+    job.check()
+    about = {"task": "super_resolution", "sampler": "mpgd", "steps": 20, "images": 2, "seeds": 1, "value": 4.0}
+    line = {**about, "haarpsi": 0.5, "weights": job.weights}
+    job.trials.add(line, {})  # of before there was a column
+    assert engine.check(jobs_of(tmp_path)) == []
+    job.trials.add({**line, "value": 8.0, "settings": job.settings}, {})
+    assert engine.check(jobs_of(tmp_path)) == []
+    before = (tmp_path / "avatars64.csv").read_bytes()
+    (other,) = jobs_of(tmp_path)
+    for option in ("task.sigma=0.3", "task.factor=8", "sampler.eta=0.1", "data.root=data/avatars64/test"):
+        (error,) = engine.check([replace(other, options=[*other.options, option])])
+        assert "super_resolution mpgd 20 was tuned with other options of task, sampler or data" in error, option
+    for option in ("sampler.step_size=3", "seed=4", "batch_size=2"):  # the search's own, or nothing to a score
+        assert engine.check([replace(other, options=[*other.options, option])]) == [], option
     assert (tmp_path / "avatars64.csv").read_bytes() == before
 
 

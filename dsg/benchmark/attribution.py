@@ -45,16 +45,17 @@ def weights(factors: Sequence[str], factor: str) -> dict[frozenset, float]:
 
 
 def shares(path: Path, scores: Callable[[Combination], pd.Series]) -> dict[str, pd.Series]:
-    """By factor, its share for every image; `TOTAL`: of all together.
+    """By factor, its share for every image that has a score in all cells; `TOTAL`: of all together.
 
     Args:
         scores: of a cell, a number per image.
     """
+    known = pd.concat({cell: scores(cell) for cell in path.cells}, axis=1).dropna()  # an image may have failed in one
     found = {}
     for factor in path.factors:
         parts = weights(path.factors, factor)
-        found[factor] = sum(share * scores(path.cell(changed)) for changed, share in parts.items()).dropna()
-    found[TOTAL] = (scores(path.end) - scores(path.start)).dropna()
+        found[factor] = sum(share * known[path.cell(changed)] for changed, share in parts.items())
+    found[TOTAL] = known[path.end] - known[path.start]
     return found
 
 

@@ -29,7 +29,7 @@ def parser(description: str) -> Parser:
     result.add_argument("--tasks", "--settings", nargs="+", help="only these")
     result.add_argument("--most-steps", type=positive, help="leave out what takes more steps")
     result.add_argument("--options", nargs="+", help="overrides of every run, as for run.py")
-    result.add_argument("--tuning", nargs="+", metavar="NAME=NUMBER", help="of searches: images=64 seeds=3 trials=8")
+    result.add_argument("--tuning", nargs="+", metavar="NAME=VALUE", help="images=64 seeds=3 trials=8 store=FOLDER")
     result.add_argument("--out", type=Path, help="folder (default: the suite's); of a group, a folder of each in it")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:<index>, mps")
     result.add_argument("--wandb", default="offline", choices=MODES)
@@ -79,10 +79,6 @@ class Planned:
     suite: Suite
     jobs: Sequence[Job]
     errors: list[str]
-
-
-def run_suite(suite: Suite, dry: bool = False) -> int:
-    return run_suites([suite], dry)
 
 
 def run_suites(suites: Sequence[Suite], dry: bool = False, ready: bool = False) -> int:

@@ -139,14 +139,21 @@ def load(name: str, smoke: bool = False, **chosen) -> Suite:
 
 
 def tuning_of(name: str, usual: Mapping | None, sizes: Sequence[str]) -> dict:
-    """The YAML's `tuning` with other sizes. Raises ValueError: the suite tunes nothing, or they cannot be read."""
+    """The YAML's `tuning` with other sizes, or another folder of trials.
+
+    Raises:
+        ValueError: the suite tunes nothing, or they cannot be read.
+    """
     if usual is None or "criterion" not in usual:
         raise ValueError(f"--tuning does not apply to suite {name}: it takes values as they are tuned")
     found = dict(usual)
     for text in sizes:
         option, _, number = text.partition("=")
+        if option == "store" and number:
+            found[option] = number
+            continue
         if option not in ("images", "seeds", "trials") or not number.isdigit() or int(number) < 1:
-            raise ValueError(f"--tuning {text}: images=, seeds= or trials=, each 1 or more")
+            raise ValueError(f"--tuning {text}: images=, seeds= or trials=, each 1 or more; store=FOLDER")
         found[option] = int(number)
     return found
 

@@ -23,6 +23,7 @@ from dsg.runs.results import write_text
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import LogFormatter  # noqa: E402
 
 HEAD = """# Distortion against diversity: {task}, {steps} steps, {images} test images, {samples} samples each
 
@@ -34,12 +35,15 @@ means with 95 % bootstrap intervals over images.
 | sample to truth | distance of a sample from the truth |
 | mean to truth | distance of the mean of the {samples} samples from the truth |
 | spread | distance between two samples of an image |
-| to MMSE | distance of the mean of the {samples} samples from the MMSE point: the mean of {mmse} {reference} |
+| to the reference | distance of that mean from the reference: the mean of {others} other {reference} |
 | kernel | squared maximum mean discrepancy between the samples and real faces of others |
 
 kernel: by KID's formula in the features of the prior's evaluator. It is unbiased, so that it may come out below 0.
 
-Samples of the exact posterior have: sample to truth = sqrt 2 x that of the MMSE point, and spread = sample to truth.
+Were those samples of the posterior, the reference would be near the MMSE point: no estimate is nearer to the truth on
+average. A row whose mean is nearer shows that they are not. Samples of the exact posterior are sqrt 2 times as far from
+the truth as the MMSE point, and as far from each other as from the truth. "Other": samples of equal number have equal
+noise in all methods, so the reference leaves out the numbers of the rows.
 """
 
 
@@ -49,16 +53,16 @@ class Distances(NamedTuple):
     sample: float  # of a sample from the truth
     mean: float  # of the mean of the samples from the truth
     spread: float  # between two samples
-    to_mmse: float  # of the mean of the samples from the MMSE point
+    to_reference: float  # of the mean of the samples from the reference
 
 
-def distances(samples: np.ndarray, truth: np.ndarray, mmse: np.ndarray | None = None) -> Distances:
-    """Args: samples [K, ...], K >= 2; truth and MMSE point like one of them; values in [-1, 1]."""
+def distances(samples: np.ndarray, truth: np.ndarray, reference: np.ndarray | None = None) -> Distances:
+    """Args: samples [K, ...], K >= 2; truth and reference like one of them; values in [-1, 1]."""
     x, truth = samples.reshape(len(samples), -1), truth.reshape(-1)
     squared = np.square(x - x.mean(0)).sum(0) / (len(x) - 1)  # unbiased: half the mean square between two samples
     middle = x.mean(0)
-    to_mmse = np.nan if mmse is None else _rms(middle - mmse.reshape(-1))
-    return Distances(_rms(x - truth), _rms(middle - truth), float(np.sqrt(2 * squared.mean())), to_mmse)
+    to_reference = np.nan if reference is None else _rms(middle - reference.reshape(-1))
+    return Distances(_rms(x - truth), _rms(middle - truth), float(np.sqrt(2 * squared.mean())), to_reference)
 
 
 def _rms(x: np.ndarray) -> float:
@@ -74,23 +78,24 @@ def write(outcome: Outcome, part: str) -> list[str]:
     write_csv(outcome.out / "tradeoff.csv", rows)
     write_text(outcome.out / "tradeoff.md", markdown(rows, outcome, spec))
     looks = {job.report.sampler: style(job.report.method) for job in jobs}
-    figure(rows, looks, mmse_of(spec)).savefig(outcome.out / "tradeoff.png", dpi=130)
+    figure(rows, looks, reference_of(spec)).savefig(outcome.out / "tradeoff.png", dpi=130)
     plt.close("all")
     return ["tradeoff.md", "tradeoff.csv", "tradeoff.png"]
 
 
 def table(jobs: Sequence[ReportJob], spec: Mapping) -> pd.DataFrame:
-    """A row per method and factor, and one of the MMSE point."""
+    """A row per method and factor, and one of the reference."""
     runs = {(job.report.sampler, extra.name): (job.ready(extra.name), extra) for job in jobs for extra in job.extras}
     runs = {key: pair for key, pair in runs.items() if pair[0] is not None}
-    points = next((means(run) for (_, name), (run, _) in runs.items() if name == MMSE), {})
+    count = spec["samples"]
+    points = next((means(run, count) for (_, name), (run, _) in runs.items() if name == MMSE), {})
     rows = []
     for (sampler, name), (run, extra) in runs.items():
         if name == MMSE:
             found = {i: Distances(np.nan, _rms(x - truth_of(run, i)), 0.0, 0.0) for i, x in points.items()}
             rows.append(row_of(MMSE, extra, run, found))
         if name != MMSE or sampler not in spec["samplers"]:
-            found = {i: distances(samples_of(run, i), truth_of(run, i), points.get(i)) for i in ids(run)}
+            found = {i: distances(samples_of(run, i)[:count], truth_of(run, i), points.get(i)) for i in ids(run)}
             psnr = by_image(run.tables()["images"], "psnr").mean()
             rows.append({**row_of(sampler, extra, run, found), "psnr": psnr, "kernel": kernel(run, spec)})
     return pd.DataFrame(rows)
@@ -122,9 +127,9 @@ def truth_of(run: ImageJob, name: str) -> np.ndarray:
     return images.as_array(path) / 127.5 - 1
 
 
-def means(run: ImageJob) -> dict[str, np.ndarray]:
-    """By image, the mean of its samples."""
-    return {name: samples_of(run, name).mean(0) for name in ids(run)}
+def means(run: ImageJob, first: int) -> dict[str, np.ndarray]:
+    """By image, the mean of its samples from number `first` on."""
+    return {name: samples_of(run, name)[first:].mean(0) for name in ids(run)}
 
 
 def kernel(run: ImageJob, spec: Mapping) -> float:
@@ -139,12 +144,13 @@ def kernel(run: ImageJob, spec: Mapping) -> float:
 def markdown(rows: pd.DataFrame, outcome: Outcome, spec: Mapping) -> str:
     text = HEAD.format(
         task=spec["task"].replace("_", " "), steps=spec["steps"], images=int(rows["images"].max()),
-        samples=spec["samples"], outcome=outcome_of(outcome.suite.yaml["tuning"]), mmse=spec["mmse"]["samples"],
-        reference=mmse_of(spec),
+        samples=spec["samples"], outcome=outcome_of(outcome.suite.yaml["tuning"]),
+        others=spec["mmse"]["samples"] - spec["samples"], reference=reference_of(spec),
         factors=", ".join(f"{f:g}" for f in spec["factors"]),
     )  # fmt: skip
-    titles = {"sample": "sample to truth", "mean": "mean to truth", "spread": "spread", "to_mmse": "to MMSE"}
-    shown = {"method": rows["method"].map(lambda m: f"mean of {mmse_of(spec)}" if m == MMSE else label(m))}
+    titles = {"sample": "sample to truth", "mean": "mean to truth", "spread": "spread"}
+    titles["to_reference"] = "to the reference"
+    shown = {"method": rows["method"].map(lambda m: f"mean of {reference_of(spec)}" if m == MMSE else label(m))}
     shown |= {"x its value": rows["factor"].map("{:g}".format)}
     for column, title in titles.items():
         for bound in ("", "_low", "_high"):
@@ -153,7 +159,7 @@ def markdown(rows: pd.DataFrame, outcome: Outcome, spec: Mapping) -> str:
     return text + "\n" + pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True) + "\n"
 
 
-def mmse_of(spec: Mapping) -> str:
+def reference_of(spec: Mapping) -> str:
     return f"samples of {label(spec['mmse']['sampler'])}"
 
 
@@ -161,25 +167,24 @@ def cell(value: float, digits: int) -> str:
     return "" if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def figure(rows: pd.DataFrame, looks: Mapping[str, dict], mmse: str):
-    """A curve per method along its knob; the chosen value is the large point, a star the mean of `mmse`."""
-    fig, ax = plt.subplots(figsize=(6.5, 4.5))
+def figure(rows: pd.DataFrame, looks: Mapping[str, dict], reference: str):
+    """A curve per method along its knob; the chosen value is the large point. Lines: the reference, calibration."""
+    fig, ax = plt.subplots(figsize=(8.5, 4.5))
     for method, part in rows[rows["method"] != MMSE].groupby("method", sort=False):
         part, look = part.sort_values("factor"), looks[method]
         ax.plot(part["spread"], part["sample"], **look)
         chosen = part[part["factor"] == 1]
         ax.plot(chosen["spread"], chosen["sample"], look["marker"], color=look["color"], markersize=9)
-    top = 1.02 * max(rows["spread"].max(), rows["sample"].max())
-    ax.plot([0, top], [0, top], color="0.8", linewidth=1, zorder=0, label="spread = distance: calibrated")
+    ends = [rows.loc[rows["spread"] > 0, "spread"].min(), rows["spread"].max()]
+    ax.plot(ends, ends, color="0.8", linewidth=1, zorder=0, label="spread = distance: calibrated")
     for point in rows[rows["method"] == MMSE].itertuples():
-        ax.plot(0, point.mean, "*", color="k", markersize=12, label=f"mean of {mmse} (MMSE point)")
-        ax.plot(
-            2**0.5 * point.mean, 2**0.5 * point.mean, "*", color="0.6", markersize=12, label="posterior samples, by it"
-        )
+        ax.axhline(point.mean, color="k", linestyle=":", linewidth=1, label=f"mean of {reference}")
+        exact = 2**0.5 * point.mean
+        ax.plot(exact, exact, "*", color="0.6", markersize=12, label="posterior samples, were that the MMSE point")
+    ax.set_xscale("log"), ax.set_yscale("log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:.3g}"), axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
     ax.set_xlabel("diversity: RMS distance between two samples"), ax.set_ylabel("distortion: RMS distance to the truth")
-    ax.set_xlim(left=-0.01 * top)
-    ax.set_ylim(bottom=0.6 * rows[["sample", "mean"]].min().min(), top=min(top, 3 * rows["sample"].median()))
-    ax.set_xlim(right=min(top, 1.2 * rows["spread"].max()))
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     fig.tight_layout()
     return fig

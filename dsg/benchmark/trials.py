@@ -12,7 +12,7 @@ from dsg.runs.results import write_text
 
 KEY = ("task", "sampler", "steps")
 SCORES = ("haarpsi", "psnr", "selector")  # larger is better
-COLUMNS = (*KEY, "images", "value", "haarpsi", "psnr", "weights", "selector", "seeds")
+COLUMNS = (*KEY, "images", "value", "haarpsi", "psnr", "weights", "selector", "seeds", "settings")
 PER_IMAGE = (*KEY, "weights", "value", "seed", "score", "per_image")
 
 
@@ -32,7 +32,7 @@ class Trials:
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else None
         if text is not None and text != self._text:
             # one seed was all there was before there was a column for it
-            table = pd.read_csv(StringIO(text), dtype={"weights": str}).reindex(columns=list(COLUMNS))
+            table = pd.read_csv(StringIO(text), dtype={"weights": str, "settings": str}).reindex(columns=list(COLUMNS))
             self._text, self._table = text, table.fillna({"seeds": 1})
         return self._table
 
@@ -62,6 +62,20 @@ class Trials:
                 if other != wanted:
                     tuned = f"{task} was tuned on {other:.0f} {name}"
                     raise ValueError(f"{self.path}: {tuned}: --{name} {other:.0f}, or remove its lines")
+
+    def check_settings(self, key: tuple, weights: str, settings: str) -> None:
+        """Scores of another problem do not compare either: raises ValueError. Older lines say nothing of theirs.
+
+        Args:
+            settings: a hash of the task's options, the sampler's others, and the data.
+        """
+        others = self.of(key, weights, SCORES[0])["settings"].dropna()
+        if not others.isin([settings]).all():
+            what = "{} {} {}".format(*key)
+            raise ValueError(
+                f"{self.path}: {what} was tuned with other options of task, sampler or data: take another store, or "
+                "remove its lines"
+            )
 
     def add(self, row: Mapping[str, object], per_image: Mapping[int, Mapping[str, np.ndarray]]) -> None:
         """Add a trial.

@@ -18,8 +18,9 @@ from dsg.benchmark.jobs import Job, Progress
 from dsg.benchmark.search import has_ended, is_inside, next_value
 from dsg.benchmark.trials import SCORES, Trials, locked
 from dsg.benchmark.tuned_table import set_entry, value_in
+from dsg.checkpoints import REPOSITORY
 from dsg.runs.prepare import build, prepare
-from dsg.runs.results import write_text
+from dsg.runs.results import short_hash, write_text
 from dsg.runs.runner import Run
 from dsg.samplers import Tunable
 from tasks.inverse import InverseProblem
@@ -60,6 +61,7 @@ class Search:
     start: float | None = None
     # found by `check`
     weights: str = field(default="", init=False)
+    settings: str = field(default="", init=False)
     passes: int = field(default=0, init=False)  # of a trial
 
     @property
@@ -97,8 +99,17 @@ class Search:
         scored_by = hash_of(self.selector) if self.criterion == "selector" else None
         used = (run.prior.weights_hash, run.task.weights_hash, scored_by)
         self.weights = "+".join(weights[:10] for weights in used if weights)
+        self.settings = self.settings_of(run)
         self.trials.check_size(self.task, self.weights, images=self.images, seeds=self.seeds)
+        self.trials.check_settings(self.key, self.weights, self.settings)
         self.passes = self.images * self.seeds * run.task.tries * run.sampler.cost(run.prior.schedule).compute
+
+    def settings_of(self, run: Run) -> str:
+        """A hash of what decides the scores beside the weights, the number of steps, the value and the seed."""
+        owner = run.results.owner
+        sampler = {k: v for k, v in owner["sampler"].items() if k not in ("steps", self.tunable.option)}
+        root = str(owner["data"]["root"]).removeprefix(f"{REPOSITORY}/")  # ours lies in every clone at another place
+        return short_hash({"task": owner["task"], "sampler": sampler, "data": {**owner["data"], "root": root}})
 
     def check_criterion(self, run: Run) -> None:
         if self.criterion != "selector":
@@ -126,6 +137,7 @@ class Search:
             found = {seed: self.scores(self.config_with(*config, f"seed={seed}"), on_progress) for seed in self.used()}
             about = dict(zip(("task", "sampler", "steps"), self.key))
             about |= {"images": self.images, "seeds": self.seeds, "value": value, "weights": self.weights}
+            about |= {"settings": self.settings}
             failed = not all(found.values())
             means = {s: np.mean([one[s] for one in found.values()]) for s in SCORES if not failed and s in found[0]}
             self.trials.add({**about, **means}, {} if failed else found)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.checkpoints import read_state_dict, resolve
+from dsg.checkpoints import file_hash, read_state_dict, resolve
 from dsg.metrics.base import Column, ImageMetric
 from dsg.runs.inputs import Input
 
@@ -76,16 +76,17 @@ class LPIPS(FullReference):
     def __init__(self, net: str = "vgg", backbone: str | None = None):
         if net not in BACKBONES:
             raise ValueError(f"metric.lpips.net={net} is unknown: one of {', '.join(BACKBONES)}")
-        self.net, self.column = (
-            net,
-            Column(f"lpips_{net}", f"LPIPS ({net.upper() if net == 'vgg' else 'Alex'})", 3, False),
-        )
+        title = {"vgg": "LPIPS (VGG)", "alex": "LPIPS (Alex)"}[net]
+        self.net, self.column = net, Column(f"lpips_{net}", title, 3, False)
         cached = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONES[net]
         places = [resolve(backbone)] if backbone else [resolve(f"checkpoints/{BACKBONES[net]}"), cached]
         self.file = next((file for file in places if file.is_file()), None)
 
     def missing(self) -> str | None:
         return None if self.file else f"python scripts/fetch_checkpoints.py lpips_{self.net} gets its backbone"
+
+    def settings(self) -> dict:
+        return {"backbone": file_hash(self.file)[:10] if self.file else None}
 
     def compare(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dsg.checkpoints import resolve
 from dsg.records import check_record, file_hash
 from dsg.runs import images as pictures
+from dsg.runs.results import temporary_name
 
 INPUT_SIZE, BATCH = 299, 32
 RESIZES = {
@@ -148,7 +149,11 @@ class Reference:
     def _hash(self) -> str | None:
         if not self._file.is_dir():
             return file_hash(self._file)[:10] if self._file.is_file() else None
-        lines = "".join(f"{name} {file.stat().st_size}\n" for name, file in pictures.find(self._file).items())
+        try:
+            found = pictures.find(self._file)
+        except ValueError:  # `missing` says it
+            return None
+        lines = "".join(f"{name} {file.stat().st_size}\n" for name, file in found.items())
         return sha256(lines.encode()).hexdigest()[:10]
 
 
@@ -182,14 +187,22 @@ def folder_features(folder: Path, size: int | None, inception: Inception) -> np.
 
 
 def save_statistics(folder: Path, size: int | None, inception: Inception, file: Path) -> None:
-    """Of a folder of images, in the format of pytorch-fid, with the features and how they were made."""
+    """Of a folder of images, in the format of pytorch-fid, with the features and how they were made.
+
+    Raises:
+        FileExistsError: `file` is there.
+    """
+    if file.exists():
+        raise FileExistsError(f"{file} is there already")
     found = Statistics.of(folder_features(folder, size, inception))
     made_with = {**inception.settings(), "folder": str(folder), "size": size, "images": found.images}
-    with open(file, "xb") as out:
+    partial = temporary_name(file)  # a kill leaves no half file under the name
+    with open(partial, "xb") as out:
         np.savez(
             out, mu=found.mean, sigma=found.covariance, features=found.features.astype(np.float32),
             made_with=json.dumps(made_with),
         )  # fmt: skip
+    partial.replace(file)
 
 
 def _whole(file: Path) -> np.ndarray:

@@ -1,6 +1,7 @@
 """What the folders of finished runs say, as plain data for the page and the tables."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -161,8 +162,9 @@ def rows_of(out: Path) -> list[dict]:
 
 
 def numbers(row: Mapping) -> dict[str, float]:
-    """The metrics of one image."""
-    return {k: float(f"{v:.6g}") for k, v in row.items() if k not in NOT_METRICS and isinstance(v, (int, float))}
+    """The finite metrics of one image: JSON has no others (PSNR of an exact copy)."""
+    found = {k: v for k, v in row.items() if k not in NOT_METRICS and isinstance(v, (int, float)) and math.isfinite(v)}
+    return {k: float(f"{v:.6g}") for k, v in found.items()}
 
 
 def name_of(out: Path, folders: Sequence[Path]) -> str:

@@ -220,7 +220,8 @@ def _difference(name: str, a: pd.DataFrame, b: pd.DataFrame, shared: list[str], 
 
 def _table(out: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(out / "per_image.csv", dtype={"id": str, "image": str, "input": str}, keep_default_na=True)
+        types = {"id": str, "image": str, "input": str}  # an image may be called NA
+        table = pd.read_csv(out / "per_image.csv", dtype=types, keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise ValueError(f"{out}: no per_image.csv there") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):

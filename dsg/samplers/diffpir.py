@@ -85,7 +85,7 @@ class DiffPIR(InverseSampler):
         total = len(schedule)
         passed = np.sqrt(np.linspace(0, total**2, self.steps)).astype(int)
         passed[-1] = total - 1
-        return schedule.steps_at((total - 1 - passed[::-1]).tolist())[:-1]
+        return [step for step in schedule.steps_at((total - 1 - passed[::-1]).tolist()) if step.t > 0]
 
     def check(self, prior: Prior, task) -> None:
         super().check(prior, task)
@@ -96,7 +96,7 @@ class DiffPIR(InverseSampler):
         return [Draw("step", step.index, 0) for step in self.reverse_steps(schedule)] if self.zeta else []
 
     def cost(self, schedule: NoiseSchedule) -> Cost:
-        return Cost(self.steps - 1, 0)
+        return Cost(len(self.reverse_steps(schedule)), 0)
 
     @property
     def tunable(self) -> Tunable:

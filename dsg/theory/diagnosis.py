@@ -80,9 +80,8 @@ def true_radius(prior: GaussianMixture, state: GuidedState) -> float:
     step = state.step
     if step.alpha_bar_prev == 1:
         return math.nan
-    c = math.sqrt(step.alpha_bar_prev) * step.beta / (1 - step.alpha_bar)
     trace = prior.conditional(state.x_t, step.alpha_bar).trace()
-    return (1 + c**2 * trace / (prior.dimension * step.beta_tilde)).sqrt().mean().item()
+    return (1 + step.posterior_x0**2 * trace / (prior.dimension * step.beta_tilde)).sqrt().mean().item()
 
 
 def gradients(prior: GaussianMixture, task, condition: dict, x_t: Tensor, ab: float) -> tuple[Tensor, Tensor]:

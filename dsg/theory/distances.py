@@ -82,7 +82,7 @@ def in_credible_region(x: Tensor, exact: GaussianMixture, exact_samples: Tensor,
 def interval_coverage(x: Tensor, truth: Tensor, level: float = 0.9) -> float:
     """Share of coordinates whose true value [d] lies in the samples' central interval.
 
-    For posterior samples it is `level`, on average over truths.
+    For N posterior samples it is level (N - 1)/(N + 1), on average over truths.
     """
     tail = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=x.dtype, device=x.device)
     low, high = torch.quantile(x, tail, dim=0)

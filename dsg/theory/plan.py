@@ -18,12 +18,17 @@ def jobs(suite: Suite) -> list[TheoryJob]:
     Raises:
         ValueError: no sampler is left, so that there is nothing to show; or a part would take the place of the whole.
     """
-    if suite.is_part and suite.out == resolve(suite.yaml["out"]):
-        raise ValueError("a part of the suite needs another --out: the full tables are in the default one")
+    check_place(suite)
     fewest = min(min(suite.yaml["tasks"][name]["steps"]) for name in suite.tasks)
     if suite.most_steps is not None and suite.most_steps < fewest:
         raise ValueError(f"--most-steps {suite.most_steps}: the samplers take {fewest} or more")
     return [job for name in suite.tasks for job in jobs_of(suite, setting(suite, name))]
+
+
+def check_place(suite: Suite) -> None:
+    """Raises ValueError if a part of a suite would take the place of the whole."""
+    if suite.is_part and suite.out == resolve(suite.yaml["out"]):
+        raise ValueError("a part of the suite needs another --out: the full tables are in the default one")
 
 
 def setting(suite: Suite, name: str) -> Setting:
@@ -52,7 +57,12 @@ def jobs_of(suite: Suite, setting: Setting) -> list[TheoryJob]:
 
 
 def rivals(suite: Suite) -> list[TheoryJob]:
-    """Every setting, with every sampler at each budget of compute, and what stands beside them."""
+    """Every setting, with every sampler at each budget of compute, and what stands beside them.
+
+    Raises:
+        ValueError: a part would take the place of the whole.
+    """
+    check_place(suite)
     return [job for name in suite.tasks for job in within_budgets(suite, setting(suite, name))]
 
 
@@ -77,6 +87,6 @@ def within_budgets(suite: Suite, setting: Setting) -> list[TheoryJob]:
 def most_steps(build: Callable[[int], Sampler], schedule: NoiseSchedule, budget: int) -> int | None:
     """The largest number of steps with which a sampler takes at most `budget` forward passes per sample, a backward
     pass counting two; None if 2 are too many."""
-    counts = range(2, budget + 2)
+    counts = range(2, min(budget + 1, len(schedule)) + 1)
     fitting = bisect_right(counts, budget, key=lambda n: build(n).cost(schedule).compute)
     return counts[fitting - 1] if fitting else None

@@ -2,7 +2,7 @@
 
     python scripts/avatars64/render.py train=40960            # the nearest training faces are looked for in these
     python scripts/avatars64/describe_prior.py --out /tmp/card --tints 512
-    python scripts/avatars64/describe_prior.py --tints 512    # checkpoints/avatars64
+    python scripts/avatars64/describe_prior.py --tints 512 --overwrite    # checkpoints/avatars64
 
 Everything in the card is measured here, but for the study, whose text is study.md. Per noise level, the network
 against the best linear denoiser and the mean image, on test faces, whose identities were not trained on. Unconditional
@@ -20,12 +20,14 @@ import pandas as pd
 from safetensors import safe_open
 
 from dsg.arguments import Parser, exit_code, positive
+from dsg.avatars64.drawing import check_extra
 from dsg.avatars64.faces import DATA, face, load_faces
 from dsg.avatars64.guidance_card.card import OTHERS
 from dsg.avatars64.prior_card.denoising import COMPONENTS, FITTED, curves, denoising, fit_linear, load_prior
 from dsg.avatars64.prior_card.samples import nearest, sheet, unconditional
 from dsg.avatars64.prior_card.tints import tints
 from dsg.checkpoints import REPOSITORY
+from dsg.metrics.distribution import EvaluatorFrechet
 from dsg.runs import images
 from dsg.runs.inputs import to_tensor
 from dsg.runs.results import write_text
@@ -128,6 +130,7 @@ def parse_args() -> argparse.Namespace:
     add("--out", type=Path, default=SHIPPED, help="folder of the card (checkpoints/avatars64)")
     add("--samples", type=positive, default=48, help="shown in the card (48)")
     add("--steps", type=positive, default=100, help="of the sampler (100)")
+    add("--overwrite", action="store_true", help="a card that is in --out may be replaced")
     add("--faces", type=positive, default=64, help="test faces of the table (64)")
     add("--tints", type=positive, metavar="N", help="measure tints and Frechet distance on N samples, at least 500")
     add("--name", default="third, ships", help="of the network in the table of tints")
@@ -137,6 +140,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    if args.tints:
+        check_extra()
+    if args.tints and args.tints < EvaluatorFrechet().smallest:
+        raise ValueError(f"--tints {args.tints}: at least {EvaluatorFrechet().smallest}")
+    if (args.out / "README.md").exists() and not args.overwrite:
+        raise ValueError(f"{args.out / 'README.md'} exists; add --overwrite to replace it")
     args.out.mkdir(parents=True, exist_ok=True)
     faces = load_faces(DATA / "train")
     prior = load_prior(args.weights.resolve(), args.overrides)

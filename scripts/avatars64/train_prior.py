@@ -84,7 +84,7 @@ def parse_args() -> argparse.Namespace:
         parser.error("--linear goes with --prediction v: say --linear 0 for another")
     if args.attributes and not args.linear:
         parser.error("--attributes needs --linear: say --attributes without a name")
-    pick_device(args.device)
+    args.device = str(pick_device(args.device))
     try:
         shipped = OmegaConf.load(args.config).model.unet
     except (YAMLError, OmegaConfBaseException, AttributeError):

@@ -1,7 +1,6 @@
 """The colour of samples' skin against the palette that the faces are drawn with."""
 
 import numpy as np
-import python_avatars
 import torch
 
 from dsg.benchmark.statistics import bootstrap
@@ -26,6 +25,8 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 def palette() -> np.ndarray:
     """The skin colours of the data, sRGB [7, 3] in 0..255."""
+    import python_avatars
+
     return np.array([[int(e.value[i : i + 2], 16) for i in (1, 3, 5)] for e in python_avatars.SkinColor])
 
 
