@@ -23,7 +23,7 @@ from dsg.runs.results import write_text
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import LogFormatter  # noqa: E402
+from matplotlib.ticker import LogLocator, NullFormatter  # noqa: E402
 
 HEAD = """# Distortion against diversity: {task}, {steps} steps, {images} test images, {samples} samples each
 
@@ -183,7 +183,8 @@ def figure(rows: pd.DataFrame, looks: Mapping[str, dict], reference: str):
         ax.plot(exact, exact, "*", color="0.6", markersize=12, label="posterior samples, were that the MMSE point")
     ax.set_xscale("log"), ax.set_yscale("log")
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter("{x:.3g}"), axis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5))), axis.set_major_formatter("{x:.3g}")
+        axis.set_minor_formatter(NullFormatter())
     ax.set_xlabel("diversity: RMS distance between two samples"), ax.set_ylabel("distortion: RMS distance to the truth")
     ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     fig.tight_layout()
