@@ -110,6 +110,34 @@ def test_ctrl_c_ends_the_workers_and_begins_no_other_job(tmp_path):
             os.killpg(program.pid, signal.SIGKILL)
 
 
+class Watched(Adds):
+    """Tells a half of its work, and goes on when somebody has seen it."""
+
+    def run(self, on_progress) -> list[str]:
+        on_progress(self.number / 2)
+        for _ in range(600):
+            if (self.out / "seen").exists():
+                self.file.write_text("")
+                return []
+            time.sleep(0.1)
+        return ["nobody saw it"]
+
+
+@pytest.mark.slow
+def test_the_bar_moves_while_a_worker_is_at_its_job(tmp_path, monkeypatch):
+    class Bar(engine.tqdm):
+        def update(self, n=1):
+            super().update(n)
+            if self.n == 8:
+                (tmp_path / "seen").touch()
+            ends.append(self.n)
+
+    ends = []
+    monkeypatch.setattr(engine, "tqdm", Bar)
+    assert engine.run([Watched(tmp_path, 16)], "a", workers=2) == []
+    assert 8 in ends and ends[-1] == 16
+
+
 def test_everything_is_checked_before_anything_is_begun(tmp_path, capsys):
     out = tmp_path / "o"
     assert run_suites([suite_of(out, _3="check")]) == 2

@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from dsg.benchmark import cluster
-from dsg.benchmark.jobs import Job
+from dsg.benchmark.jobs import Job, Progress
 from dsg.errors import first_line
 
 EXPECTED = (ValueError, OSError)  # one clear line; anything else is told with where it happened
@@ -76,18 +76,21 @@ def _here(todo: Sequence[Job], bar: tqdm) -> list[str]:
 
 
 def _in_workers(todo: Sequence[Job], bar: tqdm, workers: int) -> list[str]:
-    failures = []
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    failures, context = [], get_context("spawn")
+    done = context.Value("d", 0.0)  # of the bar, by all workers
+    with ProcessPoolExecutor(workers, context, _begin, (done,)) as pool:
         longest_first = sorted(todo, key=lambda job: -job.work())  # so that no core waits at the end
         futures = {pool.submit(_in_worker, job): job for job in longest_first}
+        left = set(futures)
         try:
-            for future in as_completed(futures):
-                job = futures[future]
-                bar.set_postfix_str(_words(job))
-                # a worker that was killed raises here, for every job that it leaves undone
-                failed = future.result() if future.exception() is None else [_told(future.exception())]
-                failures += _report(job, failed)
-                bar.update(job.work())
+            while left:
+                ended, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    bar.set_postfix_str(_words(futures[future]))
+                    # a worker that was killed raises here, for every job that it leaves undone
+                    failed = future.result() if future.exception() is None else [_told(future.exception())]
+                    failures += _report(futures[future], failed)
+                bar.update(done.value - bar.n)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -108,19 +111,36 @@ def _in_queue(todo: Sequence[Job], bar: tqdm, launcher: Sequence[str], folder: P
     return failures
 
 
-def _alone(job: Job) -> list[str]:
-    """In a worker: nobody listens to the progress."""
+def _alone(job: Job, on_progress: Progress = lambda done: None) -> list[str]:
+    """In another process; in a queue nobody listens to the progress."""
     try:
-        return job.run(lambda done: None)
+        return job.run(on_progress)
     except Exception as error:
         return [_told(error)]
 
 
+def _begin(done) -> None:
+    """A worker: one thread, and a counter of progress that it shares with the others."""
+    global _done
+    _done = done
+    torch.set_num_threads(1)
+
+
 def _in_worker(job: Job) -> list[str]:
+    work, told = job.work(), 0.0
+
+    def add(progress: float) -> None:
+        nonlocal told
+        told += progress
+        with _done.get_lock():
+            _done.value += progress
+
     try:
-        return _alone(job)
+        failed = _alone(job, add)
     except KeyboardInterrupt:  # Ctrl-C reaches the workers too; the pool would go on with the next job
         os._exit(130)
+    add(work - told)  # what a failure left undone is not waited for
+    return failed
 
 
 def _told(error: BaseException) -> str:

@@ -53,8 +53,8 @@ class Job(ABC):
         """Do what is left, and save it; a part that is saved is not done again.
 
         Args:
-            on_progress: called with the share of `work` that was done since the last call. In a worker process nobody
-                listens, and the bar moves when the job has ended.
+            on_progress: called with the share of `work` that was done since the last call. In a job of a cluster's
+                queue nobody listens.
 
         Returns:
             what failed within the job while the rest was done, a line each. An exception fails the whole job; the
