@@ -159,7 +159,14 @@ def test_tuning_does_not_mix_scores_of_other_problems(tmp_path):
     assert engine.check(jobs_of(tmp_path)) == []
     before = (tmp_path / "avatars64.csv").read_bytes()
     (other,) = jobs_of(tmp_path)
-    for option in ("task.sigma=0.3", "task.factor=8", "sampler.eta=0.1", "data.root=data/avatars64/test"):
+    others = (
+        "task.sigma=0.3",
+        "task.factor=8",
+        "sampler.eta=0.1",
+        "data.root=data/avatars64/test",
+        "assumed.sigma=0.3",
+    )
+    for option in others:
         (error,) = engine.check([replace(other, options=[*other.options, option])])
         assert "super_resolution mpgd 20 was tuned with other options of task, sampler or data" in error, option
     for option in ("sampler.step_size=3", "seed=4", "batch_size=2"):  # the search's own, or nothing to a score

@@ -106,10 +106,10 @@ class Search:
 
     def settings_of(self, run: Run) -> str:
         """A hash of what decides the scores beside the weights, the number of steps, the value and the seed."""
-        owner = run.results.owner
+        owner = {k: v for k, v in run.results.owner.items() if k not in ("model", "seed", "samples")}
         sampler = {k: v for k, v in owner["sampler"].items() if k not in ("steps", self.tunable.option)}
         root = str(owner["data"]["root"]).removeprefix(f"{REPOSITORY}/")  # ours lies in every clone at another place
-        return short_hash({"task": owner["task"], "sampler": sampler, "data": {**owner["data"], "root": root}})
+        return short_hash({**owner, "sampler": sampler, "data": {**owner["data"], "root": root}})
 
     def check_criterion(self, run: Run) -> None:
         if self.criterion != "selector":
