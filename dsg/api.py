@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # importing torch takes seconds
 
 
 class Restored(NamedTuple):
-    """uint8 [H, W, 3] images: the restored one, and a picture of the y that it was made from ([h, w, 3])."""
+    """uint8 [H, W, 3] images: the restored one, and an image of the y that it was made from ([h, w, 3])."""
 
     image: np.ndarray
     measurement: np.ndarray
@@ -89,7 +89,7 @@ def restore(
         raise ValueError(f"sampler={sampler}: the image is not finite; a smaller step may help")
     with torch.no_grad():
         restored = to_uint8(prior.decode(x0))[0]
-    return Restored(restored, operator.picture(given, condition))
+    return Restored(restored, operator.condition_image(given, condition))
 
 
 def _input(image, operator: "Task", shape: Sequence[int], degraded: bool, mask: np.ndarray | None) -> "Input":

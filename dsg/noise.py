@@ -34,8 +34,8 @@ class ImageNoise:
         shape: (C, H, W).
         device: where the draws are wanted. On anything but a CPU the next draw is made in a thread while the device
             works with this one.
-        order: the draws that will be asked for, (purpose, step index, repeat) in turn (`dsg.samplers.draws`), so that
-            the next one is known; without it each is made when it is asked for.
+        order: the draws that will be asked for, (purpose, step index, repeat) in turn (`Sampler.draws`), so that the
+            next one is known; without it each is made when it is asked for.
     """
 
     def __init__(

@@ -16,7 +16,8 @@ import yaml
 from tqdm import tqdm
 
 from dsg.arguments import Parser, positive
-from dsg.runs.evaluation import add_metrics, check_names, compare, find_runs
+from dsg.runs.evaluation import add_metrics, check_names, find_runs
+from dsg.runs.paired import compare
 from dsg.runs.results import OWNER
 
 

@@ -9,7 +9,7 @@
     python scripts/reproduce.py --suite semantic --images 32 --samples 4 --out results/semantic512
     python scripts/reproduce.py --suite ffhq256 --launcher slurm partition=gpu    # on a cluster: docs/cluster.md
 
-Runs are ordinary ones, in `<out>/runs/<task>/<sampler>-<steps>`: `run.py` would make the same images. A stopped suite
+Runs are ordinary ones, below `<out>/runs/<task>/`: `run.py` would make the same images. A stopped suite
 goes on where it was; a finished one only writes its tables and figures again.
 """
 

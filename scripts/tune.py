@@ -1,10 +1,9 @@
 """Tune the step size, guidance rate or whatever a sampler has to tune, for every method alike, on validation images.
 
-    python scripts/tune.py --images 64 --seeds 3              # in full: docs/protocol.md
-    python scripts/tune.py --steps 20 100                     # changes these entries of configs/tuned/avatars64.yaml
-    python scripts/tune.py --steps 10 50 --tasks super_resolution
-    python scripts/tune.py --steps 50 --tasks clip_text style segmentation --trials 6
-    python scripts/tune.py --steps 50 --tasks faceid --trials 6 --images 24    # on 8 people the score is mostly noise
+    python scripts/tune.py --steps 10 50 --tasks super_resolution      # changes entries of configs/tuned/avatars64.yaml
+    python scripts/tune.py --images 64 --seeds 3 --store results/tuning-64x3              # in full: docs/protocol.md
+    python scripts/tune.py --steps 50 --tasks faceid style segmentation --trials 9        # more trials than there are
+    python scripts/tune.py --steps 50 --tasks clip_text --images 10                       # there are 10 prompts
     python scripts/tune.py --model ffhq256 --data ~/ffhq-validation --samplers dps_dsg --out /tmp/tuned
 
 Criterion: mean HaarPSI or PSNR over the same validation images and noise seeds; of semantic tasks the selector's score
@@ -14,8 +13,8 @@ while the best value is at its edge (up to four more than were asked for), then 
 trial is taken, but the optimum of a quadratic through the five about the best pair of neighbours, or the middle of that
 pair. Each trial is added to `results/tuning/<model>.csv` when it is done, its scores
 per image to `<model>-images.csv`; a stopped search goes on from there. Entries that are not tuned stay as they are.
-With --out, trials, curves and a copy of the tuned table go there, and configs/ is left alone. With --store the trials
-of a suite are taken, and only what is missing there is searched:
+With --out, trials, curves and a copy of the tuned table go there, and configs/ is left alone. --store is another folder
+of trials: a new one for a search of another size, or that of a suite, where only what is missing is searched:
 
     python scripts/tune.py --store results/tuning-benchmark --images 4 --trials 5 --tasks hdr --steps 20
 """
@@ -30,7 +29,8 @@ from dsg.benchmark import engine
 from dsg.benchmark.dry import describe
 from dsg.benchmark.main import tell
 from dsg.benchmark.tuning import TITLES
-from dsg.benchmark.tuning_plan import RESULTS, copy_table, defaults, draw, plan
+from dsg.benchmark.tuning_curves import draw
+from dsg.benchmark.tuning_plan import RESULTS, copy_table, defaults, plan
 
 
 def parse_args() -> argparse.Namespace:

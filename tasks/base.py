@@ -75,6 +75,6 @@ class Task(ABC):
         """Identifies, in a run's identity, files that change the loss: weights, matrices."""
         return None
 
-    def picture(self, input: Input, condition: Condition) -> np.ndarray | None:
+    def condition_image(self, input: Input, condition: Condition) -> np.ndarray | None:
         """What stands for the condition of one image in results, uint8 [H, W, C], from `condition` [1, ...]."""
         return None

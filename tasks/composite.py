@@ -79,8 +79,8 @@ class Composite(SemanticTask):
         """As the part that wants it largest; the others reduce that."""
         return max(self.readers, key=lambda p: p.reference_size(size)).read_reference(path, name, size)
 
-    def picture(self, input: Input, condition: Condition) -> np.ndarray | None:
-        return self.readers[0].picture(input, condition) if self.readers else None
+    def condition_image(self, input: Input, condition: Condition) -> np.ndarray | None:
+        return self.readers[0].condition_image(input, condition) if self.readers else None
 
     def to(self, device: torch.device) -> "Composite":
         for part in self.semantic.values():

@@ -151,7 +151,7 @@ class InverseProblem(Task):
     def metrics(self, image: Tensor, condition: Condition) -> dict[str, Tensor]:
         return {"residual": self.residual(image, condition)}
 
-    def picture(self, input: Input, condition: Condition) -> np.ndarray:
+    def condition_image(self, input: Input, condition: Condition) -> np.ndarray:
         """y as an image; missing pixels are grey (0)."""
         return to_uint8(condition["y"])[0]
 

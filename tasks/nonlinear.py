@@ -76,7 +76,7 @@ class PhaseRetrieval(InverseProblem):
     def check_degraded(self, shape: Sequence[int]) -> None:
         raise ValueError(f"task={self.name}: a measurement is no image; data.degraded=true does not apply")
 
-    def picture(self, input: Input, condition: Condition) -> np.ndarray:
+    def condition_image(self, input: Input, condition: Condition) -> np.ndarray:
         """log(1 + |y|), scaled to the brightest."""
         levels = condition["y"].abs().log1p()[0]
         return (255 * levels / levels.max().clamp_min(1e-12)).round().byte().permute(1, 2, 0).cpu().numpy()

@@ -60,7 +60,7 @@ class Segmentation(SemanticTask):
             raise ValueError(f"{path} asks for nothing: all of it is 255")
         return Input(name, labels=labels, path=path)
 
-    def picture(self, input: Input, condition: Condition) -> np.ndarray:
+    def condition_image(self, input: Input, condition: Condition) -> np.ndarray:
         """The label map in colours."""
         return colored(input.labels, len(self.classes))
 

@@ -178,7 +178,7 @@ class SemanticTask(Task):
         """function(x), in fixed batches on a CPU."""
         return in_fixed_batches(function, x, self.cpu_batch)
 
-    def picture(self, input: Input, condition: Condition) -> np.ndarray | None:
+    def condition_image(self, input: Input, condition: Condition) -> np.ndarray | None:
         return input.reference
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from dsg.config import load_with_sources
 from dsg.priors.adm import ADMPrior
-from dsg.runs.evaluation import add_metrics, compare, find_runs, finished_run
+from dsg.runs.evaluation import add_metrics, find_runs, finished_run
+from dsg.runs.paired import compare
 from dsg.runs.prepare import prepare
 
 FAST = ["sampler.steps=3", "wandb.mode=disabled", "metrics=[psnr]"]
@@ -248,10 +249,3 @@ def test_the_command_compares_two_runs(made):
     assert done.returncode == 0 and "psnr" in done.stdout and "B - A" in done.stdout
     done = command(*made, "--margin", "psnr")
     assert done.returncode == 2 and "expected NAME=VALUE" in done.stderr
-
-
-@pytest.mark.slow
-def test_the_command_says_what_is_wrong_in_a_line(tmp_path):
-    assert "no run there" in command(tmp_path, "--metrics", "psnr").stderr
-    assert "compares two folders" in command(tmp_path, tmp_path).stderr
-    assert "--statistics needs --to" in command("--statistics", tmp_path).stderr

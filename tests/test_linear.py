@@ -102,7 +102,7 @@ def test_inputs_are_truths_and_their_condition_is_what_degrade_makes(folder):
     expected = task.degrade(to_tensor([i.truth for i in inputs]), ["a", "b"], 7)
     assert torch.equal(condition["y"], expected["y"])
     one = {k: v[:1] for k, v in condition.items()}
-    assert (task.picture(inputs[0], one) == to_uint8(one["y"])[0]).all()
+    assert (task.condition_image(inputs[0], one) == to_uint8(one["y"])[0]).all()
 
 
 def test_a_mask_of_one_s_own_belongs_to_the_input(folder):

@@ -96,11 +96,11 @@ def test_the_truth_leaves_a_residual_of_sigma(name):
 def test_its_condition_can_be_looked_at(name):
     task, x = TASKS[name](name), image(size=8, dtype=torch.float32)
     condition = {k: v[:1] for k, v in task.degrade(x, ["a", "b"], 0).items()}
-    picture = task.picture(Input("a"), condition)
+    shown = task.condition_image(Input("a"), condition)
     side = task.measurement_size(8)
-    assert picture.shape == (side, side, 3) and picture.dtype == np.uint8 and picture.std() > 5
+    assert shown.shape == (side, side, 3) and shown.dtype == np.uint8 and shown.std() > 5
     if name == "phase_retrieval":  # the log magnitude: the zero frequency is brightest, and not the only one to be seen
-        assert (picture[6, 6] == picture.max()).any() and np.median(picture) > 20
+        assert (shown[6, 6] == shown.max()).any() and np.median(shown) > 20
 
 
 def test_seventy_percent_are_missing_by_one_option():

@@ -14,6 +14,7 @@ from PIL import Image
 
 from dsg.config import load, load_with_sources, to_yaml
 from dsg.layers import files
+from dsg.metrics.base import Column, SetMetric
 from dsg.report import tables
 from dsg.report.collect import collect
 from dsg.report.command import command, overrides
@@ -21,7 +22,7 @@ from dsg.report.expected import TITLES
 from dsg.report.expected import page as page_of_figures
 from dsg.report.expected import table as figures
 from dsg.report.main import main
-from dsg.report.page import ASSETS, SCRIPTS
+from dsg.report.page import ASSETS, SCRIPTS, settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NASTY = "a<b>&'\"</script><img src=x onerror=alert(1)>"
@@ -190,6 +191,30 @@ def test_number_of_images_is_limited_and_told(suite, tmp_path):
     assert "The first 2 of 3 images of each run" in (tmp_path / "page.html").read_text()
     assert main([str(suite), "--megabytes", "0.0001", "--out", str(tmp_path / "page.html")]) == 0
     assert all(len(run["shown"]) == 1 for run in data_of(tmp_path / "page.html")["runs"])
+
+
+def test_a_metric_of_the_whole_set_may_have_an_interval(tmp_path):
+    distance = {"value": 0.5, "low": 0.4, "high": 0.6, "floor": 0.2}
+    write_run(tmp_path / "run", set_metrics={"sliced_wasserstein": distance})
+    ((entry,), _) = collect([tmp_path / "run"])
+    assert entry.metrics["sliced_wasserstein"] == {"mean": 0.5, "low": 0.4, "high": 0.6}
+    assert settings(entry) == ["sliced W2 to the posterior [std]: floor 0.2"]
+
+
+def test_a_metric_of_one_s_own_has_its_title_and_direction(tmp_path):
+    mine = tmp_path / "mine/metric/brightness.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("_target_: test_report.Brightness\n")
+    write_run(tmp_path / "run", set_metrics={"brightness": {"value": 0.5}})
+    ((entry,), _) = collect([tmp_path / "run"], [str(tmp_path / "mine")])
+    assert entry.columns["brightness"] == Brightness.column
+
+
+class Brightness(SetMetric):
+    column = Column("brightness", "mean level", 1, True)
+
+    def __call__(self, images):
+        return float(images.mean())
 
 
 def test_a_number_that_is_not_finite_is_left_out(tmp_path):

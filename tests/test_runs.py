@@ -238,15 +238,6 @@ def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path, monkeypatch, capsys):
     assert "the same command goes on" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_without_git_the_version_is_unknown(monkeypatch):
-    from dsg.runs import runner
-
-    monkeypatch.setenv("PATH", "/nowhere")
-    runner.code_version.cache_clear()
-    assert runner.code_version() == "unknown"
-    runner.code_version.cache_clear()
-
-
 def test_a_copy_without_git_s_folder_has_no_version_even_in_another_repository(tmp_path, monkeypatch):
     from dsg.runs import runner
 

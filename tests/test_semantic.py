@@ -111,7 +111,7 @@ def test_a_loss_of_one_s_own_needs_neither():
     task = Brightness("mine")
     (only,) = task.inputs(Data(), SHAPE)
     assert only.id == "mine" and only.reference is None and only.prompt is None
-    assert task.condition([only], 0) == {} and task.picture(only, {}) is None and task.weights_hash is None
+    assert task.condition([only], 0) == {} and task.condition_image(only, {}) is None and task.weights_hash is None
     x = torch.full((2, 3, 4, 4), 0.5)
     assert [c.name for c in task.columns] == list(task.metrics(x, {})) == ["mine_loss"]
 

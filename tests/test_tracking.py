@@ -1,13 +1,16 @@
 """W&B: what a run logs, and what trouble with it does to the run."""
 
+import json
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 from conftest import FAST, prepared
 
 from dsg.config import load_with_sources
+from dsg.metrics.base import Column
 from dsg.runs import main, tracking
 from dsg.runs.tracking import log
 
@@ -34,6 +37,24 @@ def test_trouble_with_wandb_is_one_warning_and_the_next_call_logs(finished, monk
     assert len(calls) == 1 and capsys.readouterr().err == ""
     assert calls[0]["name"] == "avatars64/inpaint/dps_dsg/3" and calls[0]["resume"] == "allow"
     assert list((finished / "wandb").glob("offline-run-*"))
+
+
+def test_the_panels_of_a_report_ask_for_what_is_logged(finished, tmp_path, monkeypatch):
+    import wandb
+
+    workspace = pytest.importorskip("dsg.report.workspace", reason='needs the extra "report"')
+    shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("wandb*"))
+    summary = json.loads((tmp_path / "o/metrics.json").read_text())
+    summary["set_metrics"] = {"fid": {"value": 3.0}, "sliced_wasserstein": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    (tmp_path / "o/metrics.json").write_text(json.dumps(summary))
+    run, kept = prepared(tmp_path / "o"), {}
+    run.config.wandb.mode = "offline"
+    logged = SimpleNamespace(summary=kept, log=lambda _: None, finish=lambda: None)
+    monkeypatch.setattr(wandb, "init", lambda **_: logged)
+    log(run)
+    assert kept[workspace.summary_key(Column("fid", "FID", 2, False))] == 3.0
+    assert kept[workspace.summary_key(Column("psnr", "PSNR", 2, True))] == summary["metrics"]["psnr"]["mean"]
+    assert (kept["sliced_wasserstein/low"], kept["sliced_wasserstein/high"]) == (0.4, 0.6)
 
 
 def test_a_file_where_wandb_wants_a_folder_is_one_warning_and_the_next_call_logs(finished, tmp_path, capfd):

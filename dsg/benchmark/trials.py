@@ -13,6 +13,7 @@ from dsg.runs.results import write_text
 KEY = ("task", "sampler", "steps")
 SCORES = ("haarpsi", "psnr", "selector")  # larger is better
 COLUMNS = (*KEY, "images", "value", "haarpsi", "psnr", "weights", "selector", "seeds", "settings")
+ANOTHER = "another store of trials (--store, or --tuning store=FOLDER)"
 PER_IMAGE = (*KEY, "weights", "value", "seed", "score", "per_image")
 
 
@@ -61,7 +62,7 @@ class Trials:
             for other in t[name].unique():
                 if other != wanted:
                     tuned = f"{task} was tuned on {other:.0f} {name}"
-                    raise ValueError(f"{self.path}: {tuned}: --{name} {other:.0f}, or remove its lines")
+                    raise ValueError(f"{self.path}: {tuned}: --{name} {other:.0f}, or {ANOTHER}")
 
     def check_settings(self, key: tuple, weights: str, settings: str) -> None:
         """Scores of another problem do not compare either: raises ValueError. Older lines say nothing of theirs.
@@ -72,10 +73,7 @@ class Trials:
         others = self.of(key, weights, SCORES[0])["settings"].dropna()
         if not others.isin([settings]).all():
             what = "{} {} {}".format(*key)
-            raise ValueError(
-                f"{self.path}: {what} was tuned with other options of task, sampler or data: take another store, or "
-                "remove its lines"
-            )
+            raise ValueError(f"{self.path}: {what} was tuned with other options of task, sampler or data: {ANOTHER}")
 
     def add(self, row: Mapping[str, object], per_image: Mapping[int, Mapping[str, np.ndarray]]) -> None:
         """Add a trial.

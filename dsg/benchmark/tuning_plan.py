@@ -1,24 +1,18 @@
-"""What scripts/tune.py searches (configs/tuning.yaml), and the curves that it draws."""
+"""What scripts/tune.py searches (configs/tuning.yaml)."""
 
 import itertools
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
-import pandas as pd
 from omegaconf import OmegaConf
 
 from dsg import config as configs
-from dsg.benchmark.methods import Method, style
 from dsg.benchmark.trials import Trials
-from dsg.benchmark.tuning import TITLES, TuningJob
+from dsg.benchmark.tuning import TuningJob
 from dsg.checkpoints import REPOSITORY
 from dsg.runs.prepare import build
 from tasks.inverse import InverseProblem
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
 
 RESULTS = REPOSITORY / "results/tuning"
 
@@ -97,35 +91,3 @@ def copy_table(model: str, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if source.exists() and not target.exists():
         shutil.copy(source, target)
-
-
-def draw(trials: pd.DataFrame, model: str, out: Path) -> list[str]:
-    """<model>.png of what restores, <model>-semantic.png: score against value, a panel per task and number of steps."""
-    names, semantic = [], trials["selector"].notna()
-    for part, score, suffix in ((trials[~semantic], "haarpsi", ""), (trials[semantic], "selector", "-semantic")):
-        if len(part):
-            names.append(f"{model}{suffix}.png")
-            _draw(part, score, out / names[-1])
-    return names
-
-
-def _draw(trials: pd.DataFrame, score: str, target: Path) -> None:
-    counts, tasks = sorted(trials["steps"].unique()), list(trials["task"].unique())
-    fig, axes = plt.subplots(len(counts), len(tasks), figsize=(4 * len(tasks), 3 * len(counts)), squeeze=False)
-    for (r, steps), (c, task) in itertools.product(enumerate(counts), enumerate(tasks)):
-        ax, part = axes[r, c], trials[(trials["task"] == task) & (trials["steps"] == steps)]
-        if part.empty:
-            ax.axis("off")
-            continue
-        for sampler, curve in part.groupby("sampler", sort=False):
-            curve = curve.sort_values("value")
-            look = style(Method.of(build(configs.load([f"sampler={sampler}"]).sampler)))
-            ax.plot(curve["value"], curve[score].astype(float), **look)
-        ax.set_xscale("log"), ax.set_title(f"{task.replace('_', ' ')}, {steps} steps", fontsize=9)
-        ax.set_xlabel("step size, or guidance rate of DSG", fontsize=8)
-        ax.set_ylabel({**TITLES, "selector": "selector's score"}[score], fontsize=8)
-    handles, labels = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda pair: len(pair[1]))
-    fig.legend(handles, labels, fontsize=8, ncol=len(labels), loc="upper center")
-    fig.tight_layout(rect=(0, 0, 1, 0.96))
-    fig.savefig(target, dpi=110)
-    plt.close(fig)

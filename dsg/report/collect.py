@@ -19,10 +19,11 @@ from dsg.report.command import command, overrides, parsed, variant
 from dsg.report.expected import Published, published
 from dsg.runs.evaluation import find_runs
 from dsg.runs.prepare import build
-from dsg.runs.results import OWNER
-from dsg.runs.summary import NOT_METRICS, means
+from dsg.runs.results import OWNER, SUMMARY
+from dsg.runs.summary import NOT_METRICS, PER_IMAGE, means, means_of_sets
+from tasks.inverse import LinearInverseProblem
 
-TABLE, SUMMARY = "per_image.csv", "metrics.json"
+TABLE = "per_image.csv"
 
 
 @dataclass
@@ -65,12 +66,8 @@ class Entry:
 
     @property
     def metrics(self) -> dict[str, dict]:
-        """Name -> mean, low, high; a metric of the whole set has no interval."""
-        whole = self.summary["set_metrics"].items()
-        return {
-            **self.summary["metrics"],
-            **{name: {"mean": found["value"], "low": None, "high": None} for name, found in whole},
-        }
+        """Name -> mean, low, high; few metrics of the whole set have an interval."""
+        return {**self.summary["metrics"], **means_of_sets(self.summary)}
 
     @property
     def compute(self) -> float | None:
@@ -114,7 +111,7 @@ def read_run(out: Path, path: str, config_dirs: Sequence[str] = ()) -> Entry:
     return Entry(
         out, path, config["model"]["name"], config["task"]["name"], method.label, method.family, method.spherical,
         config["sampler"].get("steps", 0), summary, [row for row in rows_of(out) if row["id"] in ids],
-        columns_of(config, names), command(text, config_dirs), method.base_method, method.name,
+        columns_of(config, names, config_dirs), command(text, config_dirs), method.base_method, method.name,
         config.get("wandb", {}).get("group"),
         {name.removeprefix("sampler."): value for name, value in options.items()},
         published(config, summary["network_evaluations"]),
@@ -135,19 +132,16 @@ def beside(entries: Sequence[Entry], folders: Sequence[Path]) -> list[Entry]:
 def reference(out: Path, path: str, like: Entry) -> Entry:
     rows = rows_of(out)
     table = pd.DataFrame(rows)
-    mean = {name: float(table[name].mean()) if name in table else None for name in COUNTED.values()}
+    mean = {name: float(table[name].mean()) if name in table else None for name in PER_IMAGE.values()}
     summary = {
         "images": len(rows), "metrics": means(table), "set_metrics": {}, "versions": {}, "failures": [],
-        **{name: mean[column] for name, column in COUNTED.items()},
+        **{name: mean[column] for name, column in PER_IMAGE.items()},
     }  # fmt: skip
     task = parsed((like.folder / OWNER).read_text(encoding="utf-8"))["task"]
-    title = "real images" if out.name == "real" else getattr(_built(task), "baseline_title", out.name)
+    built = _built(task)
+    restored = built.baseline_title if isinstance(built, LinearInverseProblem) else out.name
+    title = "real images" if out.name == "real" else restored
     return Entry(out, path, like.model, like.task, title, title, False, 0, summary, rows, like.columns)
-
-
-COUNTED = {
-    "seconds_per_image": "seconds", "network_evaluations": "network_evaluations", "backward_passes": "backward_passes"
-}  # fmt: skip
 
 
 def rows_of(out: Path) -> list[dict]:
@@ -182,12 +176,12 @@ def method_of(sampler: Mapping) -> Method:
     return Method(sampler["name"], sampler.get("base_method")) if built is None else Method.of(built)
 
 
-def columns_of(config: Mapping, names: Iterable[str]) -> dict[str, Column]:
-    """How the metrics of these names are shown."""
+def columns_of(config: Mapping, names: Iterable[str], config_dirs: Sequence[str] = ()) -> dict[str, Column]:
+    """How the metrics of these names are shown; a metric of one's own has its YAML in `config_dirs`."""
     task = _built(config["task"])
     known = {} if task is None else {column.name: column for column in task.columns}
     known[DIVERSITY.name] = DIVERSITY
-    configs = {name: read("metric", name, ()) for name in files("metric", ())} | config["metrics"]
+    configs = {name: read("metric", name, config_dirs) for name in files("metric", config_dirs)} | config["metrics"]
     wanted = [name for name in names if name not in known and name in configs]
     for metric in (_built(configs[name]) for name in wanted):
         if metric is not None:

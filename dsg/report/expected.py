@@ -12,8 +12,10 @@ import pandas as pd
 import yaml
 
 from dsg.benchmark.methods import Method
+from dsg.config import load
 from dsg.metrics.base import Column
 from dsg.options import leaves
+from dsg.runs.prepare import build
 
 ASSETS = Path(__file__).parent / "assets"
 TITLES = {
@@ -105,6 +107,11 @@ def page() -> str:
     return text.substitute(compared=_markdown(compared), others=_markdown(others))
 
 
+@cache
+def method(sampler: str) -> Method:
+    return Method.of(build(load([f"sampler={sampler}"]).sampler))
+
+
 def _markdown(figures: list[Published]) -> str:
     """A row per run: its metrics side by side."""
     rows: dict[str, dict] = {}
@@ -113,7 +120,7 @@ def _markdown(figures: list[Published]) -> str:
         key = (one.model, one.task, one.options, one.sampler, one.evaluations, one.source)
         row = {
             "prior": one.model, "task": one.task, "protocol": f"`{one.options}`" if one.options else "",
-            "method": Method(one.sampler, "dps", one.sampler.endswith("_dsg")).label,
+            "method": method(one.sampler).label,
             "evaluations": one.evaluations or "",
         }  # fmt: skip
         row |= {TITLES[name].title: "" for name in metrics} | {"source": one.source}

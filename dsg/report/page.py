@@ -69,7 +69,7 @@ def settings(entry: Entry) -> list[str]:
     """How the metrics of the whole set were computed, a line each."""
     lines = []
     for name, found in entry.summary["set_metrics"].items():
-        words = [f"{key} {value}" for key, value in found.items() if key not in ("value", "images")]
+        words = [f"{key} {value}" for key, value in found.items() if key not in ("value", "images", "low", "high")]
         of = [f"of {found['images']} images"] if "images" in found else []
         lines.append(f"{entry.columns[name].title}: {'; '.join([*of, *words])}")
     return lines

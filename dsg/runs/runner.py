@@ -247,8 +247,8 @@ def save(run: Run, item: Item, pixels: np.ndarray, condition: Mapping[str, Tenso
     results, name = run.results, item.input.id
     images.save(results.images / f"{item.name}.png", pixels)
     written = [results.images / f"{item.name}.png"]
-    picture = run.task.picture(item.input, condition)
-    for folder, what in ((results.condition, picture), (results.truth, item.input.truth)):
+    shown = run.task.condition_image(item.input, condition)
+    for folder, what in ((results.condition, shown), (results.truth, item.input.truth)):
         if what is not None:
             images.save(folder / f"{name}.png", what)
             written.append(folder / f"{name}.png")

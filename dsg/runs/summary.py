@@ -1,7 +1,7 @@
 """What a run comes to: `per_image.csv`, and `metrics.json` with means, intervals, versions and failures."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -53,6 +53,12 @@ def _write_summary(run, failures: Sequence) -> None:
 PER_IMAGE = {
     "seconds_per_image": "seconds", "network_evaluations": "network_evaluations", "backward_passes": "backward_passes"
 }  # fmt: skip
+
+
+def means_of_sets(summary: Mapping) -> dict[str, dict]:
+    """Metrics of the whole set like those of single images: mean, low and high, where a metric has such an interval."""
+    found = summary["set_metrics"].items()
+    return {name: {"mean": one["value"], "low": one.get("low"), "high": one.get("high")} for name, one in found}
 
 
 def speed(table: pd.DataFrame) -> dict[str, float | int | None]:

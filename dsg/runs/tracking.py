@@ -5,12 +5,15 @@ Trouble with W&B is one line of warning: the results are on the disk, and the ne
 
 import os
 import sys
+from typing import get_args, get_type_hints
 
+from dsg.config import Tracking
 from dsg.errors import first_line
 from dsg.runs.results import Results, file_digest, short_hash, write_text
 from dsg.runs.runner import Run
+from dsg.runs.summary import means_of_sets
 
-MODES = ("offline", "online", "disabled")
+MODES = get_args(get_type_hints(Tracking)["mode"])
 MARK = "wandb-logged"  # in the run's folder: what was logged last
 CHOOSES_DATA_FOLDER = "WANDB_DATA_DIR" not in os.environ
 PATIENCE = 20  # seconds for a server that does not answer
@@ -18,9 +21,7 @@ UPLOADING = 40  # seconds for what is left to send at the end
 
 
 def check_login(mode: str) -> None:
-    """Raises ValueError for an unknown mode, or for mode online without a login."""
-    if mode not in MODES:
-        raise ValueError(f"wandb.mode={mode} is unknown: one of {', '.join(MODES)}")
+    """Raises ValueError for mode online without a login."""
     if mode == "online" and "WANDB_API_KEY" not in os.environ:
         if not _client().api.api_key:
             raise ValueError("wandb.mode=online needs a login: run 'wandb login', or use wandb.mode=offline")
@@ -74,9 +75,8 @@ def _log(run: Run) -> None:
         ),
     )
     try:  # not `with`: it prints a traceback
-        for name, metric in summary["metrics"].items():
+        for name, metric in {**summary["metrics"], **means_of_sets(summary)}.items():
             logged.summary.update({f"{name}/{bound}": value for bound, value in metric.items()})
-        logged.summary.update({name: metric["value"] for name, metric in summary["set_metrics"].items()})
         counted = ("images", "seconds_per_image", "network_evaluations", "backward_passes")
         logged.summary.update({key: summary[key] for key in counted})
         logged.summary["compute"] = (summary["network_evaluations"] or 0) + 2 * (summary["backward_passes"] or 0)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dsg.priors.base import Prior
-from dsg.samplers.base import Callback, Cost, Draw, Noise, StepState, Tunable, check_range
+from dsg.samplers.base import Callback, Cost, Noise, StepState, Tunable, check_range
 from dsg.samplers.inverse import InverseSampler, noise_to_signal, predicted_x0
-from dsg.schedule import NoiseSchedule, Step
+from dsg.schedule import NoiseSchedule
 from tasks.inverse import LinearInverseProblem
 from tasks.solvers import SVD
 
@@ -82,16 +82,10 @@ class DDRM(InverseSampler):
         far = x0 + s * (math.sqrt(1 - self.eta**2) * data_noise + self.eta * z)
         return torch.where(svd.values * s < sigma, far, near)
 
-    def reverse_steps(self, schedule: NoiseSchedule) -> list[Step]:
-        return schedule.steps_at(range(0, len(schedule), len(schedule) // self.steps))
-
     def check(self, prior: Prior, task) -> None:
         super().check(prior, task)
         if not isinstance(task, LinearInverseProblem) or not task.has_svd:
             raise ValueError(f"sampler=ddrm needs the singular values of the operator, which task={task.name} has not")
-
-    def draws(self, schedule: NoiseSchedule) -> list[Draw]:
-        return [Draw("step", step.index, 0) for step in self.reverse_steps(schedule)[:-1]]
 
     def cost(self, schedule: NoiseSchedule) -> Cost:
         return Cost(len(self.reverse_steps(schedule)), 0)

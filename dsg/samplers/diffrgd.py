@@ -1,7 +1,6 @@
 """DiffRGD: "An Inference-Time Diffusion Guidance Through Riemannian Gradient Descent", arXiv 2606.28417,
 code jwliao1209/DiffRGD. The released settings: `configs/sampler/diffrgd.yaml`."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,7 +20,8 @@ from dsg.samplers.base import (
     check_range,
     check_switch,
 )
-from dsg.schedule import NoiseSchedule, Step, reverse_kernel
+from dsg.samplers.inverse import predicted_x0
+from dsg.schedule import NoiseSchedule, Step, is_noiseless, reverse_kernel
 
 
 @dataclass
@@ -79,7 +79,7 @@ class DiffRGD(Sampler):
             # 1. the unguided step, from the clamped x0 and the network's own eps
             with torch.no_grad():
                 eps = prior.predict(x_t, step.t).eps
-                x0 = self.clean(x_t, eps, step.alpha_bar)
+                x0 = predicted_x0(x_t, eps, step.alpha_bar, self.clip_denoised)
             mean, sigma = reverse_kernel("ddim", self.eta, "", step, x_t, x0, eps, None)
             x = mean + sigma * noise(step.index) if sigma else mean
             # 2. descent on the sphere
@@ -96,7 +96,7 @@ class DiffRGD(Sampler):
         for _ in range(self.inner_steps):
             with torch.enable_grad():
                 at = x.detach().requires_grad_()
-                x0 = self.clean(at, prior.predict(at, level.t).eps, level.alpha_bar)
+                x0 = predicted_x0(at, prior.predict(at, level.t).eps, level.alpha_bar, self.clip_denoised)
                 loss = task.loss(prior.decode(x0), condition)
                 (gradient,) = torch.autograd.grad(loss.sum(), at)
             u = x - mean
@@ -105,10 +105,6 @@ class DiffRGD(Sampler):
             x = mean + radius * u / norm(u)
             losses.append(loss.detach())
         return x, torch.stack(losses, 1)
-
-    def clean(self, x: Tensor, eps: Tensor, alpha_bar: float) -> Tensor:
-        x0 = (x - math.sqrt(1 - alpha_bar) * eps) / math.sqrt(alpha_bar)
-        return x0.clamp(-1, 1) if self.clip_denoised else x0
 
     def levels(self, schedule: NoiseSchedule) -> list[Step]:
         """The released times: where `steps` does not divide T they are not those of spacing "leading"."""
@@ -126,7 +122,8 @@ class DiffRGD(Sampler):
             raise ValueError("sampler.eta=0 leaves no sphere, so that nothing would be guided: use a value above 0")
 
     def draws(self, schedule: NoiseSchedule) -> list[Draw]:
-        return [Draw("step", step.index, 0) for step in self.levels(schedule)]
+        steps = self.levels(schedule)
+        return [Draw("step", step.index, 0) for step in steps if not is_noiseless("ddim", self.eta, step)]
 
     def cost(self, schedule: NoiseSchedule) -> Cost:
         guided = sum(self.guides(step) for step in self.levels(schedule))

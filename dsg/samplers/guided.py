@@ -269,8 +269,7 @@ class GuidedSampler(Sampler):
         """Mean and sigma of the unguided kernel; the variance is the sampler's choice, or the best that the prior
         offers."""
         v = prediction.v
-        if self.kernel == "ddpm" and self.variance == "learned_range" and v is None:
-            raise ValueError("sampler.variance=learned_range, but this prior learned no variance: use fixed_small")
+        self.check_variance(v is not None)
         variance = self.variance or ("fixed_small" if v is None else "learned_range")
         return reverse_kernel(self.kernel, self.eta, variance, step, x_t, x0, eps, v)
 
@@ -279,16 +278,22 @@ class GuidedSampler(Sampler):
     def check(self, prior: Prior, task) -> None:
         super().check(prior, task)
         prior.schedule.timesteps(self.steps, self.spacing)
-        if self.kernel == "ddpm" and self.variance == "learned_range" and not prior.learns_variance:
-            raise ValueError("sampler.variance=learned_range, but this prior learned no variance: use fixed_small")
+        self.check_variance(prior.learns_variance)
         if self.scaling == "text" and not self.spherical and not prior.takes_prompts:
             raise ValueError("sampler.scaling=text needs a prior with a prompt (model=sd14): use gradient or noise")
+
+    def check_variance(self, learned: bool) -> None:
+        """Raises ValueError if the kernel needs a variance that was not `learned`."""
+        if self.kernel == "ddpm" and self.variance == "learned_range" and not learned:
+            raise ValueError("sampler.variance=learned_range, but this prior learned no variance: use fixed_small")
 
     def draws(self, schedule: NoiseSchedule) -> list[Draw]:
         order = []
         for step in schedule.steps(self.steps, self.spacing):
+            noiseless = is_noiseless(self.kernel, self.eta, step)
             for repeat in range(self.repeats(step)):
-                order += [Draw("step", step.index, repeat), Draw("travel", step.index, repeat)]
+                order += [] if noiseless else [Draw("step", step.index, repeat)]
+                order += [Draw("travel", step.index, repeat)]
             order.pop()  # no travel after the last repeat
         return order
 

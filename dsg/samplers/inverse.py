@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from dsg.priors.base import Prior
-from dsg.samplers.base import Sampler
+from dsg.samplers.base import Draw, Sampler
+from dsg.schedule import NoiseSchedule, Step
 from tasks.inverse import InverseProblem
 
 
@@ -19,6 +20,14 @@ class InverseSampler(Sampler):
             raise ValueError(f"sampler={self.name} restores measurements: it needs a task with an operator and a y")
         if prior.image_shape != prior.shape:
             raise ValueError(f"sampler={self.name} applies the operator to what is diffused: it takes no latent prior")
+
+    def reverse_steps(self, schedule: NoiseSchedule) -> list[Step]:
+        """The noise levels, from the highest. By default the multiples of T//S: more than S if S does not divide T."""
+        return schedule.steps_at(range(0, len(schedule), len(schedule) // self.steps))
+
+    def draws(self, schedule: NoiseSchedule) -> list[Draw]:
+        """By default one of each level but the last."""
+        return [Draw("step", step.index, 0) for step in self.reverse_steps(schedule)[:-1]]
 
 
 def predicted_x0(x: Tensor, eps: Tensor, alpha_bar: float, clip: bool = False) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dsg.priors.base import Prior
-from dsg.samplers.base import Callback, Cost, Draw, Noise, StepState, Tunable, check_choice, check_range
+from dsg.samplers.base import Callback, Cost, Noise, StepState, Tunable, check_choice, check_range
 from dsg.samplers.inverse import Adam, InverseSampler, noise_to_signal
-from dsg.schedule import NoiseSchedule, Step
+from dsg.schedule import NoiseSchedule
 from tasks.inverse import LinearInverseProblem
 
 Weighting = Literal["linear", "sqrt", "square", "log", "trunc_linear", "power2over3", "const"]
@@ -94,12 +94,6 @@ class REDDiff(InverseSampler):
                 callback(StepState(step.index - 1, step.t, 0, x, x0, following, loss.detach()))
             mu = following
         return mu
-
-    def reverse_steps(self, schedule: NoiseSchedule) -> list[Step]:
-        return schedule.steps_at(range(0, len(schedule), len(schedule) // self.steps))
-
-    def draws(self, schedule: NoiseSchedule) -> list[Draw]:
-        return [Draw("step", step.index, 0) for step in self.reverse_steps(schedule)[:-1]]
 
     def cost(self, schedule: NoiseSchedule) -> Cost:
         return Cost(len(self.reverse_steps(schedule)) - 1, 0)

@@ -51,9 +51,9 @@ def sheet(samples: np.ndarray, found: np.ndarray, path: Path, columns: int = 6) 
     for ax in axes.flat:
         ax.axis("off")
     for i, pair in enumerate(zip(samples, found)):
-        for j, picture in enumerate(pair):
+        for j, one in enumerate(pair):
             ax = axes[i // columns, 2 * (i % columns) + j]
-            ax.imshow(picture, interpolation="nearest")
+            ax.imshow(one, interpolation="nearest")
             if i < columns:
                 ax.set_title(("sample", "nearest")[j], fontsize=7)
     fig.subplots_adjust(0.01, 0.01, 0.99, 0.96, wspace=0.04, hspace=0.04)

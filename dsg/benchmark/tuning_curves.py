@@ -1,0 +1,47 @@
+"""The curves that scripts/tune.py draws of its trials."""
+
+import itertools
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+
+from dsg import config as configs
+from dsg.benchmark.methods import Method, style
+from dsg.benchmark.tuning import TITLES
+from dsg.runs.prepare import build
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def draw(trials: pd.DataFrame, model: str, out: Path) -> list[str]:
+    """<model>.png of what restores, <model>-semantic.png: score against value, a panel per task and number of steps."""
+    names, semantic = [], trials["selector"].notna()
+    for part, score, suffix in ((trials[~semantic], "haarpsi", ""), (trials[semantic], "selector", "-semantic")):
+        if len(part):
+            names.append(f"{model}{suffix}.png")
+            _draw(part, score, out / names[-1])
+    return names
+
+
+def _draw(trials: pd.DataFrame, score: str, target: Path) -> None:
+    counts, tasks = sorted(trials["steps"].unique()), list(trials["task"].unique())
+    fig, axes = plt.subplots(len(counts), len(tasks), figsize=(4 * len(tasks), 3 * len(counts)), squeeze=False)
+    for (r, steps), (c, task) in itertools.product(enumerate(counts), enumerate(tasks)):
+        ax, part = axes[r, c], trials[(trials["task"] == task) & (trials["steps"] == steps)]
+        if part.empty:
+            ax.axis("off")
+            continue
+        for sampler, curve in part.groupby("sampler", sort=False):
+            curve = curve.sort_values("value")
+            look = style(Method.of(build(configs.load([f"sampler={sampler}"]).sampler)))
+            ax.plot(curve["value"], curve[score].astype(float), **look)
+        ax.set_xscale("log"), ax.set_title(f"{task.replace('_', ' ')}, {steps} steps", fontsize=9)
+        ax.set_xlabel("step size, or guidance rate of DSG", fontsize=8)
+        ax.set_ylabel({**TITLES, "selector": "selector's score"}[score], fontsize=8)
+    handles, labels = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda pair: len(pair[1]))
+    fig.legend(handles, labels, fontsize=8, ncol=len(labels), loc="upper center")
+    fig.tight_layout(rect=(0, 0, 1, 0.96))
+    fig.savefig(target, dpi=110)
+    plt.close(fig)

@@ -1,0 +1,82 @@
+"""Two finished runs, image by image."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dsg.benchmark.statistics import bootstrap, by_image
+from dsg.runs.summary import NOT_METRICS
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a metric, second run minus first, over the images that both have.
+
+    Attributes:
+        first, second: means over these images.
+        mean, low, high: of the difference, with its 95 % bootstrap interval over images; no interval of one image.
+        images: how many.
+        margin: two runs count as equivalent if the interval lies within +- margin; None: not asked.
+    """
+
+    metric: str
+    first: float
+    second: float
+    mean: float
+    low: float | None
+    high: float | None
+    images: int
+    margin: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        if self.low is None:
+            return "no interval of one image"
+        if self.margin is not None and -self.margin < self.low and self.high < self.margin:
+            return f"equivalent within {self.margin:g}"
+        return "differ" if self.low > 0 or self.high < 0 else "not told apart"
+
+
+def compare(first: Path, second: Path, margins: Mapping[str, float] | None = None) -> list[Difference]:
+    """Every metric that both runs have, image by image (samples of one image are averaged).
+
+    Raises:
+        ValueError: a run has no table, the two share no image, or an image of one name is not the same in both; a
+            margin for a metric that they do not share.
+    """
+    a, b = (_table(out) for out in (first, second))
+    shared = sorted({*a["image"]} & {*b["image"]})
+    if not shared:
+        raise ValueError(f"{first} and {second} share no image")
+    inputs = [table.groupby("image")["input"].first()[shared] for table in (a, b)]
+    if (changed := inputs[0] != inputs[1]).any():
+        raise ValueError(f"image {changed.idxmax()} is not the same in {first} and {second}")
+    numeric = [set(table.select_dtypes("number").columns) - (NOT_METRICS - {"seconds"}) for table in (a, b)]
+    names = [name for name in a.columns if name in numeric[0] & numeric[1]]
+    if unknown := [name for name in margins or {} if name not in names]:
+        raise ValueError(f"--margin {unknown[0]}: the runs share {', '.join(names)}")
+    return [_difference(name, a, b, shared, (margins or {}).get(name)) for name in names]
+
+
+def _difference(name: str, a: pd.DataFrame, b: pd.DataFrame, shared: list[str], margin: float | None) -> Difference:
+    values = pd.DataFrame({"a": by_image(a, name), "b": by_image(b, name)}).loc[shared].dropna()
+    mean, low, high = bootstrap((values["b"] - values["a"]).to_numpy())
+    means = (float(values[k].mean()) if len(values) else np.nan for k in "ab")
+    interval = (low, high) if len(values) > 1 else (None, None)
+    return Difference(name, *means, mean, *interval, len(values), margin)
+
+
+def _table(out: Path) -> pd.DataFrame:
+    try:
+        types = {"id": str, "image": str, "input": str}  # an image may be called NA
+        table = pd.read_csv(out / "per_image.csv", dtype=types, keep_default_na=False, na_values=[""])
+    except FileNotFoundError:
+        raise ValueError(f"{out}: no per_image.csv there") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
+        raise ValueError(f"{out / 'per_image.csv'} is damaged; the run's command writes it again") from None
+    if missing := {"id", "image", "input"} - set(table.columns):
+        raise ValueError(f"{out / 'per_image.csv'} has no column {sorted(missing)[0]}")
+    return table
