@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import compose_config, recording
+from conftest import ROOT, compose_config, recording
 from hydra.utils import instantiate
 
 from dsg.noise import standard_normal
@@ -229,6 +229,13 @@ def test_diffpir_takes_no_step_from_a_clean_image(steps):
     found = sampler.reverse_steps(schedule)
     assert min(step.t for step in found) > 0 and found[-1].alpha_bar_prev == schedule.alpha_bar[0]
     assert sampler.cost(schedule).forward == len(found) <= steps - 1
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs/sampler").glob("*.yaml")))
+def test_every_sampler_names_its_draws_beforehand(name):
+    """A run asks for them."""
+    sampler = instantiate(compose_config(f"sampler={name}", "sampler.steps=5").sampler)
+    assert all(draw.step_index >= 0 for draw in sampler.draws(NoiseSchedule(linear_betas())))
 
 
 OUT_OF_RANGE = [

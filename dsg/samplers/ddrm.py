@@ -10,14 +10,14 @@ from torch import Tensor
 
 from dsg.priors.base import Prior
 from dsg.samplers.base import Callback, Cost, Noise, StepState, Tunable, check_range
-from dsg.samplers.inverse import InverseSampler, noise_to_signal, predicted_x0
+from dsg.samplers.inverse import StridedSampler, noise_to_signal, predicted_x0
 from dsg.schedule import NoiseSchedule
 from tasks.inverse import LinearInverseProblem
 from tasks.solvers import SVD
 
 
 @dataclass
-class DDRM(InverseSampler):
+class DDRM(StridedSampler):
     """Diffusion in the coordinates of A = U diag(d) V^T, where every component is observed by itself, or not at all.
 
     Args:

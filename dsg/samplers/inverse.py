@@ -21,12 +21,16 @@ class InverseSampler(Sampler):
         if prior.image_shape != prior.shape:
             raise ValueError(f"sampler={self.name} applies the operator to what is diffused: it takes no latent prior")
 
+
+class StridedSampler(InverseSampler):
+    """One whose noise levels are the multiples of T//S."""
+
     def reverse_steps(self, schedule: NoiseSchedule) -> list[Step]:
-        """The noise levels, from the highest. By default the multiples of T//S: more than S if S does not divide T."""
+        """From the highest level; more than S where S does not divide T."""
         return schedule.steps_at(range(0, len(schedule), len(schedule) // self.steps))
 
     def draws(self, schedule: NoiseSchedule) -> list[Draw]:
-        """By default one of each level but the last."""
+        """One of each level but the last."""
         return [Draw("step", step.index, 0) for step in self.reverse_steps(schedule)[:-1]]
 
 

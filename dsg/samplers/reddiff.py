@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dsg.priors.base import Prior
 from dsg.samplers.base import Callback, Cost, Noise, StepState, Tunable, check_choice, check_range
-from dsg.samplers.inverse import Adam, InverseSampler, noise_to_signal
+from dsg.samplers.inverse import Adam, StridedSampler, noise_to_signal
 from dsg.schedule import NoiseSchedule
 from tasks.inverse import LinearInverseProblem
 
@@ -28,7 +28,7 @@ WEIGHTS = {
 
 
 @dataclass
-class REDDiff(InverseSampler):
+class REDDiff(StridedSampler):
     """The mean mu of a Gaussian is optimised by Adam; at every noise level the prior says how it should change.
 
     With x = sqrt(ab) mu + sqrt(1-ab) z, s = sqrt((1-ab)/ab) and e = eps(x, t), held constant, an Adam step lowers
