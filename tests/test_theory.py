@@ -173,12 +173,17 @@ def test_the_suite_leaves_tables_and_figures(suite):
     out, _ = suite
     runs = pd.read_csv(out / "runs.csv").set_index("method")
     guided = {"dps", "dps_dsg", "freedom", "freedom_dsg", "mpgd", "mpgd_dsg"}
-    assert set(runs.index) == {"exact", "oracle", "unconditional", *guided}
+    controls = {"additive", "freedom_additive", "mpgd_additive"}
+    assert set(runs.index) == {"exact", "oracle", "unconditional", *guided, *controls}
     distance = runs["sliced_wasserstein"]
     assert distance["exact"] < distance["oracle"] < distance["dps"] < distance["unconditional"]
     trials = pd.read_csv(out / "trials.csv")
     assert (trials.groupby("method").size() == 9).all()
     assert trials["value"][trials["method"] == "dps_dsg"].between(0, 1).all()
+    paired = pd.read_csv(out / "paired.csv").set_index(["method", "minus"])["difference"]
+    assert len(paired) == 3 * 3  # DSG - base method, control - base method, DSG - control; of DPS, FreeDoM, MPGD
+    for one, other in paired.index:
+        assert paired[one, other] == pytest.approx(distance[one] - distance[other], abs=1e-4)
     for name in ("steps", "values", "calibration", "deviation", "concentration", "plane"):
         assert (out / f"{name}.png").stat().st_size > 0 and (out / f"{name}.pdf").stat().st_size > 0
     assert (out / "plane.gif").stat().st_size > 0 and "sliced W2" in (out / "table.md").read_text()
@@ -192,7 +197,7 @@ def test_the_suite_redoes_only_what_is_missing(suite):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "plane mpgd 10" in done.stderr and "dps" not in done.stderr
     pd.testing.assert_frame_equal(before, pd.read_csv(out / "runs.csv"))  # the same numbers again
-    assert len(pd.read_csv(out / "trials.csv")) == 6 * 9
+    assert len(pd.read_csv(out / "trials.csv")) == 9 * 9
 
 
 def test_a_suite_without_samplers_is_refused(tmp_path):

@@ -45,7 +45,11 @@ def jobs_of(suite: Suite, setting: Setting) -> list[TheoryJob]:
     return [
         Exact(**here, method="exact", steps=0),
         *(Oracle(**here, method="oracle", steps=n) for n in oracle),
-        *(Guided(**here, method=m, sampler=m, steps=n, **search) for m in yaml["samplers"] for n in steps),
+        *(
+            Guided(**here, method=m, sampler=m, steps=n, **search)
+            for m in [*yaml["samplers"], *yaml["controls"]]
+            for n in steps
+        ),
         *(
             Guided(**here, method=m, steps=n, **spec, **search)
             for m, spec in ablations.items()

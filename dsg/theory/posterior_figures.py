@@ -19,6 +19,7 @@ ABLATED = {  # method: marker, colour, label
     "dps": ("s", "tab:blue", "DPS"),
     "dps_open": ("D", "tab:cyan", "DPS, last step unguided"),
     "length": ("v", "tab:purple", "DPS's direction, exact length"),
+    "additive": ("P", "navy", "DPS, steps of the sphere's length"),
     "dps_dsg": ("o", "tab:blue", "DPS + DSG"),
     "direction_dsg": ("*", "tab:red", "exact direction + DSG"),
 }
@@ -113,7 +114,8 @@ def ablations(runs: pd.DataFrame):
         part = runs[runs["steps"] == steps]
         for k, (method, (marker, color, label)) in enumerate(ABLATED.items()):
             rows = part[part["method"] == method].set_index("setting")[name].reindex(settings).clip(lower=0.01)
-            ax.scatter(np.arange(len(settings)) + (k - 2.5) * 0.1, rows, s=28, marker=marker, color=color, label=label)
+            at = np.arange(len(settings)) + (k - (len(ABLATED) - 1) / 2) * 0.1
+            ax.scatter(at, rows, s=28, marker=marker, color=color, label=label)
         ax.set_xticks(range(len(settings)), settings, rotation=30, ha="right", fontsize=8)
         ax.set_yscale("log"), readable(ax.yaxis)
         ax.set_title(f"{steps} steps: {title}", fontsize=10)

@@ -1,6 +1,6 @@
 """What the suite `theory` writes when its jobs are done: CSV files, table.md, figures."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -34,12 +34,14 @@ The numbers are means over {report[observations]} other observations x {report[s
 | to truth | mean squared distance to the truth / 2 tr C of the posterior: 1 for its samples, .5 for its mean |
 
 `exact`: other exact samples, the floor. `oracle`: the unconditional sampler under the true conditional score.
+`additive`, `freedom_additive`, `mpgd_additive`: the controls, steps of the sphere's length without the sphere.
 `dps_open`, `direction_dsg`, `length`: "Direction or length?" in docs/theory.md.
 """
 PAIRED = """
-## DSG minus its base method
+## DSG, its base method and its control, pair by pair
 
-sliced W2, observation by observation: mean, and bounds of its 95 % bootstrap interval.
+sliced W2 of `method` less that of `minus`, observation by observation: mean, and bounds of its 95 % bootstrap
+interval.
 
 """
 CORRELATIONS = """
@@ -53,8 +55,9 @@ Rank correlation of mean |deviation - 1| with sliced W2, over trials: every step
 def write(outcome: Outcome) -> list[str]:
     """Every table and figure of what is finished. Returns the names of the files."""
     suite, out = outcome.suite, outcome.out
-    guided = methods(outcome)
-    tables = collect(outcome.jobs, {m.name: m.base_method for m in guided.values() if m.spherical})
+    guided = methods(outcome, suite.samplers)
+    controls = {m.base_method: m.name for m in methods(outcome, suite.yaml["controls"]).values()}
+    tables = collect(outcome.jobs, {m.name: m.base_method for m in guided.values() if m.spherical}, controls)
     shown = {name: table for name, table in tables.items() if name != "points"}
     for name, table in shown.items():
         write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
@@ -63,9 +66,9 @@ def write(outcome: Outcome) -> list[str]:
     return ["table.md", *(f"{name}.csv" for name in shown), *figures.draw(tables, out, known, guided)]
 
 
-def methods(outcome: Outcome) -> dict[str, Method]:
-    """The suite's samplers, without its ablations."""
-    jobs = [job for job in outcome.jobs if isinstance(job, Guided) and job.method in outcome.suite.samplers]
+def methods(outcome: Outcome, names: Iterable[str]) -> dict[str, Method]:
+    """Those of these names that the suite has run."""
+    jobs = [job for job in outcome.jobs if isinstance(job, Guided) and job.method in names]
     return {job.method: Method.of(job.build()) for job in jobs}
 
 

@@ -132,7 +132,7 @@ def histograms(ranks: pd.DataFrame, methods: Mapping[str, Method], yaml: Mapping
                 panel(ax, rows.loc[(setting, name)], "k" if name in REFERENCES else "tab:blue")
             if r == 0:
                 label = methods[name].label if name in methods else name
-                ax.set_title(label.replace(" + ", "\n+ ").replace("Trust Sampling", "Trust"), fontsize=8)
+                ax.set_title(short(label), fontsize=8)
             if c == 0:
                 ax.set_ylabel(setting, fontsize=8)
     fig.suptitle(
@@ -141,6 +141,14 @@ def histograms(ranks: pd.DataFrame, methods: Mapping[str, Method], yaml: Mapping
     )  # fmt: skip
     fig.tight_layout(pad=0.4)
     return fig
+
+
+def short(label: str) -> str:
+    """For the narrow panels."""
+    briefly = {" + ": "\n+ ", ", steps of the sphere's length": "\nadditive", "Trust Sampling": "Trust"}
+    for long, brief in briefly.items():
+        label = label.replace(long, brief)
+    return label
 
 
 def panel(ax, row: pd.Series, color: str) -> None:

@@ -1,4 +1,4 @@
-"""The tables of results/theory: the runs, DSG against its base method, leaving the sphere against the distance."""
+"""The tables of results/theory: the runs, pairs of methods, leaving the sphere against the distance."""
 
 from collections.abc import Iterable, Mapping
 
@@ -24,11 +24,14 @@ COLUMNS = (
 )
 
 
-def collect(jobs: Iterable[Job], base_methods: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+def collect(
+    jobs: Iterable[Job], base_methods: Mapping[str, str], controls: Mapping[str, str]
+) -> dict[str, pd.DataFrame]:
     """What the jobs saved, and what follows from it.
 
     Args:
         base_methods: of the samplers with DSG, by name.
+        controls: of the base methods, by name: their guidance with steps of the sphere's length.
 
     Returns:
         observations, trials, deviation, diagnosis, points: of the jobs; the last two where there are any.
@@ -42,7 +45,12 @@ def collect(jobs: Iterable[Job], base_methods: Mapping[str, str]) -> dict[str, p
     tables = {name: pd.concat(part, ignore_index=True) for name, part in parts.items()}
     by_run = keyed(tables["observations"])
     tables["runs"] = runs(tables["runs"], by_run)
-    tables["paired"] = paired(by_run, base_methods)
+    pairs = [
+        pair
+        for dsg, base in base_methods.items()
+        for pair in ((dsg, base), (controls.get(base), base), (dsg, controls.get(base)))
+    ]
+    tables["paired"] = paired(by_run, pairs)
     tables["correlations"] = correlations(tables["trials"], list(base_methods.values()))
     tables["concentration"] = concentration()
     return tables
@@ -64,11 +72,16 @@ def runs(found: pd.DataFrame, by_run: Mapping[tuple, pd.DataFrame]) -> pd.DataFr
     return merged[[*key, "bias", *intervals, "value", "inside"]]
 
 
-def paired(by_run: Mapping[tuple, pd.DataFrame], base_methods: Mapping[str, str]) -> pd.DataFrame:
-    """DSG minus its base method in sliced W2, observation by observation, with 95 % bootstrap intervals."""
+def paired(by_run: Mapping[tuple, pd.DataFrame], pairs: Iterable[tuple[str | None, str | None]]) -> pd.DataFrame:
+    """The first method of each pair minus the second in sliced W2, observation by observation.
+
+    Returns:
+        columns setting, method, minus, steps; difference and its 95 % bootstrap interval (low, high).
+    """
     metrics = {setting: [DISTANCE] for setting, _, _ in by_run}
-    table = statistics.paired(by_run, metrics, base_methods).rename(columns={"task": "setting"})
-    return table[["setting", "base_method", "steps", "difference", "low", "high"]]
+    found = [statistics.paired(by_run, metrics, {one: other}) for one, other in pairs]
+    table = pd.concat(found, ignore_index=True).rename(columns={"task": "setting", "base_method": "minus"})
+    return table.reindex(columns=["setting", "method", "minus", "steps", "difference", "low", "high"])
 
 
 def correlations(trials: pd.DataFrame, base_methods: Iterable[str]) -> pd.DataFrame:
