@@ -1,5 +1,6 @@
 """The suite engine: jobs that fail, that are stopped, groups of suites, dry runs."""
 
+import contextlib
 import os
 import re
 import signal
@@ -90,7 +91,8 @@ class Waits(Adds):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_workers_and_begins_no_other_job(tmp_path):
+@pytest.mark.parametrize("end", ["ctrl-c", "killed"])
+def test_workers_end_with_the_suite_and_begin_no_other_job(tmp_path, end):
     code = (
         "from pathlib import Path; from test_engine import Waits; from dsg.benchmark import engine\n"
         f"jobs = [Waits(Path({str(tmp_path)!r}), n) for n in range(1, 13)]\n"
@@ -102,11 +104,18 @@ def test_ctrl_c_ends_the_workers_and_begins_no_other_job(tmp_path):
     try:
         while len(list(tmp_path.glob("*.txt"))) < 2:
             time.sleep(0.1)
-        os.killpg(program.pid, signal.SIGINT)  # as a terminal does
+        if end == "ctrl-c":
+            os.killpg(program.pid, signal.SIGINT)  # as a terminal does
+        else:
+            program.kill()
         assert program.wait(60) != 0
+        with pytest.raises(ProcessLookupError):  # nobody is left of the group
+            for _ in range(600):
+                os.killpg(program.pid, 0)
+                time.sleep(0.1)
         assert len(list(tmp_path.glob("*.txt"))) == 2
     finally:
-        if program.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)
 
 

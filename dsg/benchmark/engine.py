@@ -2,10 +2,12 @@
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -120,10 +122,17 @@ def _alone(job: Job, on_progress: Progress = lambda done: None) -> list[str]:
 
 
 def _begin(done) -> None:
-    """A worker: one thread, and a counter of progress that it shares with the others."""
+    """A worker: one thread, a counter of progress that it shares with the others; it ends when its parent does."""
     global _done
     _done = done
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess) -> None:
+    """A parent that was killed can tell its workers nothing; they would go on with a job that is nobody's."""
+    parent.join()
+    os._exit(1)
 
 
 def _in_worker(job: Job) -> list[str]:
