@@ -9,7 +9,7 @@ import torch
 from test_samplers import GaussianPrior, Pull, keyed, start
 
 from dsg.benchmark.attribution import TOTAL, shares, weights
-from dsg.benchmark.factors import Combination, Path, image_jobs, runs, theory_jobs
+from dsg.benchmark.factors import Cell, Path, image_jobs, runs, theory_jobs
 from dsg.benchmark.suite import load
 from dsg.constraint import spherical_gaussian_step, subtracted_step
 from dsg.samplers import DPS, MPGD, sample
@@ -166,7 +166,7 @@ def test_the_last_step_is_a_factor_where_it_can_be_guided():
 def test_unknown_factors_and_levels_are_named(wrong):
     levels = {"gradient": "through the network", "place": "added", "noise": "kept", "eta": 1}
     with pytest.raises(ValueError, match="paths: (length|width)"):
-        Combination.of({"length": "sphere"} | levels | wrong if wrong else levels)
+        Cell.of({"length": "sphere"} | levels | wrong if wrong else levels)
 
 
 def test_the_suite_runs_every_cell_of_its_paths_on_images_and_mixtures(tmp_path):

@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from dsg.benchmark.factors import Combination, Path, paths
+from dsg.benchmark.factors import Cell, Path, paths
 from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.protocol import CHOSEN, outcome_of
 from dsg.benchmark.statistics import bootstrap, by_image
@@ -44,7 +44,7 @@ def weights(factors: Sequence[str], factor: str) -> dict[frozenset, float]:
     return found
 
 
-def shares(path: Path, scores: Callable[[Combination], pd.Series]) -> dict[str, pd.Series]:
+def shares(path: Path, scores: Callable[[Cell], pd.Series]) -> dict[str, pd.Series]:
     """By factor, its share for every image that has a score in all cells; `TOTAL`: of all together.
 
     Args:
@@ -76,12 +76,12 @@ def write(outcome: Outcome, part: str, mixture: str) -> list[str]:
     return names + (figure(found, outcome) if len(found) else [])
 
 
-Measured = Mapping[tuple, Mapping[Combination, pd.Series]]  # by (metric, task, steps), of each cell a number per image
+Measured = Mapping[tuple, Mapping[Cell, pd.Series]]  # by (metric, task, steps), of each cell a number per image
 
 
-def of_images(outcome: Outcome, part: str) -> dict[tuple, dict[Combination, pd.Series]]:
+def of_images(outcome: Outcome, part: str) -> dict[tuple, dict[Cell, pd.Series]]:
     """PSNR."""
-    found: dict[tuple, dict[Combination, pd.Series]] = {}
+    found: dict[tuple, dict[Cell, pd.Series]] = {}
     by_name = {(c.sampler, c.name): c for path in paths(outcome.suite) for c in (cell.run for cell in path.cells)}
     for job in outcome.of(part):
         table = job.tables().get(CHOSEN)
@@ -92,9 +92,9 @@ def of_images(outcome: Outcome, part: str) -> dict[tuple, dict[Combination, pd.S
     return found
 
 
-def of_mixtures(outcome: Outcome, part: str) -> dict[tuple, dict[Combination, pd.Series]]:
+def of_mixtures(outcome: Outcome, part: str) -> dict[tuple, dict[Cell, pd.Series]]:
     """Distance to the exact posterior, of every observation."""
-    found: dict[tuple, dict[Combination, pd.Series]] = {}
+    found: dict[tuple, dict[Cell, pd.Series]] = {}
     by_name = {f"{c.sampler},{c.name}": c for path in paths(outcome.suite) for c in (x.run for x in path.cells)}
     for job in outcome.of(part):
         table = job.tables().get("observations")

@@ -33,7 +33,7 @@ COMMON = {"spherical": False, "kernel": "ddim", "spacing": "linspace"}
 
 
 @dataclass(frozen=True)
-class Combination:
+class Cell:
     """A level of each factor. `options` are the sampler's; `name` is for files and tables."""
 
     gradient: str
@@ -44,7 +44,7 @@ class Combination:
     last: str = "guided"
 
     @classmethod
-    def of(cls, levels: Mapping[str, object]) -> "Combination":
+    def of(cls, levels: Mapping[str, object]) -> "Cell":
         """Raises ValueError: an unknown factor or level, or one that is missing."""
         named = {"last": cls.last, **{factor: str(level) for factor, level in levels.items()}}
         for factor in [*LEVELS, *named]:
@@ -71,7 +71,7 @@ class Combination:
         return found
 
     @property
-    def run(self) -> "Combination":
+    def run(self) -> "Cell":
         """The cell that is run for it. Steps of the sphere's length, projected, are the same points whether the noise
         is kept or not: step size g/(1-g) with it is g without, and the value is tuned. Where there is no noise there
         is no sphere: what needs one leaves the last step alone, whatever `last` says."""
@@ -89,23 +89,23 @@ class Path:
     """Two cells, and the factors in which they differ, in the order of `LEVELS`."""
 
     name: str
-    start: Combination
-    end: Combination
+    start: Cell
+    end: Cell
 
     @classmethod
     def of(cls, name: str, spec: Mapping) -> "Path":
-        return cls(name, Combination.of(spec["from"]), Combination.of({**spec["from"], **spec["to"]}))
+        return cls(name, Cell.of(spec["from"]), Cell.of({**spec["from"], **spec["to"]}))
 
     @property
     def factors(self) -> list[str]:
         return [f for f in LEVELS if getattr(self.start, f) != getattr(self.end, f)]
 
-    def cell(self, changed: frozenset[str] | set[str]) -> Combination:
+    def cell(self, changed: frozenset[str] | set[str]) -> Cell:
         """With these factors as at the end, the others as at the start."""
         return replace(self.start, **{factor: getattr(self.end, factor) for factor in changed})
 
     @property
-    def cells(self) -> list[Combination]:
+    def cells(self) -> list[Cell]:
         switches = product((False, True), repeat=len(self.factors))
         return [self.cell({f for f, on in zip(self.factors, chosen) if on}) for chosen in switches]
 
@@ -114,7 +114,7 @@ def paths(suite: Suite) -> list[Path]:
     return [Path.of(name, spec) for name, spec in suite.yaml["paths"].items() if spec is not None]
 
 
-def runs(suite: Suite) -> list[Combination]:
+def runs(suite: Suite) -> list[Cell]:
     """Of all paths, those that are run, each once."""
     return list(dict.fromkeys(cell.run for path in paths(suite) for cell in path.cells))
 
@@ -130,7 +130,7 @@ def image_jobs(suite: Suite) -> list[ReportJob]:
     ]
 
 
-def image_run(suite: Suite, model: str, task: str, cell: Combination, steps: int) -> ImageJob:
+def image_run(suite: Suite, model: str, task: str, cell: Cell, steps: int) -> ImageJob:
     plain = image_job(suite, model, task, cell.sampler, steps)
     options = [f"sampler.{name}={'null' if value is None else value}" for name, value in cell.options.items()]
     # the tuned table has the sampler's own values: the search begins where the sampler says
