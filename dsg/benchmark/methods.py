@@ -7,8 +7,8 @@ from dsg.samplers import GuidedSampler, Sampler
 LABELS = {
     "unconditional": "unconditional", "dps": "DPS", "freedom": "FreeDoM", "mpgd": "MPGD", "diffrgd": "DiffRGD",
     "trust": "Trust Sampling", "daps": "DAPS", "diffpir": "DiffPIR", "reddiff": "RED-diff", "sitcom": "SITCOM",
-    "ddrm": "DDRM", "additive": "DPS, steps of the sphere's length",
-    "freedom_additive": "FreeDoM, steps of the sphere's length", "mpgd_additive": "MPGD, steps of the sphere's length",
+    "ddrm": "DDRM", "additive": "DPS, additive",
+    "freedom_additive": "FreeDoM, additive", "mpgd_additive": "MPGD, additive",
     "denoise_oracle": "posterior of the prior itself",
 }  # fmt: skip
 COLORS = {

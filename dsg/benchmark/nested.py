@@ -43,24 +43,19 @@ class Measured:
         below = min(int(at), len(x) - 2)
         return rows[below] + (at - below) * (rows[below + 1] - rows[below])
 
+    def resampled(self, resamples: int = RESAMPLES) -> np.ndarray:
+        """[R], the mean of the test scores, each time of other images and at the value chosen again.
 
-def nested_bootstrap(
-    method: Measured, base: Measured | None = None, validation_images: int = 0, resamples: int = RESAMPLES
-) -> tuple[float, float, float]:
-    """Mean over test images of a method, or of its difference to `base`; 95 % percentile interval.
+        The k-th time has the same images for every method that has as many. So differences of methods, and means over
+        tasks with the same images, may be taken resample by resample.
+        """
+        validation, test = np.random.default_rng(0), np.random.default_rng(1)
+        n, m = self.validation.shape[1], self.test.shape[1]
+        again = (self.chosen_again(validation.integers(0, n or 1, n)) for _ in range(resamples))
+        return np.array([scores[test.integers(0, m, m)].mean() for scores in again])
 
-    Both are given the same resampled images. The mean is that at the chosen values.
 
-    Args:
-        base: measured on the same images.
-        validation_images: N, of both.
-    """
-    rng, both = np.random.default_rng(0), [method] if base is None else [method, base]
-    signs, images = (1, -1), method.test.shape[1]
-    found = np.empty(resamples)
-    for k in range(resamples):
-        some, tested = rng.integers(0, validation_images or 1, validation_images), rng.integers(0, images, images)
-        found[k] = sum(sign * one.chosen_again(some)[tested].mean() for sign, one in zip(signs, both))
-    mean = sum(sign * one.test[0].mean() for sign, one in zip(signs, both))
-    low, high = np.percentile(found, [2.5, 97.5])
-    return float(mean), float(low), float(high)
+def interval(resampled: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(high)

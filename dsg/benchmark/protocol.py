@@ -12,6 +12,7 @@ from dsg.benchmark.choice import Choice
 from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.jobs import Job, Progress
 from dsg.benchmark.nested import Measured
+from dsg.benchmark.search import BEYOND
 from dsg.benchmark.speed import Speed
 from dsg.benchmark.statistics import by_image
 from dsg.benchmark.suite import Suite
@@ -205,5 +206,5 @@ def outcome_of(tuning: Mapping | None) -> str:
     return (
         f"Values are chosen by mean {titles[tuning['criterion']]} on {size['images']} validation images with "
         f"{size['seeds']} noise seed{'s' * (size['seeds'] > 1)}, {size['count']} trials per method, task and number of "
-        "steps, and reported once (docs/protocol.md)."
+        f"steps, up to {size['count'] + BEYOND} while the best is the outermost, and reported once (docs/protocol.md)."
     )

@@ -1,13 +1,14 @@
 """The tables of the benchmark: two views, paired differences with an equivalence margin, what was chosen, what was
 refused."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from dsg.benchmark.methods import Method
-from dsg.benchmark.nested import nested_bootstrap
+from dsg.benchmark.nested import RESAMPLES, interval
 from dsg.benchmark.protocol import CHOSEN, ReportJob, outcome_of
 from dsg.benchmark.statistics import bootstrap, by_image
 from dsg.benchmark.suite import Outcome, Suite
@@ -16,6 +17,7 @@ from dsg.benchmark.views import Place, is_headline, places_of
 from dsg.runs.results import write_text
 
 MARGIN = 0.1  # dB of PSNR
+UNKNOWN = np.full(RESAMPLES, np.nan)
 TITLES = {"psnr": "PSNR [dB]", "haarpsi": "HaarPSI", "ssim": "SSIM", "lpips_vgg": "LPIPS (VGG)"}
 DIGITS = {"psnr": 2}
 LEVELS = {"steps": "Equal steps", "compute": "Equal compute", "own": "Own number of steps"}
@@ -83,6 +85,7 @@ def differences(
     nested_high, of headline rows, include the choice of both values. Last come means over the tasks that both do.
     """
     at = {(c.view, c.task, c.level, c.sampler): c for c in places}
+    again = functools.cache(lambda place: resampled(suite, jobs, place, metric))
     rows, changes = [], {}
     for place in places:
         for base in compared_with(suite, jobs, place):
@@ -90,14 +93,17 @@ def differences(
             a, b = images_of(jobs, place), None if other is None else images_of(jobs, other)
             if a is None or b is None:
                 continue
-            change = (by_image(a, metric) - by_image(b, metric)).dropna()
-            changes.setdefault((place.view, place.level, place.sampler, base), []).append(change)
+            one, two = by_image(a, metric), by_image(b, metric)
+            change = (one - two).dropna()
+            with_choice = again(place) - again(other) if len(one) == len(two) == len(change) else UNKNOWN
+            changes.setdefault((place.view, place.level, place.sampler, base), []).append((change, with_choice))
             row = {"view": place.view, "task": place.task, "level": place.level, "method": place.sampler, "base": base}
-            rows.append(row | about_change(change, metric, margin) | nested_of(suite, jobs, place, other, metric))
+            rows.append(row | about_change(change, metric, margin) | nested_of(with_choice))
     for (view, level, method, base), parts in changes.items():
         if len(parts) > 1:
             row = {"view": view, "task": f"mean of {len(parts)}", "level": level, "method": method, "base": base}
-            rows.append(row | about_change((sum(parts) / len(parts)).dropna(), metric, margin))
+            change, with_choice = (sum(part) / len(parts) for part in zip(*parts))
+            rows.append(row | about_change(change.dropna(), metric, margin) | nested_of(with_choice))
     return pd.DataFrame(rows)
 
 
@@ -116,16 +122,15 @@ def compared_with(suite: Suite, jobs: Mapping[tuple, ReportJob], place: Place) -
     return ([base] if base else []) + also
 
 
-def nested_of(suite: Suite, jobs: Mapping[tuple, ReportJob], a: Place, b: Place, metric: str) -> dict[str, float]:
+def resampled(suite: Suite, jobs: Mapping[tuple, ReportJob], place: Place, metric: str) -> np.ndarray:
+    """[R], as `dsg.benchmark.nested` has it; NaN where that was not asked for, or is not there."""
+    measured = jobs[place.key].measured(metric) if is_headline(suite, place) else None
+    return UNKNOWN if measured is None else measured.resampled()
+
+
+def nested_of(resampled: np.ndarray) -> dict[str, float]:
     """The interval with the choice in it; empty where it was not asked for."""
-    if not (is_headline(suite, a) and is_headline(suite, b)):
-        return {}
-    measured = [jobs[place.key].measured(metric) for place in (a, b)]
-    if any(one is None for one in measured) or measured[0].test.shape[1] != measured[1].test.shape[1]:
-        return {}
-    count = max(one.validation.shape[1] for one in measured)
-    _, low, high = nested_bootstrap(*measured, validation_images=count)
-    return {"nested_low": low, "nested_high": high}
+    return {} if np.isnan(resampled).any() else dict(zip(("nested_low", "nested_high"), interval(resampled)))
 
 
 def verdict(low: float, high: float, margin: float) -> str:

@@ -19,7 +19,7 @@ ABLATED = {  # method: marker, colour, label
     "dps": ("s", "tab:blue", "DPS"),
     "dps_open": ("D", "tab:cyan", "DPS, last step unguided"),
     "length": ("v", "tab:purple", "DPS's direction, exact length"),
-    "additive": ("P", "navy", "DPS, steps of the sphere's length"),
+    "additive": ("P", "navy", "DPS, additive"),
     "dps_dsg": ("o", "tab:blue", "DPS + DSG"),
     "direction_dsg": ("*", "tab:red", "exact direction + DSG"),
 }

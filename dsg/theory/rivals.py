@@ -145,7 +145,7 @@ def histograms(ranks: pd.DataFrame, methods: Mapping[str, Method], yaml: Mapping
 
 def short(label: str) -> str:
     """For the narrow panels."""
-    briefly = {" + ": "\n+ ", ", steps of the sphere's length": "\nadditive", "Trust Sampling": "Trust"}
+    briefly = {" + ": "\n+ ", ", additive": ",\nadditive", "Trust Sampling": "Trust"}
     for long, brief in briefly.items():
         label = label.replace(long, brief)
     return label
