@@ -1,6 +1,6 @@
 """Tune the step size, guidance rate or whatever a sampler has to tune, for every method alike, on validation images.
 
-    python scripts/tune.py --steps 10 50 --tasks super_resolution      # changes entries of configs/tuned/avatars64.yaml
+    python scripts/tune.py --steps 10 50 --images 4 --tasks hdr  # changes entries of configs/tuned/avatars64.yaml
     python scripts/tune.py --images 64 --seeds 3 --store results/tuning-64x3              # in full: docs/protocol.md
     python scripts/tune.py --steps 50 --tasks faceid style segmentation --trials 9        # more trials than there are
     python scripts/tune.py --steps 50 --tasks clip_text --images 10                       # there are 10 prompts

@@ -137,7 +137,7 @@ def test_prose_ends_before_column_120():
 
 
 METHODS = {
-    "no guidance": "unconditional", "additive control": "additive", "Trust Sampling": "trust", "RED-diff": "reddiff",
+    "no guidance": "unconditional", "DPS, additive": "additive", "Trust Sampling": "trust", "RED-diff": "reddiff",
     "FreeDoM, additive": "freedom_additive", "MPGD, additive": "mpgd_additive",
 }  # fmt: skip
 TASKS = {
