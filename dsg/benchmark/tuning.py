@@ -17,7 +17,7 @@ from dsg.benchmark.choice import Choice, choice, choose
 from dsg.benchmark.jobs import Job, Progress
 from dsg.benchmark.search import has_ended, is_inside, next_value
 from dsg.benchmark.trials import SCORES, Trials, locked
-from dsg.benchmark.tuned_table import set_entry, value_in
+from dsg.benchmark.tuned_table import set_entry
 from dsg.checkpoints import REPOSITORY
 from dsg.runs.prepare import build, prepare
 from dsg.runs.results import short_hash, write_text
@@ -205,22 +205,23 @@ class TuningJob(Search, Job):
         return self.is_searched() and self.is_written()
 
     def is_written(self) -> bool:
-        """Whether the table has the chosen value."""
-        if not self.tried()["score"].notna().any():
-            return False
-        written = value_in(self.table_text(), self.key, self.tunable.option)
-        return written == float(f"{self.choice().value:.4g}")
+        """Whether the table has the chosen value, and the note says what it came from."""
+        text = self.table_text()
+        return bool(self.tried()["score"].notna().any()) and self.with_entry(text) == text
 
     def table_text(self) -> str:
         return self.table.read_text(encoding="utf-8") if self.table.exists() else ""
 
     def run(self, on_progress: Progress) -> list[str]:
         self.search(on_progress)
-        value = {self.tunable.option: self.choice().value}
         self.table.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.table):
-            write_text(self.table, set_entry(self.table_text(), self.key, value, self.note()))
+            write_text(self.table, self.with_entry(self.table_text()))
         return []
+
+    def with_entry(self, text: str) -> str:
+        """This text of a table, with the chosen value in it."""
+        return set_entry(text, self.key, {self.tunable.option: self.choice().value}, self.note())
 
     def tables(self) -> dict[str, pd.DataFrame]:
         return {"trials": self.tried()}
