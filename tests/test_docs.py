@@ -158,15 +158,18 @@ def tables(text):
 
 
 @pytest.mark.parametrize(
-    "page, heading, view",
-    [("README.md", "What to expect", "steps"), ("docs/results.md", "Equal steps", "steps"),
-     ("docs/results.md", "Equal compute", "compute")],
+    "page, heading, number, folder, view",
+    [("README.md", "What to expect", 0, "suite-benchmark", "steps"),
+     ("docs/results.md", "Equal steps", 0, "suite-benchmark", "steps"),
+     ("docs/results.md", "Equal compute", 0, "suite-benchmark", "compute"),
+     ("docs/results.md", "At 50 steps", 0, "suite-benchmark-50", "steps"),
+     ("docs/results.md", "At 50 steps", 2, "suite-benchmark-50", "compute")],
 )  # fmt: skip
-def test_a_table_of_a_page_has_the_numbers_of_the_suite(page, heading, view):
-    views = pd.read_csv(ROOT / "results/suite-benchmark/views.csv")
+def test_a_table_of_a_page_has_the_numbers_of_the_suite(page, heading, number, folder, view):
+    views = pd.read_csv(ROOT / "results" / folder / "views.csv")
     views = views[views["view"] == view].set_index(["task", "method"])["psnr"]
     text = PAGES[ROOT / page].split(f" {heading}\n")[1].split("\n#")[0]
-    (header, *columns), rows = next(tables(text))
+    (header, *columns), rows = list(tables(text))[number]
     assert header == "method" and len(rows) >= 8
     for name, *cells in rows:
         method = METHODS.get(name, name.lower().replace(" + ", "_"))
