@@ -16,7 +16,7 @@ from conftest import ROOT
 from dsg.benchmark import engine
 from dsg.benchmark.search import BEYOND, has_ended, is_inside, next_value
 from dsg.benchmark.trials import Trials
-from dsg.benchmark.tuned_table import set_entry, value_in
+from dsg.benchmark.tuned_table import set_entry
 from dsg.benchmark.tuning_plan import copy_table, plan
 from dsg.samplers import Tunable
 from tasks.networks.evaluator import hash_of
@@ -85,6 +85,12 @@ super_resolution:
     s100: {step_size: 4.0}
 # the end
 """
+
+
+def value_in(text, key, option):
+    """The option's value for exactly this task, sampler and number of steps; None if the table has none."""
+    task, sampler, steps = key
+    return yaml.safe_load(text).get(task, {}).get(sampler, {}).get(f"s{steps}", {}).get(option)
 
 
 def changed_lines(before, after):

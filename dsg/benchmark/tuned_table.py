@@ -34,13 +34,6 @@ def set_entry(text: str, key: tuple[str, str, int], value: Mapping[str, float], 
     return changed
 
 
-def value_in(text: str, key: tuple[str, str, int], option: str) -> float | None:
-    """The option's value for exactly this task, sampler and number of steps; None if the table has none."""
-    task, sampler, steps = key
-    entry = ((yaml.safe_load(text) or {}).get(task) or {}).get(sampler) or {}
-    return (entry.get(f"s{steps}") or {}).get(option)
-
-
 def _child(node: Node | None, key: str) -> Node | None:
     """The value of a key, or None."""
     if not isinstance(node, MappingNode):
