@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dsg.benchmark import tradeoff
+from dsg.benchmark import tradeoff, view_tables
 from dsg.benchmark.choice import choice, choose
 from dsg.benchmark.nested import Measured, interval
 from dsg.benchmark.protocol import CHOSEN, HIGH, LOW, Extra, outcome_of
@@ -14,7 +14,7 @@ from dsg.benchmark.suite import load
 from dsg.benchmark.tradeoff import distances
 from dsg.benchmark.trials import Trials
 from dsg.benchmark.view_tables import markdown, verdict
-from dsg.benchmark.views import MMSE, jobs, places_of
+from dsg.benchmark.views import MMSE, Place, jobs, places_of
 from dsg.samplers import Tunable
 
 SIZE, RATE = Tunable("step_size", 4.0), Tunable("guidance_rate", 0.2, high=1.0)
@@ -215,6 +215,29 @@ def test_the_chosen_value_and_the_ends_of_its_interval_are_reported(made, tmp_pa
     values = {name: run.chosen_value for name, run in job.runs().items()}
     expected = {CHOSEN: 15**0.5, LOW: 3.0, HIGH: 5.0}
     assert values == pytest.approx(expected, rel=1e-2) and len({run.out for run in job.runs().values()}) == 3
+
+
+def test_the_mean_over_tasks_resamples_the_same_faces(monkeypatch):
+    """Face by face, one task gains what the other loses: each difference is wide, and their mean is 1 for sure."""
+    faces = pd.Series(np.random.default_rng(0).normal(0, 1, 40), index=[f"{k:02d}" for k in range(40)])
+    places, by_key = [], {}
+    for task, sign in (("hdr", 1), ("denoise", -1)):
+        for sampler, psnr in (("dps", 30 + 0 * faces), ("dps_dsg", 31 + sign * faces)):
+            place = Place("steps", "avatars64", task, 4, sampler, 4)
+            table = pd.DataFrame({"image": psnr.index, "psnr": psnr.to_numpy()})
+            of_all = Measured([1.0], psnr.to_numpy()[None])
+            base = {"dps_dsg": "dps"}.get(sampler)
+            by_key[place.key] = SimpleNamespace(
+                report=SimpleNamespace(method=SimpleNamespace(base_method=base)),
+                tables=lambda t=table: {CHOSEN: t}, measured=lambda metric, m=of_all: m,
+            )  # fmt: skip
+            places.append(place)
+    monkeypatch.setattr(view_tables, "is_headline", lambda suite, place: True)
+    suite = SimpleNamespace(yaml={})
+    rows = view_tables.differences(suite, places, by_key, "psnr", 0.1).set_index("task")
+    assert rows.loc["mean of 2", ["difference", "nested_low", "nested_high"]].tolist() == pytest.approx([1, 1, 1])
+    for task in ("hdr", "denoise"):
+        assert rows.loc[task, "nested_high"] - rows.loc[task, "nested_low"] > 0.4  # 2 x 1.96 / sqrt(40) is .62
 
 
 def test_a_table_has_a_number_per_cell_and_says_how_it_was_made(small):

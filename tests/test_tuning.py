@@ -198,6 +198,23 @@ def test_tuning_does_not_mix_scores_of_other_problems(tmp_path):
     assert (tmp_path / "avatars64.csv").read_bytes() == before
 
 
+def test_trials_of_one_criterion_do_not_change_the_choice_by_another(tmp_path):
+    (job,) = jobs_of(tmp_path, criterion="psnr")
+    job.check()
+    about = {"task": "super_resolution", "sampler": "mpgd", "steps": 20, "images": 2, "seeds": 1}
+    about |= {"weights": job.weights, "settings": job.settings}
+    for value, psnr in zip((1.0, 2.0, 4.0, 8.0, 16.0), (20.0, 24.0, 26.0, 24.0, 20.0)):
+        scores = {"psnr": np.full(2, psnr), "haarpsi": np.full(2, 0.5)}
+        job.trials.add({**about, "value": value, "psnr": psnr, "haarpsi": 0.5, "criterion": "psnr"}, {0: scores})
+    before = job.choice()
+    (other,) = jobs_of(tmp_path, criterion="haarpsi")
+    other.check()
+    assert other.tried().empty and not other.is_searched()
+    scores = {"psnr": np.full(2, 99.0), "haarpsi": np.full(2, 0.9)}
+    job.trials.add({**about, "value": 12.0, "psnr": 99.0, "haarpsi": 0.9, "criterion": "haarpsi"}, {0: scores})
+    assert job.choice() == before and list(other.tried()["value"]) == [12.0]
+
+
 def jobs_of(out, model="avatars64", sampler="mpgd", trials=2, **options):
     usual = {"tasks": ["super_resolution"], "steps": [20], "criterion": None, "data": None, "images": 2}
     return plan(model=model, samplers=[sampler], trials=trials, device="cpu", out=out, **{**usual, **options})

@@ -12,7 +12,8 @@ from dsg.runs.results import write_text
 
 KEY = ("task", "sampler", "steps")
 SCORES = ("haarpsi", "psnr", "selector")  # larger is better
-COLUMNS = (*KEY, "images", "value", "haarpsi", "psnr", "weights", "selector", "seeds", "settings")
+COLUMNS = (*KEY, "images", "value", "haarpsi", "psnr", "weights", "selector", "seeds", "settings", "criterion")
+WORDS = {"weights": str, "settings": str, "criterion": str}
 ANOTHER = "another store of trials (--store, or --tuning store=FOLDER)"
 PER_IMAGE = (*KEY, "weights", "value", "seed", "score", "per_image")
 
@@ -33,14 +34,19 @@ class Trials:
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else None
         if text is not None and text != self._text:
             # one seed was all there was before there was a column for it
-            table = pd.read_csv(StringIO(text), dtype={"weights": str, "settings": str}).reindex(columns=list(COLUMNS))
+            table = pd.read_csv(StringIO(text), dtype=WORDS).reindex(columns=list(COLUMNS))
             self._text, self._table = text, table.fillna({"seeds": 1})
         return self._table
 
     def of(self, key: tuple, weights: str, criterion: str) -> pd.DataFrame:
-        """The trials of (task, sampler, steps) with these weights, their `score` by the criterion."""
-        t = self.table
-        return _select(t.assign(score=t[criterion].astype(float)), key, weights)
+        """The trials of (task, sampler, steps) with these weights, their `score` by the criterion.
+
+        Those that another criterion led to do not count, else the choice by one would depend on who searched before.
+        Older lines do not say what led to them, and count.
+        """
+        t = _select(self.table, key, weights)
+        t = t[t["criterion"].isna() | (t["criterion"] == criterion)]
+        return t.assign(score=t[criterion].astype(float))
 
     def per_image(self, key: tuple, weights: str, criterion: str) -> pd.DataFrame:
         """A row per value of these trials, a column per validation image: means over the seeds. Empty if unknown."""
@@ -49,7 +55,8 @@ class Trials:
         t = _select(pd.read_csv(self.images_path, dtype={"weights": str}), key, weights)
         t = t[t["score"] == criterion].drop_duplicates(["value", "seed"], keep="last")
         rows = {v: np.mean([_numbers(s) for s in part["per_image"]], axis=0) for v, part in t.groupby("value")}
-        return pd.DataFrame.from_dict(rows, orient="index")
+        values = self.of(key, weights, criterion)["value"]
+        return pd.DataFrame.from_dict({v: row for v, row in rows.items() if v in set(values)}, orient="index")
 
     def check_size(self, task: str, weights: str, **size: int) -> None:
         """Scores of other images or seeds do not compare, and are not thrown away: raises ValueError.
@@ -70,7 +77,7 @@ class Trials:
         Args:
             settings: a hash of the task's options, the sampler's others, and the data.
         """
-        others = self.of(key, weights, SCORES[0])["settings"].dropna()
+        others = _select(self.table, key, weights)["settings"].dropna()
         if not others.isin([settings]).all():
             what = "{} {} {}".format(*key)
             raise ValueError(f"{self.path}: {what} was tuned with other options of task, sampler or data: {ANOTHER}")

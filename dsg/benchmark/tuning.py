@@ -137,7 +137,7 @@ class Search:
             found = {seed: self.scores(self.config_with(*config, f"seed={seed}"), on_progress) for seed in self.used()}
             about = dict(zip(("task", "sampler", "steps"), self.key))
             about |= {"images": self.images, "seeds": self.seeds, "value": value, "weights": self.weights}
-            about |= {"settings": self.settings}
+            about |= {"settings": self.settings, "criterion": self.criterion}
             failed = not all(found.values())
             means = {s: np.mean([one[s] for one in found.values()]) for s in SCORES if not failed and s in found[0]}
             self.trials.add({**about, **means}, {} if failed else found)
