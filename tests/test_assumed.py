@@ -1,5 +1,7 @@
 """What is assumed of y, where it is not what made it; and the suite that asks who breaks first."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +9,7 @@ import torch
 from conftest import compose_config
 from safetensors.torch import load_file, save_file
 
-from dsg.benchmark.assumptions import breaks_at, label, losses, one_side, unique
+from dsg.benchmark.assumptions import CaseJob, breaks_at, cases, losses, sides_of
 from dsg.benchmark.degraded import degraded_weights
 from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.suite import Outcome, load
@@ -123,36 +125,51 @@ CASE = {"task": "denoise", "axis": "noise", "assumed": 0.1, "values": [0.1, 0.3]
         "wrong": ["task.sigma=VALUE", "assumed.sigma=0.1"], "right": ["task.sigma=VALUE"]}  # fmt: skip
 
 
-def made(job, psnr):
-    """The job as if it had run: `tables` says so."""
+class Made(CaseJob):
+    """As if it had run: with these scores, by side."""
 
-    class Made(ImageJob):
-        def tables(self):
-            return {"images": pd.DataFrame({"image": ["a", "b"], "psnr": psnr})}
-
-    found = Made(job.section, job.model, job.task, job.sampler, job.steps, job.value, 2, 1, job.folder, job.options)
-    found.part = "cases"
-    return found
+    def tables(self):
+        return {side: pd.DataFrame({"image": ["a", "b"], "psnr": psnr}) for side, psnr in self.scores.items()}
 
 
 def test_what_is_lost_is_right_minus_wrong_image_by_image(tmp_path):
     plain = ImageJob("denoise", "gaussian_mixture", "denoise", "mpgd", 2, None, 2, 1, tmp_path / "runs/denoise")
-    prior = {**CASE, "right": [], "wrong": ["task.sigma=VALUE"]}
-    sides = [(0.1, "right"), (0.3, "right"), (0.3, "wrong")]
-    jobs = [one_side(plain, "noise", CASE, *side) for side in sides]
-    assert jobs[2].options == ["task.sigma=0.3", "assumed.sigma=0.1"] and jobs[2].key == (
-        "noise", "mpgd", 2, label(0.3, "wrong"),
-    )  # fmt: skip
-    others = unique([one_side(plain, "prior", prior, *side) for side in sides])
-    assert [job.value for job in others] == ["0.1-right", "0.3-wrong"]  # nothing is told that depends on the value
-    scores = ([30.0, 28.0], [25.0, 24.0], [22.0, 23.0], [30.0, 28.0], [29.5, 27.5])
+    known = {"noise": CASE, "prior": {**CASE, "right": [], "wrong": ["task.sigma=VALUE"]}}
+    sides = {name: sides_of(plain, name, case) for name, case in known.items()}
+    assert sides["noise"][2].options == ["task.sigma=0.3", "assumed.sigma=0.1"]
+    assert [side.value for side in sides["noise"]] == ["0.1-right", "0.3-right", "0.3-wrong"]
+    assert [side.value for side in sides["prior"]] == ["0.1-right", "0.3-wrong"]  # nothing told depends on the value
+    scores = {"0.1-right": [30.0, 28.0], "0.3-right": [25.0, 24.0], "0.3-wrong": [22.0, 23.0]}, {
+        "0.1-right": [30.0, 28.0], "0.3-wrong": [29.5, 27.5]}  # fmt: skip
+    jobs = [Made(replace(plain, section=name), None, sides=sides[name]) for name in known]
+    for job, found in zip(jobs, scores):
+        job.scores, job.part = found, "cases"
     suite = load("assumptions", out=tmp_path)
-    suite.yaml = {**suite.yaml, "tasks": {"noise": CASE, "prior": prior}}
-    found = losses(Outcome(suite, [made(*pair) for pair in zip([*jobs, *others], scores)]), "cases")
+    suite.yaml = {**suite.yaml, "tasks": known}
+    found = losses(Outcome(suite, jobs), "cases")
     lost = found.set_index(["case", "value"])["lost"]
     assert lost.to_dict() == {("noise", 0.1): 0.0, ("noise", 0.3): 2.0, ("prior", 0.1): 0.0, ("prior", 0.3): 0.5}
     one = found[found["case"] == "noise"]
     assert breaks_at(one, 0.1, 1.5) == "0.3" and breaks_at(one, 0.1, 2.5) == "-"
+
+
+def test_every_side_of_a_case_takes_the_value_chosen_where_the_assumption_holds(tmp_path):
+    """The search is of the plain problem; the runs differ by what is true and what is assumed."""
+    suite = load("assumptions", out=tmp_path, tasks=["blur"])
+    suite.samplers = ["mpgd_dsg"]
+    suite.yaml["tuning"]["store"] = str(tmp_path / "store")
+    (job,) = cases(suite)
+    assert job.runs() == {} and not any("std" in option for option in job.search.options)
+    job.search.weights = "w"  # else found by `check`
+    about = dict(zip(("task", "sampler", "steps"), job.search.key), images=4, seeds=1, weights="w")
+    for value, psnr in zip((0.05, 0.1, 0.2, 0.4, 0.8), (20.0, 24.0, 25.0, 24.0, 20.0)):
+        job.search.trials.add({**about, "value": value, "psnr": psnr}, {0: {"psnr": np.full(4, psnr)}})
+    runs = job.runs()
+    (value,) = {run.chosen_value for run in runs.values()}
+    assert value == pytest.approx(0.2, rel=1e-3)
+    assert set(runs) == {f"{v:g}-right" for v in (1, 1.5, 2, 2.5, 3)} | {f"{v:g}-wrong" for v in (1, 1.5, 2.5, 3)}
+    assert "assumed.std=2.0" in runs["3-wrong"].options and "assumed.std=2.0" not in runs["3-right"].options
+    assert len({run.out for run in runs.values()}) == 9
 
 
 @pytest.mark.parametrize("name", ["noise", "blur", "mask", "prior"])

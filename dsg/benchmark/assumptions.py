@@ -1,12 +1,12 @@
 """Who breaks first when what is assumed is wrong: the noise, the blur, the mask, the prior. Named in a suite's YAML.
 
 Every case turns one thing of the truth away from what is assumed. Beside each `wrong` run stands the `right` one, which
-is told the truth; both take the hyper-parameters of what is assumed. What is lost by the wrong assumption is the
-difference, image by image.
+is told the truth; both take the value that the protocol chooses where the assumption holds. What is lost by the wrong
+assumption is the difference, image by image.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import matplotlib
 import pandas as pd
@@ -15,6 +15,7 @@ from dsg.benchmark.degraded import degraded_weights
 from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.methods import style
 from dsg.benchmark.plan import image_job
+from dsg.benchmark.protocol import ReportJob, outcome_of, reported
 from dsg.benchmark.statistics import bootstrap, by_image
 from dsg.benchmark.suite import Outcome, Suite
 from dsg.benchmark.tables import write_csv
@@ -28,20 +29,47 @@ WRONG, RIGHT = "wrong", "right"
 METRIC = "psnr"
 
 
-def cases(suite: Suite) -> list[ImageJob]:
-    """Every case of the suite's `tasks` at each of its values, with every sampler within the suite's `budget`.
+@dataclass(eq=False)
+class CaseJob(ReportJob):
+    """A case with one sampler, tuned where the assumption holds.
 
-    Where the value is the one that is assumed there is no wrong run.
+    Args:
+        sides: the runs on test images, right and wrong at every value.
     """
+
+    sides: Sequence[ImageJob] = ()
+
+    def planned_runs(self) -> dict[str, ImageJob]:
+        if self.search is None:
+            return {str(side.value): side for side in self.sides}
+        found = self.chosen()
+        if found is None:
+            return {}
+        return {str(side.value): ReportJob(side, self.search).at(found.value) for side in self.sides}
+
+    def expected(self) -> float:
+        return self.report.work() * len(self.sides)
+
+
+def cases(suite: Suite) -> list[CaseJob]:
+    """Every case of the suite's `tasks` with every sampler within the suite's `budget`."""
     jobs = []
     for name in suite.tasks:
         case = suite.yaml["tasks"][name]
         for sampler in suite.samplers:
             plain = within_budget(suite, case["task"], sampler)
-            for value in case["values"]:
-                sides = [RIGHT] if value == case["assumed"] else [RIGHT, WRONG]
-                jobs += [one_side(plain, name, case, value, side) for side in sides]
-    return unique(jobs)
+            search = reported(suite, plain).search
+            jobs.append(CaseJob(replace(plain, section=name), search, sides=sides_of(plain, name, case)))
+    return jobs
+
+
+def sides_of(plain: ImageJob, name: str, case: dict) -> list[ImageJob]:
+    """Both sides at each value of the case; where the value is the one that is assumed there is no wrong one."""
+    found = []
+    for value in case["values"]:
+        sides = [RIGHT] if value == case["assumed"] else [RIGHT, WRONG]
+        found += [one_side(plain, name, case, value, side) for side in sides]
+    return unique(found)
 
 
 def within_budget(suite: Suite, task: str, sampler: str) -> ImageJob:
@@ -78,18 +106,17 @@ def unique(jobs: Sequence[ImageJob]) -> list[ImageJob]:
 
 def losses(outcome: Outcome, part: str) -> pd.DataFrame:
     """A row per case, method and value: PSNR wrong and right, and right minus wrong with its interval."""
-    jobs = [job for job in outcome.of(part) if isinstance(job, ImageJob) and job.tables()]
-    scores = {(job.section, job.sampler, job.value): by_image(job.tables()["images"], METRIC) for job in jobs}
-    steps = {(job.section, job.sampler): job.steps for job in jobs}
     rows = []
-    for name, sampler in steps:
+    for job in outcome.of(part):
+        name, sampler, steps = job.key
         case = outcome.suite.yaml["tasks"][name]
+        scores = {side: by_image(table, METRIC) for side, table in job.tables().items() if side in job.runs()}
+        depends = any("VALUE" in option for option in case[RIGHT])
         for value in case["values"]:
-            depends = any("VALUE" in option for option in case[RIGHT])
-            right = scores.get((name, sampler, label(value if depends else case["values"][0], RIGHT)))
-            wrong = right if value == case["assumed"] else scores.get((name, sampler, label(value, WRONG)))
+            right = scores.get(label(value if depends else case["values"][0], RIGHT))
+            wrong = right if value == case["assumed"] else scores.get(label(value, WRONG))
             if right is not None and wrong is not None:
-                row = {"case": name, "method": sampler, "steps": steps[name, sampler], "value": value}
+                row = {"case": name, "method": sampler, "steps": steps, "value": value}
                 row |= {"images": len(wrong), "wrong": wrong.mean(), "right": right.mean()}
                 rows.append({**row, **dict(zip(("lost", "low", "high"), bootstrap((right - wrong).to_numpy())))})
     return pd.DataFrame(rows)
@@ -109,10 +136,11 @@ def table(outcome: Outcome, part: str) -> list[str]:
     text = (
         f"# Wrong assumptions: the first {suite.images} test images of {suite.models[0]}\n\n"
         f"PSNR [dB] where the assumption is right, and what a wrong one loses: the run that is told the truth minus "
-        f"the one that is not, image by image, with 95 % bootstrap intervals. Both keep the hyper-parameters of what "
-        f"is assumed. Every sampler has {suite.yaml['budget']} forward passes per image, a backward pass counting two. "
-        f"breaks at: the first value at which the mean loss is beyond {limit:g} dB, and its interval beyond 0. "
-        "A sampler that never asks for the noise level loses nothing by a wrong one.\n"
+        f"the one that is not, image by image, with 95 % bootstrap intervals. Both take the value that is chosen where "
+        f"the assumption holds. {outcome_of(suite.yaml['tuning'])} Every sampler has {suite.yaml['budget']} forward "
+        f"passes per image, a backward pass counting two. breaks at: the first value at which the mean loss is beyond "
+        f"{limit:g} dB, and its interval beyond 0. A sampler that never asks for the noise level loses nothing by a "
+        "wrong one.\n"
     )
     for name, part_of in found.groupby("case", sort=False):
         case = suite.yaml["tasks"][name]
@@ -150,7 +178,7 @@ def figure(outcome: Outcome, part: str) -> list[str]:
     if found.empty:
         return []
     names = list(found["case"].unique())
-    methods = {job.sampler: job.method for job in outcome.of(part) if isinstance(job, ImageJob)}
+    methods = {job.report.sampler: job.report.method for job in outcome.of(part)}
     fig, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names), 4.2), squeeze=False)
     for ax, name in zip(axes[0], names):
         case = outcome.suite.yaml["tasks"][name]
