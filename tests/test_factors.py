@@ -147,6 +147,14 @@ def test_shares_add_up_to_the_whole_and_a_gain_of_two_together_is_halved():
         assert sum(weights(PATH.factors, factor).values()) == pytest.approx(0)
 
 
+def test_what_the_last_step_does_is_credited_to_no_part_that_leaves_it_alone_too():
+    """The only gain is that of an unguided last step, which every cell on the sphere has."""
+    path = Path.of("to DSG", {"from": vars(PATH.start), "to": {**vars(PATH.end), "last": "unguided"}})
+    found = shares(path, lambda cell: scores(lambda c: 1.0 * (c.last == "unguided"))(cell.run))
+    means = {f: s.mean() for f, s in found.items()}
+    assert means == pytest.approx({"length": 0, "place": 0, "noise": 0, "last": 1.0, TOTAL: 1.0}, abs=1e-12)
+
+
 def test_a_path_has_every_combination_and_runs_equal_ones_once():
     assert PATH.factors == ["length", "place", "noise"] and len(set(PATH.cells)) == 8
     assert len({cell.run for cell in PATH.cells}) == 7  # the sphere's length, projected: noise kept or not

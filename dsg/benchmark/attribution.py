@@ -47,14 +47,20 @@ def weights(factors: Sequence[str], factor: str) -> dict[frozenset, float]:
 def shares(path: Path, scores: Callable[[Cell], pd.Series]) -> dict[str, pd.Series]:
     """By factor, its share for every image that has a score in all cells; `TOTAL`: of all together.
 
+    The last step is switched first. Parts that need a sphere leave it unguided in any case, so after one of them it
+    would have nothing left to change, and they would be credited with what it does.
+
     Args:
         scores: of a cell, a number per image.
     """
     known = pd.concat({cell: scores(cell) for cell in path.cells}, axis=1).dropna()  # an image may have failed in one
-    found = {}
-    for factor in path.factors:
-        parts = weights(path.factors, factor)
-        found[factor] = sum(share * known[path.cell(changed)] for changed, share in parts.items())
+    found, first = {}, [f for f in path.factors if f == "last"]
+    rest = [f for f in path.factors if f not in first]
+    for factor in rest:
+        parts = weights(rest, factor)
+        found[factor] = sum(share * known[path.cell(changed.union(first))] for changed, share in parts.items())
+    for factor in first:
+        found[factor] = known[path.cell({factor})] - known[path.start]
     found[TOTAL] = known[path.end] - known[path.start]
     return found
 
@@ -142,9 +148,9 @@ def markdown(outcome: Outcome, cells: pd.DataFrame, found: pd.DataFrame) -> str:
         f"of {mixture['tuning']['trials']} trials on {mixture['tuning']['observations']} observations, reported on "
         f"{mixture['report']['observations']} others.\n\n"
         "A share is what switching a factor changes, averaged over all orders in which the factors of its path can be "
-        "switched; the shares of a path add up to the whole. low and high are 95 % bootstrap intervals over images or "
-        "observations, of values as they were chosen. More PSNR is better, less distance (in standard deviations of "
-        f'the posterior) is better; "no difference" is said within {MARGIN:g} dB.\n'
+        "switched, the last step first; the shares of a path add up to the whole. low and high are 95 % bootstrap "
+        "intervals over images or observations, of values as they were chosen. More PSNR is better, less distance (in "
+        f'standard deviations of the posterior) is better; "no difference" is said within {MARGIN:g} dB.\n'
     )
     for path in paths(suite):
         part = found[found["path"] == path.name] if len(found) else found
@@ -175,31 +181,36 @@ def cells_as_markdown(cells: pd.DataFrame) -> str:
 
 
 def figure(found: pd.DataFrame, outcome: Outcome) -> list[str]:
-    """shares.png: a panel per metric and path, a group of bars per task and number of steps, a bar per factor."""
+    """shares.png: a row per path, a column per metric and number of steps, a group of bars per task."""
     names = [path.name for path in paths(outcome.suite) if len(path.factors) > 1 and path.name in set(found["path"])]
-    metrics = list(dict.fromkeys(found["metric"]))
+    columns = list(dict.fromkeys(zip(found["metric"], found["steps"])))
     if not names:
         return []
-    fig, axes = plt.subplots(len(names), len(metrics), figsize=(6.2 * len(metrics), 2.9 * len(names)), squeeze=False)
+    size = (3.6 * len(columns), 2.7 * len(names) + 0.5)
+    fig, axes = plt.subplots(len(names), len(columns), figsize=size, squeeze=False)
     for row, name in zip(axes, names):
-        for ax, metric in zip(row, metrics):
-            _bars(ax, found[(found["path"] == name) & (found["metric"] == metric)])
-            ax.set_title(name, fontsize=9), ax.set_ylabel(f"share: {metric}", fontsize=8)
-    fig.tight_layout()
+        for ax, (metric, steps) in zip(row, columns):
+            here = (found["path"] == name) & (found["metric"] == metric) & (found["steps"] == steps)
+            _bars(ax, found[here])
+            better = "more" if metric == PSNR else "less"
+            ax.set_title(f"{name}, {steps} steps", fontsize=9)
+            ax.set_ylabel(f"share: {metric}, {better} is better", fontsize=8)
+    labels = {text: bar for ax in axes.flat for bar, text in zip(*ax.get_legend_handles_labels())}
+    fig.legend(labels.values(), labels.keys(), fontsize=8, ncol=len(labels), loc="lower center")
+    fig.tight_layout(rect=(0, 0.5 / size[1], 1, 1))
     fig.savefig(outcome.out / "shares.png", dpi=130)
     plt.close(fig)
     return ["shares.png"]
 
 
 def _bars(ax, part: pd.DataFrame) -> None:
-    places, factors = list(dict.fromkeys(zip(part["task"], part["steps"]))), list(dict.fromkeys(part["factor"]))
+    tasks, factors = list(dict.fromkeys(part["task"])), list(dict.fromkeys(part["factor"]))
     width = 0.8 / max(len(factors), 1)
     for k, factor in enumerate(factors):
-        rows = part[part["factor"] == factor].set_index(["task", "steps"]).loc[places]
-        x = np.arange(len(places)) + (k - (len(factors) - 1) / 2) * width
+        rows = part[part["factor"] == factor].set_index("task").loc[tasks]
+        x = np.arange(len(tasks)) + (k - (len(factors) - 1) / 2) * width
         around = np.abs(rows[["low", "high"]].sub(rows["share"], axis=0)).T
         look = {"color": "0.3"} if factor == TOTAL else {"color": f"C{list(TITLES).index(factor)}"}
         ax.bar(x, rows["share"], width, yerr=around, capsize=2, label=TITLES.get(factor, factor), **look)
     ax.axhline(0, color="k", linewidth=0.8)
-    ax.set_xticks(range(len(places)), [f"{t.replace('_', ' ')}\n{s} steps" for t, s in places], fontsize=7)
-    ax.legend(fontsize=6)
+    ax.set_xticks(range(len(tasks)), [task.replace("_", "\n") for task in tasks], fontsize=8)
