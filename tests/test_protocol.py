@@ -238,6 +238,7 @@ def test_the_mean_over_tasks_resamples_the_same_faces(monkeypatch):
     assert rows.loc["mean of 2", ["difference", "nested_low", "nested_high"]].tolist() == pytest.approx([1, 1, 1])
     for task in ("hdr", "denoise"):
         assert rows.loc[task, "nested_high"] - rows.loc[task, "nested_low"] > 0.4  # 2 x 1.96 / sqrt(40) is .62
+    assert set(rows["nested_verdict"]) == {"higher"}
 
 
 def test_a_table_has_a_number_per_cell_and_says_how_it_was_made(small):

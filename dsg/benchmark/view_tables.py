@@ -2,14 +2,14 @@
 refused."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from dsg.benchmark.methods import Method
 from dsg.benchmark.nested import RESAMPLES, interval
-from dsg.benchmark.protocol import CHOSEN, ReportJob, outcome_of
+from dsg.benchmark.protocol import CHOSEN, HIGH, LOW, ReportJob, outcome_of
 from dsg.benchmark.statistics import bootstrap, by_image
 from dsg.benchmark.suite import Outcome, Suite
 from dsg.benchmark.tables import write_csv
@@ -30,7 +30,8 @@ NOTES = {
 
 
 def write(outcome: Outcome, part: str, metrics: Sequence[str], margin: float = MARGIN) -> list[str]:
-    """table.md; views.csv, a row per place; paired.csv, the differences; choices.csv, what was tuned.
+    """table.md; views.csv, a row per place; paired.csv, the differences; choices.csv, what was tuned; images.csv, a row
+    per test image, from which intervals can be had again.
 
     Args:
         part: entry of the suite's `jobs`, planned by `dsg.benchmark.views.jobs`.
@@ -41,12 +42,13 @@ def write(outcome: Outcome, part: str, metrics: Sequence[str], margin: float = M
     places = places_of(outcome.suite)
     views, compared = summary(places, jobs, metrics), differences(outcome.suite, places, jobs, metrics[0], margin)
     chosen = choices(jobs.values())
-    for name, table in (("views", views), ("paired", compared), ("choices", chosen)):
+    each = per_image(jobs.values(), metrics)
+    for name, table in (("views", views), ("paired", compared), ("choices", chosen), ("images", each)):
         write_csv(outcome.out / f"{name}.csv", table)
     text = markdown(outcome.suite, views, compared, chosen, metrics, margin)
     write_text(outcome.out / "table.md", text)
     print(text)
-    return ["table.md", "views.csv", "paired.csv", "choices.csv"]
+    return ["table.md", "views.csv", "paired.csv", "choices.csv", "images.csv"]
 
 
 def summary(places: Sequence[Place], jobs: Mapping[tuple, ReportJob], metrics: Sequence[str]) -> pd.DataFrame:
@@ -81,8 +83,9 @@ def differences(
 ) -> pd.DataFrame:
     """Each method minus the one that it is compared with at the same place, image by image.
 
-    The YAML's `also` names pairs [method, compared with] beside the base methods. The columns nested_low and
-    nested_high, of headline rows, include the choice of both values. Last come means over the tasks that both do.
+    The YAML's `also` names pairs [method, compared with] beside the base methods. The columns nested_low,
+    nested_high and nested_verdict, of headline rows, include the choice of both values. Last come means over the tasks
+    that both do.
     """
     at = {(c.view, c.task, c.level, c.sampler): c for c in places}
     again = functools.cache(lambda place: resampled(suite, jobs, place, metric))
@@ -98,12 +101,12 @@ def differences(
             with_choice = again(place) - again(other) if len(one) == len(two) == len(change) else UNKNOWN
             changes.setdefault((place.view, place.level, place.sampler, base), []).append((change, with_choice))
             row = {"view": place.view, "task": place.task, "level": place.level, "method": place.sampler, "base": base}
-            rows.append(row | about_change(change, metric, margin) | nested_of(with_choice))
+            rows.append(row | about_change(change, metric, margin) | nested_of(with_choice, margin))
     for (view, level, method, base), parts in changes.items():
         if len(parts) > 1:
             row = {"view": view, "task": f"mean of {len(parts)}", "level": level, "method": method, "base": base}
             change, with_choice = (sum(part) / len(parts) for part in zip(*parts))
-            rows.append(row | about_change(change.dropna(), metric, margin) | nested_of(with_choice))
+            rows.append(row | about_change(change.dropna(), metric, margin) | nested_of(with_choice, margin))
     return pd.DataFrame(rows)
 
 
@@ -128,9 +131,12 @@ def resampled(suite: Suite, jobs: Mapping[tuple, ReportJob], place: Place, metri
     return UNKNOWN if measured is None else measured.resampled()
 
 
-def nested_of(resampled: np.ndarray) -> dict[str, float]:
-    """The interval with the choice in it; empty where it was not asked for."""
-    return {} if np.isnan(resampled).any() else dict(zip(("nested_low", "nested_high"), interval(resampled)))
+def nested_of(resampled: np.ndarray, margin: float) -> dict[str, object]:
+    """The interval with the choice in it, and what it says; empty where it was not asked for."""
+    if np.isnan(resampled).any():
+        return {}
+    low, high = interval(resampled)
+    return {"nested_low": low, "nested_high": high, "nested_verdict": verdict(low, high, margin)}
 
 
 def verdict(low: float, high: float, margin: float) -> str:
@@ -153,6 +159,21 @@ def choices(jobs: Sequence[ReportJob]) -> pd.DataFrame:
             row |= {"option": search.tunable.option, **vars(found), "criterion": search.criterion}
             rows.append({**row, "trials": len(search.tried()), "images": search.images, "seeds": search.seeds})
     return pd.DataFrame(rows)
+
+
+def per_image(jobs: Iterable[ReportJob], metrics: Sequence[str]) -> pd.DataFrame:
+    """A row per test image, at the chosen value and at the ends of its interval (column `at`)."""
+    tables = []
+    for job in jobs:
+        runs = job.runs()
+        for name, table in job.tables().items():
+            if name in (CHOSEN, LOW, HIGH):
+                about = {"task": job.report.task, "method": job.report.sampler, "steps": job.steps, "at": name}
+                about["value"] = runs[name].chosen_value if job.search else None
+                scores = {metric: by_image(table, metric) for metric in metrics if metric in table}
+                each = pd.DataFrame(scores).rename_axis("image").reset_index()
+                tables.append(pd.concat([pd.DataFrame([about] * len(each)), each], axis=1))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 # --- as Markdown
@@ -214,7 +235,11 @@ def difference_table(compared: pd.DataFrame) -> str:
     for name in ("difference", "low", "high", "nested_low", "nested_high"):
         if name in shown:
             shown[name] = shown[name].map(lambda v: "" if pd.isna(v) else f"{v:+.2f}")
-    words = {"base": "compared with", "nested_low": "low with the choice", "nested_high": "high with the choice"}
+    words = {"base": "compared with"} | {
+        f"nested_{name}": f"{name} with the choice" for name in ("low", "high", "verdict")
+    }
+    if "nested_verdict" in shown:
+        shown["nested_verdict"] = shown["nested_verdict"].fillna("")
     return shown.rename(columns=words).to_markdown(index=False, disable_numparse=True)
 
 
