@@ -241,6 +241,19 @@ def test_the_mean_over_tasks_resamples_the_same_faces(monkeypatch):
     assert set(rows["nested_verdict"]) == {"higher"}
 
 
+def test_the_scores_of_every_test_image_are_kept(tmp_path):
+    table = pd.DataFrame({"image": ["a", "a", "b"], "sample": [0, 1, 0], "psnr": [20.0, 22.0, 30.0]})
+    runs = {name: SimpleNamespace(chosen_value=value) for name, value in ((CHOSEN, 0.2), (LOW, 0.1))}
+    report = SimpleNamespace(task="hdr", sampler="dps_dsg")
+    tables = {**dict.fromkeys(runs, table), "trials": pd.DataFrame()}
+    job = SimpleNamespace(report=report, steps=4, search=True, runs=lambda: runs, tables=lambda: tables)
+    each = view_tables.per_image([job], ["psnr", "lpips_vgg"])
+    assert each.columns.tolist() == ["task", "method", "steps", "at", "value", "image", "psnr"]
+    assert each[["at", "value", "image", "psnr"]].values.tolist() == [
+        [CHOSEN, 0.2, "a", 21.0], [CHOSEN, 0.2, "b", 30.0], [LOW, 0.1, "a", 21.0], [LOW, 0.1, "b", 30.0]
+    ]  # fmt: skip
+
+
 def test_a_table_has_a_number_per_cell_and_says_how_it_was_made(small):
     rows = [
         {"view": v, "task": "hdr", "level": 4, "method": m, "steps": 4, "compute": 12.0, "psnr": p, "psnr_low": p - 1,
