@@ -1,7 +1,7 @@
 """Exact algebra of linear operators: the SVD, in factors where the operator has them, and the proximal step."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -42,6 +42,10 @@ class SVD:
         misfit = self.left(y) - self.values * self.into(x)
         return x + self.back(self.values / (self.values**2 + rho) * misfit)
 
+    def without_small(self, cutoff: float = CUTOFF) -> "SVD":
+        """Without the singular values below `cutoff` times the largest: what they belong to is not observed."""
+        return replace(self, values=torch.where(self.values > cutoff * self.values.max(), self.values, 0.0))
+
     def replaced(self, x: Tensor, components: Tensor) -> Tensor:
         """x with these components where d > 0."""
         return x + self.back(torch.where(self.values > 0, components - self.into(x), 0.0))
@@ -54,7 +58,7 @@ def diagonal(values: Tensor) -> SVD:
 
 def separable(rows: np.ndarray, columns: np.ndarray, like: Tensor) -> SVD:
     """Of A(x) = rows x columns^T, float64 [m, n] each: d_ij = d_i d_j. Tensors as `like`."""
-    (u, d, vt), (uc, dc, vct) = (np.linalg.svd(matrix, full_matrices=False) for matrix in (rows, columns))
+    (u, d, vt), (uc, dc, vct) = (_svd(matrix) for matrix in (rows, columns))
     u, vt, uc, vct = (_as(factor, like) for factor in (u, vt, uc, vct))
     return SVD(
         _as(np.outer(d, dc), like),
@@ -66,7 +70,7 @@ def separable(rows: np.ndarray, columns: np.ndarray, like: Tensor) -> SVD:
 
 def dense(matrix: np.ndarray, shape: Sequence[int], like: Tensor) -> SVD:
     """Of a float64 matrix [m, n] that acts on every n numbers of an image of `shape` (C, H, W). Tensors as `like`."""
-    (m, n), (u, d, vt) = matrix.shape, np.linalg.svd(matrix, full_matrices=False)
+    (m, n), (u, d, vt) = matrix.shape, _svd(matrix)
     u, vt = _as(u, like), _as(vt, like)
     return SVD(
         _as(d, like),
@@ -104,6 +108,12 @@ def proximal_by_gradients(
         p = torch.where(going, r + following / square * p, p)
         square = following
     return x + transpose(u)
+
+
+def _svd(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The thin one, of float64. Singular values that are 0 but for rounding are 0: nothing is observed there."""
+    u, d, vt = np.linalg.svd(matrix, full_matrices=False)
+    return u, np.where(d > np.finfo(d.dtype).eps * max(matrix.shape) * d.max(), d, 0.0), vt
 
 
 def _same(x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from dsg.samplers.reddiff import REDDiff
 from dsg.samplers.sitcom import SITCOM
 from dsg.samplers.trust import TrustSampling
 from dsg.schedule import NoiseSchedule, linear_betas, scaled_linear_betas
-from tasks.linear import Inpainting, SuperResolution
+from tasks.linear import GaussianDeblur, Inpainting, SuperResolution
 from tasks.matrix import Matrix
 from tasks.semantic import SemanticTask
 
@@ -153,6 +153,13 @@ def test_an_image_does_not_depend_on_its_batch(name):
     together = restore(SHORT[name], task, condition, range(3))
     alone = torch.cat([restore(SHORT[name], task, condition, [row]) for row in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_ddrm_does_not_divide_rounding_by_a_blur_s_smallest_singular_values():
+    task, ids = GaussianDeblur("gaussian_deblur", sigma=0.0), ["0"]
+    truth = 0.5 * standard_normal(Bimodal.shape, "0", "truth").sign()[None]
+    out = restore(DDRM(steps=8), task, task.degrade(truth, ids, 0), [0])
+    assert out.square().mean().sqrt() < 1  # 239 with all of them
 
 
 @pytest.mark.parametrize("name", ["trust", "sitcom"])

@@ -77,6 +77,14 @@ def test_the_pseudo_inverse_leaves_out_what_would_amplify_noise(name):
     torch.testing.assert_close(flat(found), torch.linalg.pinv(matrices, rtol=0.03) @ flat(condition["y"]))
 
 
+def test_what_is_measured_twice_has_no_more_singular_values():
+    """A row that is there twice leaves singular values of rounding: 1e-17 is no measurement."""
+    rows = RNG.standard_normal((20, 432))
+    task = Matrix("matrix", matrix=np.concatenate([rows, rows]).tolist())
+    svd = task.svd(conditioned(task)[0], SHAPE)
+    assert (svd.values > 0).sum() == 20
+
+
 def test_without_singular_values_the_proximal_step_is_iterated():
     task = MotionDeblur("motion_deblur", kernel_size=5)
     assert not task.has_svd

@@ -2,7 +2,7 @@
 `configs/sampler/ddrm.yaml`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +41,7 @@ class DDRM(StridedSampler):
         check_range("eta_b", self.eta_b, 0, 1)
 
     def start(self, prior: Prior, task, condition, z: Tensor) -> Tensor:
-        svd = task.svd(condition, z.shape)
+        svd = self.svd(task, condition, z.shape)
         s = noise_to_signal(self.reverse_steps(prior.schedule)[0].alpha_bar)
         known = svd.values * s > task.sigma
         told = svd.pseudo_data(condition["y"])
@@ -51,7 +51,7 @@ class DDRM(StridedSampler):
     def sample(
         self, prior: Prior, task, condition: Mapping[str, Tensor], x_T: Tensor, noise: Noise, callback: Callback | None
     ) -> Tensor:
-        x, svd = x_T.detach(), task.svd(condition, x_T.shape)
+        x, svd = x_T.detach(), self.svd(task, condition, x_T.shape)
         for step in self.reverse_steps(prior.schedule):
             # 1. the prior's x0 and eps
             with torch.no_grad():
@@ -69,6 +69,13 @@ class DDRM(StridedSampler):
                 callback(StepState(step.index, step.t, 0, x, x0, x_prev, None))
             x = x_prev
         return x
+
+    def svd(self, task, condition: Mapping[str, Tensor], shape: Sequence[int]) -> SVD:
+        """Of the operator. Without noise in y every component would be taken from it, and rounding, divided by the
+        singular values that a blur brings close to 0, would be all that is seen: these are left out, as in DDRM's own
+        blurs."""
+        found = task.svd(condition, shape)
+        return found if task.sigma else found.without_small()
 
     def observed(self, svd: SVD, y: Tensor, sigma: float, x0: Tensor, z: Tensor, s: float) -> Tensor:
         """Components at noise level s, from those of x0 and z. Those whose noise in y is below s follow y; the others
