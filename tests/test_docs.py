@@ -178,6 +178,18 @@ def test_a_table_of_a_page_has_the_numbers_of_the_suite(page, heading, number, f
             assert cell == ("" if number is None or pd.isna(number) else f"{number:.2f}"), (name, column)
 
 
+def test_the_table_of_phase_retrieval_has_both_views_of_its_suite():
+    views = pd.read_csv(ROOT / "results/suite-benchmark-phase/views.csv").set_index(["view", "method"])["psnr"]
+    text = PAGES[ROOT / "docs/results.md"].split("### Phase retrieval\n")[1].split("\n#")[0]
+    ((_, *columns), rows) = next(tables(text))
+    assert columns == ["20 steps", "equal compute"] and len(rows) == 14
+    for name, *cells in rows:
+        method = METHODS.get(name, name.lower().replace(" + ", "_").replace("-", ""))
+        for view, cell in zip(("steps", "compute"), cells):
+            number = views.get((view, method))
+            assert cell == ("" if number is None else f"{number:.2f}"), (name, view)
+
+
 PARTS = {
     "length of the step": "length", "projection to the sphere": "place", "noise replaced": "noise",
     "eta 0.5 to 1": "eta", "last step unguided": "last", "all together": "all together",
