@@ -159,9 +159,10 @@ def tables(text):
 
 @pytest.mark.parametrize(
     "page, heading, number, folder, view",
-    [("README.md", "What to expect", 0, "suite-benchmark", "steps"),
-     ("docs/results.md", "Equal steps", 0, "suite-benchmark", "steps"),
-     ("docs/results.md", "Equal compute", 0, "suite-benchmark", "compute"),
+    [("README.md", "What to expect", 0, "headline", "steps"),
+     ("docs/results.md", "The headline", 0, "headline", "steps"),
+     ("docs/results.md", "The benchmark: equal steps", 0, "suite-benchmark", "steps"),
+     ("docs/results.md", "The benchmark: equal compute", 0, "suite-benchmark", "compute"),
      ("docs/results.md", "At 50 steps", 0, "suite-benchmark-50", "steps"),
      ("docs/results.md", "At 50 steps", 2, "suite-benchmark-50", "compute")],
 )  # fmt: skip
@@ -188,6 +189,21 @@ def test_the_table_of_phase_retrieval_has_both_views_of_its_suite():
         for view, cell in zip(("steps", "compute"), cells):
             number = views.get((view, method))
             assert cell == ("" if number is None else f"{number:.2f}"), (name, view)
+
+
+@pytest.mark.parametrize("page, heading", [("docs/results.md", "The headline"), ("docs/what-makes-dsg-work.md", None)])
+def test_the_differences_of_the_headline_are_those_of_its_suite(page, heading):
+    paired = pd.read_csv(ROOT / "results/headline/paired.csv").set_index(["task", "method", "base"])
+    text = PAGES[ROOT / page] if heading is None else PAGES[ROOT / page].split(f" {heading}\n")[1]
+    (_, rows) = next(found for found in tables(text) if found[0][0] == "mean of the four tasks [dB]")
+    for k, (family, control) in enumerate(
+        (("dps", "additive"), ("freedom", "freedom_additive"), ("mpgd", "mpgd_additive"))
+    ):
+        pairs = (f"{family}_dsg", family), (control, family), (f"{family}_dsg", control)
+        for row, pair, digits in zip(rows, pairs, (1, 1, 2), strict=True):
+            found = paired.loc[("mean of 4", *pair)]
+            low, high = found["nested_low"], found["nested_high"]
+            assert row[1 + k] == f"{found['difference']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]", pair
 
 
 PARTS = {
