@@ -118,4 +118,4 @@ def better_text(difference: pd.Series, column: Column) -> str:
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    write_text(path, table.to_csv(index=False, float_format="%.5g"))
+    write_text(path, table.to_csv(index=False, float_format="%.6g"))
