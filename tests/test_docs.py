@@ -206,6 +206,23 @@ def test_the_differences_of_the_headline_are_those_of_its_suite(page, heading):
             assert row[1 + k] == f"{found['difference']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]", pair
 
 
+CASES = [("Noise", "noise", 0.05), ("Blur", "blur", 2.0), ("Mask", "mask", 0.7), ("Prior", "prior", 0.0)]
+
+
+@pytest.mark.parametrize("heading, case, assumed", CASES)
+def test_what_a_wrong_assumption_costs_is_what_the_suite_found(heading, case, assumed):
+    losses = pd.read_csv(ROOT / "results/assumptions/losses.csv")
+    losses = losses[losses["case"] == case].set_index(["method", "value"])
+    text = PAGES[ROOT / "docs/robustness.md"].split(f"## {heading}\n")[1].split("\n## ")[0]
+    for (_, *columns), rows in tables(text):
+        for name, *cells in rows:
+            method = METHODS.get(name, name.lower().replace(" + ", "_").replace("-", ""))
+            for column, cell in zip(columns, cells):
+                found = losses.loc[(method, assumed if column.startswith("right") else float(column))]
+                lost = f"{found['lost']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
+                assert cell in (lost, f"{found['right']:.1f}", f"{found['right']:.2f}"), (name, column)
+
+
 PARTS = {
     "length of the step": "length", "projection to the sphere": "place", "noise replaced": "noise",
     "eta 0.5 to 1": "eta", "last step unguided": "last", "all together": "all together",
