@@ -179,6 +179,7 @@ def test_rivals_run_at_the_number_of_steps_of_their_yaml(tmp_path):
     suite = load("benchmark_own", out=tmp_path, tasks=["denoise"])
     suite.yaml["views"]["own"]["samplers"] = ["daps", "sitcom"]
     assert [(c.view, c.sampler, c.steps) for c in places_of(suite)] == [("own", "daps", 200), ("own", "sitcom", 20)]
+    assert [job.search for job in jobs(suite)] == [None, None]  # as released
 
 
 def test_what_a_sampler_refuses_is_left_blank_with_its_reason(places, made):

@@ -25,7 +25,7 @@ NOTES = {
     "steps": "Every sampler takes as many steps.",
     "compute": "Every sampler takes as many steps as fit into the budget: forward passes + 2 x backward passes per "
     "image, at most. What it took is what was counted (a sampler may stop early).",
-    "own": "The number of steps of each sampler's YAML; its value is tuned like all others.",
+    "own": "The number of steps of each sampler's YAML.",
 }
 
 
