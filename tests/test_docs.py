@@ -163,6 +163,7 @@ def tables(text):
      ("docs/results.md", "The headline", 0, "headline", "steps"),
      ("docs/results.md", "The benchmark: equal steps", 0, "suite-benchmark", "steps"),
      ("docs/results.md", "The benchmark: equal compute", 0, "suite-benchmark", "compute"),
+     ("docs/results.md", "Rivals at their own settings", 0, "suite-benchmark_own", "own"),
      ("docs/results.md", "At 50 steps", 0, "suite-benchmark-50", "steps"),
      ("docs/results.md", "At 50 steps", 2, "suite-benchmark-50", "compute")],
 )  # fmt: skip
@@ -171,10 +172,12 @@ def test_a_table_of_a_page_has_the_numbers_of_the_suite(page, heading, number, f
     views = views[views["view"] == view].set_index(["task", "method"])["psnr"]
     text = PAGES[ROOT / page].split(f" {heading}\n")[1].split("\n#")[0]
     (header, *columns), rows = list(tables(text))[number]
-    assert header == "method" and len(rows) >= 8
+    assert header == "method" and len(rows) >= 7
     for name, *cells in rows:
         method = METHODS.get(name, name.lower().replace(" + ", "_"))
         for column, cell in zip(columns, cells):
+            if column in ("steps", "passes"):
+                continue
             number = views.get((TASKS[column], method))
             assert cell == ("" if number is None or pd.isna(number) else f"{number:.2f}"), (name, column)
 

@@ -42,13 +42,14 @@ def write(outcome: Outcome, part: str, metrics: Sequence[str], margin: float = M
     places = places_of(outcome.suite)
     views, compared = summary(places, jobs, metrics), differences(outcome.suite, places, jobs, metrics[0], margin)
     chosen = choices(jobs.values())
-    each = per_image(jobs.values(), metrics)
-    for name, table in (("views", views), ("paired", compared), ("choices", chosen), ("images", each)):
-        write_csv(outcome.out / f"{name}.csv", table)
+    tables = {"views": views, "paired": compared, "choices": chosen, "images": per_image(jobs.values(), metrics)}
+    written = [name for name, table in tables.items() if len(table)]
+    for name in written:
+        write_csv(outcome.out / f"{name}.csv", tables[name])
     text = markdown(outcome.suite, views, compared, chosen, metrics, margin)
     write_text(outcome.out / "table.md", text)
     print(text)
-    return ["table.md", "views.csv", "paired.csv", "choices.csv", "images.csv"]
+    return ["table.md", *(f"{name}.csv" for name in written)]
 
 
 def summary(places: Sequence[Place], jobs: Mapping[tuple, ReportJob], metrics: Sequence[str]) -> pd.DataFrame:
