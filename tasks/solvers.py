@@ -34,8 +34,7 @@ class SVD:
 
     def pseudo_inverse(self, y: Tensor, cutoff: float = CUTOFF) -> Tensor:
         """A^+ y, without the singular values below `cutoff` times the largest."""
-        large = self.values > cutoff * self.values.max()
-        return self.back(torch.where(large, self.left(y) / self.values, 0.0))
+        return self.back(self.without_small(cutoff).pseudo_data(y))
 
     def proximal(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
         """argmin_v |A v - y|^2 + rho |v - x|^2; rho > 0."""

@@ -53,10 +53,10 @@ class Trials:
         if not self.images_path.exists():
             return pd.DataFrame()
         t = _select(pd.read_csv(self.images_path, dtype={"weights": str}), key, weights)
-        t = t[t["score"] == criterion].drop_duplicates(["value", "seed"], keep="last")
+        t = t[(t["score"] == criterion) & t["value"].isin(self.of(key, weights, criterion)["value"])]
+        t = t.drop_duplicates(["value", "seed"], keep="last")
         rows = {v: np.mean([_numbers(s) for s in part["per_image"]], axis=0) for v, part in t.groupby("value")}
-        values = self.of(key, weights, criterion)["value"]
-        return pd.DataFrame.from_dict({v: row for v, row in rows.items() if v in set(values)}, orient="index")
+        return pd.DataFrame.from_dict(rows, orient="index")
 
     def check_size(self, task: str, weights: str, **size: int) -> None:
         """Scores of other images or seeds do not compare, and are not thrown away: raises ValueError.
