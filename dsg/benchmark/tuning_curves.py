@@ -1,6 +1,7 @@
 """The curves that scripts/tune.py draws of its trials."""
 
 import itertools
+import math
 from pathlib import Path
 
 import matplotlib
@@ -26,22 +27,24 @@ def draw(trials: pd.DataFrame, model: str, out: Path) -> list[str]:
 
 
 def _draw(trials: pd.DataFrame, score: str, target: Path) -> None:
-    counts, tasks = sorted(trials["steps"].unique()), list(trials["task"].unique())
-    fig, axes = plt.subplots(len(counts), len(tasks), figsize=(4 * len(tasks), 3 * len(counts)), squeeze=False)
-    for (r, steps), (c, task) in itertools.product(enumerate(counts), enumerate(tasks)):
-        ax, part = axes[r, c], trials[(trials["task"] == task) & (trials["steps"] == steps)]
-        if part.empty:
+    panels = list(trials.sort_values("steps", kind="stable").groupby(["steps", "task"], sort=False))
+    columns = min(len(panels), 4)
+    rows = math.ceil(len(panels) / columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(4 * columns, 3 * rows + 0.6), squeeze=False)
+    for ax, panel in itertools.zip_longest(axes.flat, panels):
+        if panel is None:
             ax.axis("off")
             continue
+        (steps, task), part = panel
         for sampler, curve in part.groupby("sampler", sort=False):
             curve = curve.sort_values("value")
             look = style(Method.of(build(configs.load([f"sampler={sampler}"]).sampler)))
             ax.plot(curve["value"], curve[score].astype(float), **look)
         ax.set_xscale("log"), ax.set_title(f"{task.replace('_', ' ')}, {steps} steps", fontsize=9)
-        ax.set_xlabel("step size, or guidance rate of DSG", fontsize=8)
+        ax.set_xlabel("step size, or rate of DSG and controls", fontsize=8)
         ax.set_ylabel({**TITLES, "selector": "selector's score"}[score], fontsize=8)
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes.flat), key=lambda pair: len(pair[1]))
-    fig.legend(handles, labels, fontsize=8, ncol=len(labels), loc="upper center")
-    fig.tight_layout(rect=(0, 0, 1, 0.96))
+    fig.legend(handles, labels, fontsize=8, ncol=5, loc="upper center")
+    fig.tight_layout(rect=(0, 0, 1, 1 - 0.5 / (3 * rows + 0.6)))
     fig.savefig(target, dpi=110)
     plt.close(fig)

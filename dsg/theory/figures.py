@@ -13,18 +13,19 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 
-def draw(tables: Tables, out: Path, known: GroundTruth | None, guided: Guided) -> list[str]:
+def draw(tables: Tables, out: Path, known: GroundTruth | None, guided: Guided, controls: Guided) -> list[str]:
     """Every figure that the tables have the numbers of, as PNG and PDF.
 
     Args:
         tables: as `dsg.theory.tables.collect` makes them.
         known: of the setting "plane", for its trajectories.
         guided: the samplers compared.
+        controls: theirs, for the distance against steps and against values.
 
     Returns:
         Names of the files.
     """
-    figures, names = plan(tables, guided), []
+    figures, names = plan(tables, guided, controls), []
     if known is not None:
         runs = tables["runs"]
         paths = plane.trajectories(known, runs[runs["setting"] == "plane"])
@@ -40,13 +41,13 @@ def draw(tables: Tables, out: Path, known: GroundTruth | None, guided: Guided) -
     return names
 
 
-def plan(tables: Tables, guided: Guided) -> dict[str, Callable]:
+def plan(tables: Tables, guided: Guided, controls: Guided) -> dict[str, Callable]:
     """name -> a function that makes the figure."""
     runs = tables["runs"]
     settings = [s for s in TITLES if s in set(runs["setting"])] or list(runs["setting"].unique()[:3])
     figures = {
-        "steps": lambda: posterior_figures.against_steps(runs, settings, guided),
-        "values": lambda: posterior_figures.against_value(tables["trials"], runs, settings, guided),
+        "steps": lambda: posterior_figures.against_steps(runs, settings, {**guided, **controls}),
+        "values": lambda: posterior_figures.against_value(tables["trials"], runs, settings, {**guided, **controls}),
         "calibration": lambda: posterior_figures.calibration(runs, guided),
         "deviation": lambda: premise_figures.deviation(tables, settings, guided),
         "ablations": lambda: posterior_figures.ablations(runs),

@@ -45,7 +45,7 @@ def against_steps(runs: pd.DataFrame, settings: list[str], guided: Guided):
             ax.set(xscale="log", yscale="log", xlabel="steps", ylabel=title)
             readable(ax.xaxis, ax.yaxis)
             ax.set_title(TITLES.get(setting, setting), fontsize=10)
-    legend_below(fig, axes[0, 0], 0.03)
+    legend_below(fig, axes[0, 0], 0.05)
     return fig
 
 
@@ -63,10 +63,10 @@ def against_value(trials: pd.DataFrame, runs: pd.DataFrame, settings: list[str],
         oracle = run[run["method"] == "oracle"]
         if len(oracle):
             ax.axhline(oracle["sliced_wasserstein"].iloc[0], color="k", linewidth=1, label="oracle")
-        ax.set(xscale="log", yscale="log", xlabel="step size, or guidance rate of DSG", ylabel=DISTANCE)
+        ax.set(xscale="log", yscale="log", xlabel="step size, or rate of DSG and controls", ylabel=DISTANCE)
         ax.set_title(f"{TITLES.get(setting, setting)}, {steps} steps", fontsize=10)
         readable(ax.xaxis, ax.yaxis)
-    legend_below(fig, axes[0, 0], 0.04)
+    legend_below(fig, axes[0, 0], 0.08)
     return fig
 
 

@@ -55,12 +55,13 @@ def concentration(table: pd.DataFrame):
     for ax, (side, title) in zip(axes, titles.items()):
         for n, part in table.groupby("n"):
             seen = part[part[side] > 0]
-            label = f"n = {n}, std of |z|/sqrt(n): {part['radius_std'].iloc[0]:.4f}"
+            label = f"n = {n}, sampled std of |z|/sqrt(n): {part['radius_std'].iloc[0]:.4f}"
             ax.plot(seen["x"], seen[side], marker="o", markersize=3, label=label)
         ax.plot(part["x"], part["bound"], "k--", label="Laurent-Massart: exp(-x)")
         ax.set_yscale("log"), ax.set_xlabel("x"), ax.set_title(title, fontsize=10)
-    axes[0].set_ylabel("how often"), axes[0].legend(fontsize=7)
-    fig.tight_layout()
+    axes[0].set_ylabel("how often")
+    fig.legend(*axes[0].get_legend_handles_labels(), fontsize=7, ncol=3, loc="lower center")
+    fig.tight_layout(rect=(0, 0.12, 1, 1))
     return fig
 
 

@@ -56,14 +56,15 @@ def write(outcome: Outcome) -> list[str]:
     """Every table and figure of what is finished. Returns the names of the files."""
     suite, out = outcome.suite, outcome.out
     guided = methods(outcome, suite.samplers)
-    controls = {m.base_method: m.name for m in methods(outcome, suite.yaml["controls"]).values()}
-    tables = collect(outcome.jobs, {m.name: m.base_method for m in guided.values() if m.spherical}, controls)
+    controls = methods(outcome, suite.yaml["controls"])
+    control_of = {m.base_method: m.name for m in controls.values()}
+    tables = collect(outcome.jobs, {m.name: m.base_method for m in guided.values() if m.spherical}, control_of)
     shown = {name: table for name, table in tables.items() if name != "points"}
     for name, table in shown.items():
         write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
     write_text(out / "table.md", markdown(tables, suite.yaml))
     known = plan.setting(suite, "plane").truth("tuning") if "plane" in suite.tasks else None
-    return ["table.md", *(f"{name}.csv" for name in shown), *figures.draw(tables, out, known, guided)]
+    return ["table.md", *(f"{name}.csv" for name in shown), *figures.draw(tables, out, known, guided, controls)]
 
 
 def methods(outcome: Outcome, names: Iterable[str]) -> dict[str, Method]:

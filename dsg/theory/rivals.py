@@ -157,8 +157,7 @@ def panel(ax, row: pd.Series, color: str) -> None:
     shares, low, high = (np.array(row[name]) * BINS for name in ("histogram", "low", "high"))
     ax.bar(at, shares, 0.9, color=color, alpha=0.8)
     ax.fill_between([-0.5, BINS - 0.5], *band(low, high), color="0.5", alpha=0.4, linewidth=0)
-    told = f"p < {0.001 if row['p'] < 0.0015 else LIMIT:g}" if row["p"] < LIMIT else f"p = {row['p']:.2g}"
-    ax.text(0.5, 0.97, told, transform=ax.transAxes, ha="center", va="top", fontsize=7)
+    ax.text(0.5, 0.97, f"p = {row['p']:.3f}", transform=ax.transAxes, ha="center", va="top", fontsize=7)
 
 
 def band(low: Sequence[float], high: Sequence[float]) -> tuple[float, float]:
