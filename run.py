@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from dsg.cli import CommandLine, explain, parse, rewrite
 from dsg.errors import first_line
@@ -141,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
             print(to_yaml(*load_with_sources(line.overrides, line.config_dirs)), end="")
             return 0
         return run(line)
-    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
         return fail(explain(error))
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)

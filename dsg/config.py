@@ -27,9 +27,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from dsg.cli import explain, quote, rewrite
-from dsg.layers import CONFIGS, Layers, Sources, files, read, yaml_lines
+from dsg.layers import CONFIGS, Layers, Sources, entry, files, read, yaml_lines
 from dsg.options import accepts, check, fill, leaves, locate, parameters, suggestion
 from dsg.runs.inputs import Data
 from dsg.samplers.base import unused_options
@@ -95,7 +96,7 @@ def load_with_sources(
     arguments = [f"hydra.searchpath=[{search}]"] * bool(search) + [rewrite(override) for override in overrides]
     try:
         composed = _compose(arguments)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ValueError(explain(error)) from None
     choices = {k: v for k, v in composed.hydra.runtime.choices.items()}
     return resolve(OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"]), config_dirs, choices)
@@ -190,7 +191,7 @@ class _Resolver:
         for task, sampler, number in product(
             ("any", self.names["task"]), ("any", self.names["sampler"]), ("any", steps)
         ):
-            options = self.tuned.get(task, {}).get(sampler, {}).get(number, {})
+            options = entry(self.tuned, task, sampler, number)
             options = self.applicable(options) if sampler == "any" else options
             self.put("sampler", options, source)
         table, steps = self.tuned_entries(), self.sampler_option("steps")
@@ -201,7 +202,7 @@ class _Resolver:
 
     def tuned_entries(self) -> dict:
         """Of exactly this task and sampler, by `s` and the number of steps."""
-        return self.tuned.get(self.names["task"], {}).get(self.names["sampler"], {})
+        return entry(self.tuned, self.names["task"], self.names["sampler"])
 
     def put_metrics(self) -> None:
         named = self.user.get("metrics", self.given.get("metrics"))

@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
+from dsg.errors import first_line
 from dsg.options import leaves
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -64,6 +65,13 @@ def read(kind: str, name: str, config_dirs: Sequence[str | Path]) -> dict:
     return found
 
 
+def entry(table: Mapping, *keys: str) -> dict:
+    """table[key][key]...; {} where there is none, or nothing in it."""
+    for key in keys:
+        table = table.get(key) or {}
+    return table
+
+
 def files(kind: str, config_dirs: Sequence[str | Path]) -> list[str]:
     """The names in configs/<kind>, and in those of the user's folders."""
     return sorted({p.stem for folder in (CONFIGS, *config_dirs) for p in (Path(folder) / kind).glob("*.yaml")})
@@ -84,7 +92,13 @@ def yaml_lines(value: Mapping, sources: Mapping[str, str], path: str = "", inden
 
 @cache
 def _parsed(path: Path, modified: int) -> dict:
-    return OmegaConf.to_container(OmegaConf.load(path)) or {}
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path)) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(first_line(error)) from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: names with values are expected, such as `steps: 20`")
+    return found
 
 
 def _copy(value):

@@ -169,6 +169,23 @@ def test_bad_input_on_the_command_line(tmp_path, overrides, words):
     assert all(word in done.stderr for word in words), done.stderr
 
 
+@pytest.mark.parametrize(
+    "file, text, words",
+    [
+        ("sampler/mine.yaml", "name: mine\n\tsteps: 3\n", "mine.yaml, line 2: found character"),
+        ("tuned/avatars64.yaml", "inpaint: [\n", "avatars64.yaml, line 2: expected the node content"),
+        ("tuned/avatars64.yaml", "- inpaint\n", "avatars64.yaml: names with values are expected"),
+    ],
+)
+def test_a_yaml_file_of_the_user_that_cannot_be_read_is_named(tmp_path, file, text, words):
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_text(text)
+    for more in ([], ["-m"]):
+        sampler = "mine" if "sampler" in file else "dps"
+        done = call("--config-dir", str(tmp_path), *more, f"sampler={sampler}", f"out={tmp_path / 'o'}", *FAST)
+        assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
 def test_one_bad_run_does_not_stop_a_sweep(tmp_path):
     done = call(
         "-m",

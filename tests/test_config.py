@@ -388,3 +388,12 @@ def test_errors_of_the_command_line_are_one_line():
         done = call(*arguments)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
     assert explain(ValueError("one\ntwo")) == "one"
+
+
+def test_an_empty_entry_of_a_user_s_tuned_table_leaves_the_task_without_values(tmp_path):
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned/avatars64.yaml").write_text("inpaint:\n")
+    sources = load_with_sources(["task=inpaint", "sampler=dps"], [tmp_path])[1]
+    assert not sources["sampler.step_size"].startswith("tuned/")
+    other = load_with_sources(["task=super_resolution", "sampler=dps"], [tmp_path])[1]
+    assert other["sampler.step_size"].startswith("tuned/")

@@ -10,6 +10,7 @@ from conftest import ROOT, compose_config
 from hydra.utils import instantiate
 
 from dsg.benchmark.statistics import bootstrap
+from dsg.metrics.base import at_once, in_parts
 from dsg.metrics.distribution import EvaluatorFrechet, frechet_distance
 from dsg.metrics.image import BACKBONES, LPIPS, PSNR, SSIM, HaarPSI, lpips_network
 from dsg.metrics.semantic import load_evaluator
@@ -32,6 +33,21 @@ def test_metrics_by_hand():
     ssim, haarpsi = (metric(images, inputs_of(truths)) for metric in (SSIM(), HaarPSI()))
     assert ssim[0] == pytest.approx(1, abs=1e-5) and haarpsi[0] == pytest.approx(1, abs=1e-5)
     assert ssim[1] == pytest.approx(SSIM()(shifted[1:], inputs_of(truths[1:]))[0], abs=1e-6) and ssim[1] < 1
+
+
+def test_a_metric_gets_fewer_images_at_a_time_the_larger_they_are():
+    truths = random_images(5, 512)
+    sizes = []
+
+    class Counting(PSNR):
+        def __call__(self, images, inputs):
+            sizes.append((len(images), len(inputs)))
+            return super().__call__(images, inputs)
+
+    shifted = truths + np.uint8(10)
+    assert in_parts(Counting(), shifted, inputs_of(truths)) == PSNR()(shifted, inputs_of(truths))
+    assert sizes == [(4, 4), (1, 1)]
+    assert (at_once(64, 64), at_once(256, 256), at_once(4096, 4096)) == (64, 16, 1)
 
 
 def test_metrics_of_the_truth_ask_for_one():

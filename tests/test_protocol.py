@@ -218,6 +218,18 @@ def test_the_chosen_value_and_the_ends_of_its_interval_are_reported(made, tmp_pa
     assert values == pytest.approx(expected, rel=1e-2) and len({run.out for run in job.runs().values()}) == 3
 
 
+def test_where_an_image_failed_at_one_value_there_is_no_nested_interval(made, monkeypatch):
+    (job,) = [job for job in made if job.key == ("hdr", "dps", 4)]
+    every = pd.DataFrame({"image": ["a", "b"], "psnr": [20.0, 30.0]})
+    runs = {name: SimpleNamespace(chosen_value=value) for name, value in ((CHOSEN, 3.0), (LOW, 1.0), (HIGH, 9.0))}
+    monkeypatch.setattr(job, "runs", lambda: runs, raising=False)
+    for high, scores in ((every, [[20, 30]] * 3), (every[:1], None), (every[::-1], [[20, 30]] * 3)):
+        tables = {CHOSEN: every, LOW: every, HIGH: high}
+        monkeypatch.setattr(job, "tables", lambda t=tables: t, raising=False)
+        found = job.measured("psnr")
+        assert found is None if scores is None else found.test.tolist() == scores
+
+
 def test_the_mean_over_tasks_resamples_the_same_faces(monkeypatch):
     """Face by face, one task gains what the other loses: each difference is wide, and their mean is 1 for sure."""
     faces = pd.Series(np.random.default_rng(0).normal(0, 1, 40), index=[f"{k:02d}" for k in range(40)])

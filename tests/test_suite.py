@@ -1,14 +1,19 @@
 """The suite engine, its plans and its tables, small."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from PIL import Image
 
+from dsg.benchmark import figures, kept
 from dsg.benchmark.main import main
 from dsg.benchmark.methods import Method, style
 from dsg.benchmark.plan import plan
@@ -170,13 +175,55 @@ def test_bad_options_are_one_clear_line(tmp_path, capsys, options, words):
         ("semantic", {"samples": 1}, "--samples: 2 or more"),
         ("semantic", {"steps": [20, 50]}, "takes one number"),
         ("theory", {"images": 4}, "--images does not apply"),
-        ("theory", {"most_steps": 10}, "another --out"),
-        ("theory_rivals", {"tasks": ["linear64"]}, "another --out"),
+        ("theory", {"options": ["task.sigma=0.2"]}, "--options does not apply"),
+        ("theory_rivals", {"device": "cuda"}, "--device cuda: suite theory_rivals runs on the CPU"),
     ],
 )
 def test_a_suite_refuses_what_it_does_not_have(name, options, words):
     with pytest.raises(ValueError, match=words):
         plan(load(name, **options))
+
+
+@pytest.mark.parametrize("less, words", [
+    ({"tasks": ["inpaint"]}, "tables of more than that, super_resolution "),
+    ({"steps": [20]}, "tables of more than that, "),
+    ({"images": 2}, "tables of 4 images: as many, or another --out"),
+])  # fmt: skip
+def test_a_part_does_not_take_the_place_of_the_whole(tmp_path, less, words):
+    whole = {"tasks": ["inpaint", "super_resolution"], "steps": [20, 100], "images": 4, "out": tmp_path}
+    suite = load("embedded", **whole)
+    kept.record(suite, plan(suite))
+    kept.check(suite, plan(suite))
+    more = load("embedded", **{**whole, "images": 8})
+    kept.check(more, plan(more))
+    part = load("embedded", **{**whole, **less})
+    with pytest.raises(ValueError, match=words):
+        kept.check(part, plan(part))
+    elsewhere = load("embedded", **{**whole, **less, "out": tmp_path / "o"})
+    kept.check(elsewhere, plan(elsewhere))
+
+
+def test_the_committed_tables_are_guarded():
+    for folder in ("headline", "suite-benchmark", "theory", "factors"):
+        assert json.loads((ROOT / "results" / folder / kept.FILE).read_text())["jobs"]
+    done = reproduce("--suite=headline", "--tasks", "inpaint", "--dry")
+    assert done.returncode == 2 and "results/headline has tables of more than that" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_figure_of_samples_shows_what_there_is(tmp_path, monkeypatch, count):
+    """With one sample per condition the images' names have no number."""
+    names = ["00000"] if count == 1 else ["00000_0", "00000_1"]
+    for folder, shown in (("condition", ["00000"]), ("images", names)):
+        (tmp_path / folder).mkdir()
+        for name in shown:
+            Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(tmp_path / folder / f"{name}.png")
+    job = SimpleNamespace(ids=["00000"], out=tmp_path, method=Method("mpgd"))
+    drawn = []
+    monkeypatch.setattr(figures.plt, "close", drawn.append)
+    figures._samples_of("faceid", [job], tmp_path, 6)
+    assert [len(ax.images) for ax in drawn[0].axes] == [1, 1, count - 1]
+    assert drawn[0].axes[1].get_title(loc="left") == "MPGD"
 
 
 # --- a suite of runs

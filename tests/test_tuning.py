@@ -320,6 +320,14 @@ def test_several_processes_add_to_one_store(tmp_path):
     assert len(trials.per_image(("hdr", "dps", 20), "w", "psnr")) == 20
 
 
+def test_a_value_that_two_processes_tried_counts_once(tmp_path):
+    """Two workers in step would else end a search of five trials after three values."""
+    for _ in range(2):
+        add_trials(tmp_path / "a.csv", 0)
+    found = Trials(tmp_path / "a.csv").of(("hdr", "dps", 20), "w", "psnr")
+    assert found["value"].tolist() == [1.0 + 2 * k for k in range(10)]
+
+
 def test_a_line_that_a_full_disk_cut_is_not_joined_to_the_next(tmp_path):
     add_trials(tmp_path / "a.csv", 0)
     text = (tmp_path / "a.csv").read_text()

@@ -83,12 +83,13 @@ def _samples_of(task: str, jobs: Sequence[ImageJob], out: Path, rows: int) -> li
     for r, name in enumerate(ids):
         _show_condition(axes[r, 0], jobs[0].out / "condition", name)
         for m, job in enumerate(jobs):
-            for k in range(2):
-                ax, file = axes[r, 1 + 2 * m + k], job.out / f"images/{name}_{k}.png"
-                if file.is_file():
-                    ax.imshow(np.asarray(Image.open(file)), interpolation="nearest")
-                if r == 0 and k == 0:
-                    ax.set_title(job.method.label if job.method.guided else "no guidance", fontsize=8, loc="left")
+            # of one sample per condition the name has no number
+            files = [job.out / f"images/{stem}.png" for stem in (name, f"{name}_0", f"{name}_1")]
+            for k, file in enumerate([file for file in files if file.is_file()][:2]):
+                axes[r, 1 + 2 * m + k].imshow(np.asarray(Image.open(file)), interpolation="nearest")
+    for m, job in enumerate(jobs):
+        title = job.method.label if job.method.guided else "no guidance"
+        axes[0, 1 + 2 * m].set_title(title, fontsize=8, loc="left")
     has_picture = (jobs[0].out / f"condition/{ids[0]}.png").exists()
     axes[0, 0].set_title("reference" if has_picture else "prompt", fontsize=8)
     fig.suptitle(task.replace("_", " "), fontsize=9)

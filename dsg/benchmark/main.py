@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from dsg.arguments import Parser, positive
-from dsg.benchmark import cluster, engine
+from dsg.benchmark import cluster, engine, kept
 from dsg.benchmark.dry import describe, total
 from dsg.benchmark.jobs import Job
 from dsg.benchmark.plan import plan
@@ -92,7 +92,7 @@ def run_suites(suites: Sequence[Suite], dry: bool = False, ready: bool = False) 
         the exit code: 0; 1 if anything failed or was left out, whatever else was done; 2 if something is wrong with a
         suite, and nothing was begun; 130 if it was interrupted.
     """
-    plans = [Planned(suite, *engine.planned(partial(plan, suite))) for suite in suites]
+    plans = [Planned(suite, *engine.planned(partial(planned_within, suite))) for suite in suites]
     errors = list(dict.fromkeys(error for planned in plans for error in planned.errors))
     if dry:
         show(plans, errors)
@@ -113,6 +113,13 @@ def run_suites(suites: Sequence[Suite], dry: bool = False, ready: bool = False) 
     if failures:
         print(f"{len(failures)} failed; the same command tries them again", file=sys.stderr)
     return 1 if failures else 0
+
+
+def planned_within(suite: Suite) -> list[Job]:
+    """The jobs of the suite, if its folder has no tables of more than these."""
+    jobs = plan(suite)
+    kept.check(suite, jobs)
+    return jobs
 
 
 def run_jobs(suite: Suite, jobs: Sequence[Job]) -> list[str]:
@@ -147,6 +154,8 @@ def draw(suite: Suite, jobs: Sequence[Job], failures: list[str]) -> list[str]:
             if not failures:  # everything is there: this is a fault of ours
                 traceback.print_exception(error)
             failures.append(f"{spec['_target_']}: {type(error).__name__}: {error}")
+    if written:
+        kept.record(suite, jobs)
     return written
 
 

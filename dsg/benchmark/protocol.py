@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from dsg.benchmark.choice import Choice
@@ -148,12 +147,15 @@ class ReportJob(Job):
         return self.runs()[name] if name in self.tables() else None
 
     def measured(self, metric: str) -> Measured | None:
-        """What a nested bootstrap needs; None as long as it is not there."""
+        """What a nested bootstrap needs; None as long as it is not there for every image."""
         tables = self.tables()
         names = [name for name in (CHOSEN, LOW, HIGH) if name in tables]
         if not names:
             return None
-        test = np.stack([by_image(tables[name], metric).to_numpy() for name in names])
+        scores = pd.concat([by_image(tables[name], metric) for name in names], axis=1)
+        if scores.isna().any(axis=None):  # an image failed at one of the values: methods could not be paired
+            return None
+        test = scores.to_numpy().T
         if self.search is None:
             return Measured([1.0], test)
         trials = self.search.trials.per_image(self.search.key, self.search.weights, self.search.criterion)

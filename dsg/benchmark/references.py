@@ -13,7 +13,7 @@ from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.jobs import Job, Progress
 from dsg.benchmark.plan import image_job
 from dsg.benchmark.suite import Suite
-from dsg.metrics.base import ImageMetric
+from dsg.metrics.base import ImageMetric, in_parts
 from dsg.runs import images
 from dsg.runs.inputs import Input, to_tensor, to_uint8
 from dsg.runs.results import write_text
@@ -25,7 +25,8 @@ TABLE = "per_image.csv"
 
 @dataclass(eq=False)
 class ReferenceJob(Job):
-    """The inputs of a run, with other images than a sampler's. It takes no time, and is done again by every call.
+    """The inputs of a run, with other images than a sampler's. It takes little time, and is done again by every
+    call.
 
     Args:
         like: a run of the task.
@@ -107,7 +108,7 @@ class Baseline(ReferenceJob):
 def evaluate(run: Run, pixels: np.ndarray, inputs: Sequence[Input]) -> dict[str, list[float]]:
     """The run's metrics of other images."""
     metrics = [m for m in run.metrics if isinstance(m, ImageMetric) and m.missing() is None and m.applies(inputs)]
-    return {metric.name: metric(pixels, inputs) for metric in metrics}
+    return {metric.name: in_parts(metric, pixels, inputs) for metric in metrics}
 
 
 def own_metrics(run: Run, pixels: np.ndarray, inputs: Sequence[Input]) -> dict[str, list[float]]:

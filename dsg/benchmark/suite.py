@@ -46,11 +46,6 @@ class Suite:
     workers: int = 1
     launcher: Sequence[str] = ()
 
-    @property
-    def is_part(self) -> bool:
-        """Whether the command line left something out of the grid."""
-        return list(self.tasks) != list(self.yaml.get("tasks", ())) or self.most_steps is not None
-
 
 @dataclass
 class Outcome:

@@ -42,10 +42,10 @@ class Trials:
         """The trials of (task, sampler, steps) with these weights, their `score` by the criterion.
 
         Those that another criterion led to do not count, else the choice by one would depend on who searched before.
-        Older lines do not say what led to them, and count.
+        Older lines do not say what led to them, and count. A value that two processes tried at once counts once.
         """
         t = _select(self.table, key, weights)
-        t = t[t["criterion"].isna() | (t["criterion"] == criterion)]
+        t = t[t["criterion"].isna() | (t["criterion"] == criterion)].drop_duplicates("value", keep="last")
         return t.assign(score=t[criterion].astype(float))
 
     def per_image(self, key: tuple, weights: str, criterion: str) -> pd.DataFrame:

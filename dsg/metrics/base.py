@@ -81,6 +81,18 @@ class ImageMetric(Metric):
         """Args: images uint8 [B, H, W, 3] as saved; what each was made from. Returns [B]; NaN where there is none."""
 
 
+def at_once(height: int, width: int) -> int:
+    """How many images a metric gets at a time: 64, and fewer large ones. LPIPS keeps 160 MB for a pair of 256 px."""
+    return max(1, min(64, 2**20 // (height * width)))
+
+
+def in_parts(metric: ImageMetric, images: np.ndarray, inputs: Sequence[Input]) -> list[float]:
+    """The metric of any number of images uint8 [N, H, W, 3]."""
+    size = at_once(*images.shape[1:3])
+    parts = (slice(k, k + size) for k in range(0, len(images), size))
+    return [value for part in parts for value in metric(images[part], inputs[part])]
+
+
 class SetMetric(Metric):
     """One number for all images of a run."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dsg.checkpoints import REPOSITORY
 from dsg.errors import first_line
-from dsg.metrics.base import ImageMetric, Metric, SetMetric
+from dsg.metrics.base import ImageMetric, Metric, SetMetric, at_once
 from dsg.noise import ImageNoise
 from dsg.priors.base import CountedPrior, Prior
 from dsg.runs import images
@@ -282,10 +282,11 @@ def computed(metric: ImageMetric, row: Mapping) -> bool:
     return metric.name in row and row.get(f"{BY}{metric.name}") == metric.fingerprint
 
 
-def evaluate(run: Run, chunk: int = 64) -> None:
+def evaluate(run: Run) -> None:
     """Compute the metrics that are missing, from the saved images."""
     run.broken.clear()
     for metric, items in unevaluated(run):
+        chunk = at_once(*run.results.image(items[0].name).shape[:2])
         for start in range(0, len(items), chunk):
             part = items[start : start + chunk]
             pixels = np.stack([run.results.image(item.name) for item in part])

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from dsg.benchmark.suite import Suite
-from dsg.checkpoints import resolve
 from dsg.samplers import Sampler
 from dsg.schedule import NoiseSchedule
 from dsg.theory.jobs import Diagnosis, Exact, Guided, Oracle, Shuffled, TheoryJob
@@ -16,19 +15,21 @@ def jobs(suite: Suite) -> list[TheoryJob]:
     """Every setting that was asked for, with every method.
 
     Raises:
-        ValueError: no sampler is left, so that there is nothing to show; or a part would take the place of the whole.
+        ValueError: no sampler is left, so that there is nothing to show; or an option that means nothing here.
     """
-    check_place(suite)
+    check_options(suite)
     fewest = min(min(suite.yaml["tasks"][name]["steps"]) for name in suite.tasks)
     if suite.most_steps is not None and suite.most_steps < fewest:
         raise ValueError(f"--most-steps {suite.most_steps}: the samplers take {fewest} or more")
     return [job for name in suite.tasks for job in jobs_of(suite, setting(suite, name))]
 
 
-def check_place(suite: Suite) -> None:
-    """Raises ValueError if a part of a suite would take the place of the whole."""
-    if suite.is_part and suite.out == resolve(suite.yaml["out"]):
-        raise ValueError("a part of the suite needs another --out: the full tables are in the default one")
+def check_options(suite: Suite) -> None:
+    """Raises ValueError if a run should have options, or a device, that no job of the suite would take."""
+    if suite.options:
+        raise ValueError(f"--options does not apply to suite {suite.name}: its settings are in its YAML")
+    if suite.device not in ("auto", "cpu"):
+        raise ValueError(f"--device {suite.device}: suite {suite.name} runs on the CPU")
 
 
 def setting(suite: Suite, name: str) -> Setting:
@@ -64,9 +65,9 @@ def rivals(suite: Suite) -> list[TheoryJob]:
     """Every setting, with every sampler at each budget of compute, and what stands beside them.
 
     Raises:
-        ValueError: a part would take the place of the whole.
+        ValueError: an option that means nothing here.
     """
-    check_place(suite)
+    check_options(suite)
     return [job for name in suite.tasks for job in within_budgets(suite, setting(suite, name))]
 
 

@@ -9,7 +9,7 @@ from dsg.benchmark.suite import Outcome
 from dsg.runs.results import write_text
 from dsg.theory import figures, plan
 from dsg.theory.jobs import Guided
-from dsg.theory.tables import COLUMNS, collect
+from dsg.theory.tables import COLUMNS, DISTANCE, collect, starred, told_diverged
 
 HEAD = """# Samplers against exact posteriors
 
@@ -23,7 +23,7 @@ The numbers are means over {report[observations]} other observations x {report[s
 | column | meaning |
 |---|---|
 | value | step size, or guidance rate with DSG; * if the best is at the edge of what was tried |
-| sliced W2 | sliced 2-Wasserstein distance / standard deviation of the posterior |
+| sliced W2 | sliced 2-Wasserstein distance / standard deviation of the posterior; means leave out what diverged |
 | energy | energy distance / mean distance between samples of the posterior |
 | bias | error of the mean / standard deviation of the posterior, less what so many samples have by chance |
 | cov. | relative error of the covariance |
@@ -77,16 +77,12 @@ def markdown(tables: Mapping[str, pd.DataFrame], yaml: Mapping) -> str:
     """table.md: a table per setting, then the differences and the correlations."""
     text = HEAD.format(**yaml)
     for setting, part in tables["runs"].groupby("setting", sort=False):
-        table = part[["method"]].assign(steps=part["steps"].replace(0, "-"), value=_values(part))
+        table = part[["method"]].assign(steps=part["steps"].replace(0, "-"), value=starred(part))
         for column in COLUMNS:
             table[column.title] = part[column.name].map(f"{{:.{column.digits}f}}".format)
+            if column.name == DISTANCE:
+                table[column.title] = told_diverged(table[column.title], part)
         options = " ".join(yaml["tasks"][setting]["options"])
         text += f"\n## {setting}\n\n`{options}`\n\n{table.to_markdown(index=False, disable_numparse=True)}\n"
     text += PAIRED + tables["paired"].to_markdown(index=False, floatfmt="+.3f", intfmt="d") + "\n"
     return text + CORRELATIONS + tables["correlations"].to_markdown(index=False, floatfmt=".2f") + "\n"
-
-
-def _values(runs: pd.DataFrame) -> list[str]:
-    """The best values; * where it is at the edge of what was tried."""
-    stars = ["" if inside is True else "*" for inside in runs["inside"]]
-    return ["" if pd.isna(value) else f"{value:.3g}{star}" for value, star in zip(runs["value"], stars)]

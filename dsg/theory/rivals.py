@@ -6,14 +6,12 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from dsg.benchmark import statistics
 from dsg.benchmark.methods import Method
 from dsg.benchmark.suite import Outcome
 from dsg.runs.results import write_text
 from dsg.theory.calibration import BINS, LIMIT
-from dsg.theory.ground_truth import METRICS
 from dsg.theory.jobs import Guided
-from dsg.theory.tables import DISTANCE, keyed
+from dsg.theory.tables import DISTANCE, KEY, gathered, keyed, starred, told_diverged, with_means
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -51,11 +49,7 @@ REFERENCES = ("exact", "shuffled", "oracle")
 def write(outcome: Outcome) -> list[str]:
     """Every table, and the figure, of what is finished. Returns the names of the files."""
     out, jobs = outcome.out, [job for job in outcome.jobs if job.tables()]
-    parts: dict[str, list[pd.DataFrame]] = {}
-    for job in jobs:
-        for name, table in job.tables().items():
-            parts.setdefault(name, []).append(table)
-    tables = {name: pd.concat(part, ignore_index=True) for name, part in parts.items()}
+    tables = gathered(jobs)
     methods = {job.method: Method.of(job.build()) for job in jobs if isinstance(job, Guided)}
     computes = {job.key: job.compute for job in jobs if isinstance(job, Guided)}
     runs = summary(tables, computes)
@@ -70,13 +64,9 @@ def write(outcome: Outcome) -> list[str]:
 
 def summary(tables: Mapping[str, pd.DataFrame], computes: Mapping[tuple, int]) -> pd.DataFrame:
     """A row per setting, method and number of steps: what it cost, means over observations with intervals, ranks."""
-    key, found = ["setting", "method", "steps"], tables["runs"]
-    by_run = keyed(tables["observations"])
-    means = statistics.summarise(by_run, {s: METRICS for s in found["setting"]}).rename(columns={"task": "setting"})
-    intervals = [f"{name}{bound}" for name in METRICS for bound in ("", "_low", "_high")]
-    merged = found.merge(means[[*key, *intervals]], on=key)
-    merged = merged.merge(tables["ranks"][[*key, "chi2", "p"]], on=key, how="left")
-    passes = [computes.get(tuple(k), k[2]) for k in merged[key].itertuples(index=False, name=None)]
+    merged = with_means(tables["runs"], keyed(tables["observations"]))
+    merged = merged.merge(tables["ranks"][[*KEY, "chi2", "p"]], on=KEY, how="left")
+    passes = [computes.get(k, k[2]) for k in merged[KEY].itertuples(index=False, name=None)]
     merged.insert(3, "compute", passes)
     return merged
 
@@ -97,23 +87,16 @@ def markdown(runs: pd.DataFrame, yaml: Mapping) -> str:
     text = HEAD.format(**{**yaml, "budgets": budgets}, limit=LIMIT)
     for setting, part in runs.groupby("setting", sort=False):
         table = part[["method"]].assign(
-            steps=part["steps"].replace(0, "-"), compute=part["compute"].replace(0, "-"), value=values(part)
+            steps=part["steps"].replace(0, "-"), compute=part["compute"].replace(0, "-"), value=starred(part)
         )
         bounds = zip(part[DISTANCE], part[f"{DISTANCE}_low"], part[f"{DISTANCE}_high"])
-        table["sliced W2"] = ["" if np.isnan(mean) else f"{mean:.3f} [{a:.3f}, {b:.3f}]" for mean, a, b in bounds]
+        means = ["" if np.isnan(mean) else f"{mean:.3f} [{a:.3f}, {b:.3f}]" for mean, a, b in bounds]
+        table["sliced W2"] = told_diverged(means, part)
         for name, digits in COLUMNS.items():
             table[TITLES.get(name, name)] = part[name].map(lambda v, d=digits: "" if pd.isna(v) else f"{v:.{d}f}")
         options = " ".join(yaml["tasks"][setting]["options"])
         text += f"\n## {setting}\n\n`{options}`\n\n{table.to_markdown(index=False, disable_numparse=True)}\n"
     return text
-
-
-def values(runs: pd.DataFrame) -> list[str]:
-    """The best values; * where it is at the edge of what was tried."""
-    if "value" not in runs:
-        return [""] * len(runs)
-    stars = ["" if inside is True else "*" for inside in runs["inside"]]
-    return ["" if pd.isna(value) else f"{value:.3g}{star}" for value, star in zip(runs["value"], stars)]
 
 
 def histograms(ranks: pd.DataFrame, methods: Mapping[str, Method], yaml: Mapping):

@@ -11,6 +11,8 @@ from dsg.theory.diagnosis import concentration
 from dsg.theory.ground_truth import METRICS
 
 DISTANCE = "sliced_wasserstein"
+KEY = ["setting", "method", "steps"]
+INTERVALS = [f"{name}{bound}" for name in METRICS for bound in ("", "_low", "_high")]
 COLUMNS = (
     Column(DISTANCE, "sliced W2"),
     Column("energy", "energy"),
@@ -38,13 +40,10 @@ def collect(
         runs: a row per method and number of steps: means over observations with intervals, and the best value.
         paired, correlations, concentration: see the functions of these names.
     """
-    parts: dict[str, list[pd.DataFrame]] = {}
-    for job in jobs:
-        for name, table in job.tables().items():
-            parts.setdefault(name, []).append(table)
-    tables = {name: pd.concat(part, ignore_index=True) for name, part in parts.items()}
+    tables = gathered(jobs)
     by_run = keyed(tables["observations"])
-    tables["runs"] = runs(tables["runs"], by_run)
+    shown = [*KEY, "bias", *INTERVALS, "diverged", "value", "inside"]
+    tables["runs"] = with_means(tables["runs"], by_run)[shown]
     pairs = [
         pair
         for dsg, base in base_methods.items()
@@ -56,20 +55,44 @@ def collect(
     return tables
 
 
+def gathered(jobs: Iterable[Job]) -> dict[str, pd.DataFrame]:
+    """What the jobs saved, by the name of the table."""
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for job in jobs:
+        for name, table in job.tables().items():
+            parts.setdefault(name, []).append(table)
+    return {name: pd.concat(part, ignore_index=True) for name, part in parts.items()}
+
+
 def keyed(observations: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
     """By (setting, method, steps), as `dsg.benchmark.statistics` has them by (task, method, steps)."""
     table = observations.rename(columns={"observation": "image"})
-    return dict(iter(table.groupby(["setting", "method", "steps"], sort=False)))
+    return dict(iter(table.groupby(KEY, sort=False)))
 
 
-def runs(found: pd.DataFrame, by_run: Mapping[tuple, pd.DataFrame]) -> pd.DataFrame:
-    """Bias, best value, and of every metric the mean over observations with its 95 % interval."""
-    key = ["setting", "method", "steps"]
+def with_means(found: pd.DataFrame, by_run: Mapping[tuple, pd.DataFrame]) -> pd.DataFrame:
+    """What the jobs found of their runs; and of every metric the mean over observations with its 95 % interval.
+
+    The mean is over what did not diverge; `diverged` counts the other observations.
+    """
     metrics = {setting: METRICS for setting in found["setting"]}
     summary = statistics.summarise(by_run, metrics).rename(columns={"task": "setting"})
-    intervals = [f"{name}{bound}" for name in METRICS for bound in ("", "_low", "_high")]
-    merged = found.merge(summary[[*key, *intervals]], on=key)
-    return merged[[*key, "bias", *intervals, "value", "inside"]]
+    lost = [(*key, int(table[DISTANCE].isna().sum())) for key, table in by_run.items()]
+    summary = summary.merge(pd.DataFrame(lost, columns=[*KEY, "diverged"]), on=KEY)
+    return found.merge(summary[[*KEY, *INTERVALS, "diverged"]], on=KEY)
+
+
+def starred(runs: pd.DataFrame) -> list[str]:
+    """The best values; * where it is at the edge of what was tried."""
+    if "value" not in runs:
+        return [""] * len(runs)
+    stars = ["" if inside is True else "*" for inside in runs["inside"]]
+    return ["" if pd.isna(value) else f"{value:.3g}{star}" for value, star in zip(runs["value"], stars)]
+
+
+def told_diverged(texts: Iterable[str], runs: pd.DataFrame) -> list[str]:
+    """The means, with the number of observations that they leave out."""
+    return [f"{text} ({lost} diverged)" if lost else text for text, lost in zip(texts, runs["diverged"])]
 
 
 def paired(by_run: Mapping[tuple, pd.DataFrame], pairs: Iterable[tuple[str | None, str | None]]) -> pd.DataFrame:
