@@ -16,7 +16,7 @@ per image to `<model>-images.csv`; a stopped search goes on from there. Entries 
 With --out, trials, curves and a copy of the tuned table go there, and configs/ is left alone. --store is another folder
 of trials: a new one for a search of another size, or that of a suite, where only what is missing is searched:
 
-    python scripts/tune.py --store results/tuning-benchmark --images 4 --trials 5 --tasks hdr --steps 20 --criterion psnr
+    python scripts/tune.py --store results/tuning-benchmark --images 4 --trials 5 --tasks hdr --criterion psnr
 """
 
 import argparse

@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from dsg.config import load, load_with_sources, to_yaml
 from dsg.layers import files
 from dsg.metrics.base import Column, SetMetric
 from dsg.report import tables
-from dsg.report.collect import collect
+from dsg.report.collect import collect, tell_apart
 from dsg.report.command import command, overrides
 from dsg.report.expected import TITLES
 from dsg.report.expected import page as page_of_figures
@@ -271,6 +272,22 @@ def test_tables_have_one_part_per_number_of_steps_and_the_methods_own_values(mad
     assert [(table.model, table.steps) for table in made] == [("avatars64", 20), ("avatars64", 100)]
     assert made[0].rows == ["A^T y", "DPS", "DPS + DSG"]
     assert [column.name for _, column in made[0].columns] == ["psnr", "ssim", "fid"]
+
+
+def test_runs_that_would_have_one_label_are_told_apart(suite):
+    one = next(entry for entry in collect([suite])[0] if entry.sampler)
+    pair = [replace(one, options={}), replace(one, options={}, samples=4)]
+    tell_apart(pair)
+    images = one.summary["images"]
+    assert [e.label for e in pair] == [f"{one.method}, images {images}, samples {n}" for n in (1, 4)]
+    (table,) = tables.tables(pair)
+    assert table.rows == [e.label for e in pair]
+    copies = [replace(one, options={}, path=path) for path in "ab"]
+    tell_apart(copies)
+    assert [e.options["folder"] for e in copies] == ["a", "b"]
+    other = [replace(one, options={}), replace(one, options={"eta": 0.5})]
+    tell_apart(other)
+    assert [e.options for e in other] == [{}, {"eta": 0.5}]
 
 
 def test_best_of_a_table_is_bold(made):

@@ -58,6 +58,7 @@ class Entry:
     group: str | None = None
     options: dict[str, object] = field(default_factory=dict)
     published: dict[str, Published] = field(default_factory=dict)
+    samples: int = 1
 
     @property
     def label(self) -> str:
@@ -90,6 +91,7 @@ def collect(folders: Sequence[Path], config_dirs: Sequence[str] = ()) -> tuple[l
             skipped.append(f"{name_of(out, folders)}: {first_line(error)}")
     if not entries:
         raise ValueError(f"{skipped[0]} (no run is finished)")
+    tell_apart(entries)
     entries = [*beside(entries, folders), *entries]
     order = {task: k for k, task in enumerate(dict.fromkeys((e.model, e.task) for e in entries if e.sampler))}
     rank = {family: k for k, family in enumerate(LABELS)}
@@ -114,8 +116,22 @@ def read_run(out: Path, path: str, config_dirs: Sequence[str] = ()) -> Entry:
         columns_of(config, names, config_dirs), command(text, config_dirs), method.base_method, method.name,
         config.get("wandb", {}).get("group"),
         {name.removeprefix("sampler."): value for name, value in options.items()},
-        published(config, summary["network_evaluations"]),
+        published(config, summary["network_evaluations"]), config["samples"],
     )  # fmt: skip
+
+
+def tell_apart(entries: Sequence[Entry]) -> None:
+    """Let the labels of runs that would have the same one say how many images and samples they have, or where they are.
+
+    A table has one row of a label.
+    """
+    telling = (lambda e: {"images": e.summary["images"], "samples": e.samples}, lambda e: {"folder": e.path})
+    for more in telling:
+        alike: dict[tuple, list[Entry]] = {}
+        for entry in entries:
+            alike.setdefault((entry.model, entry.task, entry.steps, entry.label), []).append(entry)
+        for entry in (entry for same in alike.values() if len(same) > 1 for entry in same):
+            entry.options |= more(entry)
 
 
 def beside(entries: Sequence[Entry], folders: Sequence[Path]) -> list[Entry]:
