@@ -98,8 +98,8 @@ def load_with_sources(
         composed = _compose(arguments)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ValueError(explain(error)) from None
-    choices = {k: v for k, v in composed.hydra.runtime.choices.items()}
-    return resolve(OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"]), config_dirs, choices)
+    plain = OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])
+    return resolve(plain, config_dirs, dict(composed.hydra.runtime.choices))
 
 
 def resolve(

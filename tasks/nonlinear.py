@@ -21,7 +21,7 @@ class HDR(InverseProblem):
     Where A saturates its gradient is zero: only the prior says what is there.
 
     Args:
-        scale: the exposure, more than 1; 2 loses all that is darker or brighter than half of the range.
+        scale: the exposure, 1 or more; 2 loses all that is darker or brighter than half of the range.
     """
 
     def __init__(self, name: str, sigma: float = 0.05, scale: float = 2.0):

@@ -14,7 +14,7 @@ from dsg.runs import images
 from dsg.runs.inputs import Input
 from tasks.base import Condition
 from tasks.networks.base import GuidanceNetwork
-from tasks.semantic import SemanticTask
+from tasks.semantic import SMALLEST, SemanticTask
 
 IGNORED = 255  # in a label map: any class
 
@@ -75,17 +75,19 @@ class Segmentation(SemanticTask):
 
     def loss(self, image: Tensor, condition: Condition) -> Tensor:
         labels = condition["labels"]
-        logits = self.logits(image, labels.shape[-1])
-        per_pixel = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").flatten(1)
-        return per_pixel.sum(1) / (labels != IGNORED).flatten(1).sum(1)
+        return cross_entropy(self.logits(image, labels.shape[-1]), labels)
 
     def metrics(self, image: Tensor, condition: Condition) -> dict[str, Tensor]:
         labels = condition["labels"]
-        found = self.logits(image, labels.shape[-1]).argmax(1)
-        return {
-            "guidance_miou": mean_iou(found, labels, len(self.classes)),
-            "cross_entropy": self.loss(image, condition),
-        }
+        logits = self.logits(image, labels.shape[-1])
+        miou = mean_iou(logits.argmax(1), labels, len(self.classes))
+        return {"guidance_miou": miou, "cross_entropy": cross_entropy(logits, labels)}
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """[B], the mean over the pixels that have a label. Args: [B, classes, S, S]; [B, S, S]."""
+    per_pixel = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none").flatten(1)
+    return per_pixel.sum(1) / (labels != IGNORED).flatten(1).sum(1)
 
 
 def read_labels(path: Path, size: int, classes: Sequence[str]) -> np.ndarray:
@@ -107,7 +109,7 @@ def read_labels(path: Path, size: int, classes: Sequence[str]) -> np.ndarray:
         known = ", ".join(f"{i} {c}" for i, c in enumerate(classes))
         raise ValueError(f"{path} holds class {highest}: the guidance network knows {known}, and 255 for any")
     labels = Image.fromarray(values.astype(np.uint8))
-    if min(labels.size) < min(size, 32):
+    if min(labels.size) < min(size, SMALLEST):
         raise ValueError(f"{path} is too small: {labels.width}x{labels.height}")
     return np.asarray(images.square(labels, size, Image.Resampling.NEAREST))
 
