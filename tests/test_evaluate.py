@@ -88,10 +88,11 @@ def test_an_extended_run_is_evaluated_whole(run):
 
 
 def test_failures_that_were_reported_stay_reported(run):
-    failure = {"id": "99999", "step_index": 2, "t": 500.0}
-    (run / "metrics.json").write_text(json.dumps({**summary(run), "failures": [failure]}))
+    """Of an image that was asked for after the folder's config was written."""
+    failure = {"failed": "00003", "image": "00003", "step_index": 2, "t": 500.0}
+    (run / "parts/1.jsonl").write_text(json.dumps(failure) + "\n")
     add_metrics(run, ["ssim"], {})
-    assert summary(run)["failures"] == [failure]
+    assert summary(run)["failures"] == [{"id": "00003", "step_index": 2, "t": 500.0}]
 
 
 def test_a_run_that_was_killed_before_its_summary_can_be_evaluated(run):

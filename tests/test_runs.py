@@ -99,19 +99,42 @@ def test_damaged_results_are_made_again(tmp_path, finished, file, damage):
 def test_one_bad_image_ends_alone(tmp_path):
     """Its measurement is not a number: the others come out, it is in the record, and a second call tries it again."""
     run = prepared(tmp_path / "o")
-    condition = run.task.condition
-
-    def spoilt(inputs, seed):
-        made = condition(inputs, seed)
-        made["y"][[i.id == "00001" for i in inputs]] = float("nan")
-        return made
-
-    run.task.condition = spoilt
+    spoil(run, "00001")
     (failure,) = run.execute()
     assert (failure.id, failure.step_index) == ("00001", 2)
     assert sorted(p.name for p in (tmp_path / "o/images").iterdir()) == ["00000.png", "00002.png"]
     assert [item.name for item in run.pending()] == ["00001"]
     assert [f["id"] for f in run.results.summary()["failures"]] == ["00001"]
+
+
+def spoil(run, name):
+    """Makes the measurement of this image NaN, whenever it is asked for."""
+    condition = run.task.condition
+
+    def spoilt(inputs, seed):
+        made = condition(inputs, seed)
+        made["y"][[i.id == name for i in inputs]] = float("nan")
+        return made
+
+    run.task.condition = spoilt
+
+
+def test_failures_of_all_shards_are_in_the_summary_until_a_resume_succeeds(tmp_path):
+    """The shard that ends last has none of its own; a summary over fewer images does not name them."""
+    for rank in (1, 0):
+        run = prepared(tmp_path / "o")
+        run.shard = (rank, 2)
+        spoil(run, "00001")
+        failed = run.execute()
+        assert [failure.id for failure in failed] == ["00001"] * rank
+    expected = {"id": "00001", "step_index": 2}
+    (failure,) = run.results.summary()["failures"]
+    assert {k: failure[k] for k in expected} == expected and set(failure) == {*expected, "t"}
+    one = prepared(tmp_path / "o", "data.limit=1")
+    one.execute()
+    assert one.results.summary()["failures"] == []
+    assert prepared(tmp_path / "o").execute() == []
+    assert run.results.summary()["failures"] == [] and run.results.summary()["images"] == 3
 
 
 def test_two_processes_on_one_run_both_end_well(tmp_path, finished):

@@ -15,8 +15,8 @@ from dsg.metrics.base import Metric, SetMetric
 from dsg.options import check, locate, parameters, suggestion
 from dsg.runs.inputs import Data
 from dsg.runs.prepare import build, build_task
-from dsg.runs.results import OWNER, SUMMARY, Results
-from dsg.runs.runner import Failure, Run, evaluate
+from dsg.runs.results import OWNER, Results
+from dsg.runs.runner import Run, evaluate
 from dsg.runs.summary import write_summary
 
 
@@ -50,10 +50,8 @@ def add_metrics(out: Path, names: Sequence[str], options: Mapping[str, Mapping],
     """
     run = finished_run(out, metric_configs(names, options, _saved(out)[0], config_dirs))
     check_images(run)
-    killed = not (out / SUMMARY).exists()  # before it was written
-    failures = [] if killed else [Failure(**failure) for failure in run.results.summary().get("failures", [])]
     evaluate(run)
-    write_summary(run, failures)
+    write_summary(run)
     if run.broken:
         raise ValueError("; ".join(f"no {name}: {reason}" for name, reason in run.broken.items()))
     wanted = [metric for metric in run.metrics if metric.name in names]
@@ -87,7 +85,7 @@ def finished_run(out: Path, added: Mapping[str, Mapping] | None = None) -> Run:
     if not rows:
         raise ValueError(f"{out}: nothing is finished there")
     side = results.image(next(iter(rows))).shape[0]
-    task, names = build_task(config), {row["image"] for row in rows.values()}
+    task, names = build_task(config), {one["image"] for one in (*rows.values(), *results.failures())}
     # the run may have been extended since its config was written
     config.data.limit = config.data.limit and max(config.data.limit, len(names))
     inputs = task.inputs(Data(**config.data), (3, side, side))
