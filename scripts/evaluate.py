@@ -18,6 +18,7 @@ from tqdm import tqdm
 from dsg.arguments import Parser, positive
 from dsg.runs.evaluation import add_metrics, check_names, find_runs
 from dsg.runs.paired import compare
+from dsg.runs.prepare import pick_device
 from dsg.runs.results import OWNER
 
 
@@ -111,7 +112,7 @@ def show_differences(first: Path, second: Path, margins: dict[str, float]) -> bo
 def save(args: argparse.Namespace) -> int:
     from dsg.metrics.inception import Inception, save_statistics
 
-    inception = Inception(resize=args.resize)
+    inception = Inception(resize=args.resize, device=pick_device("auto"))
     if reason := inception.missing():
         raise ValueError(f"no Inception-v3: {reason}")
     if args.to.exists():

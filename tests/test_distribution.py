@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,6 +196,26 @@ def test_the_evaluator_s_weights_and_statistics_are_settings(tmp_path):
     (evaluator / "statistics.safetensors").unlink()
     assert "statistics.safetensors" in EvaluatorFrechet(str(evaluator)).missing()
     assert EvaluatorFrechet(str(evaluator)).fingerprint  # tables ask for it
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cpu"])
+def test_inception_computes_on_the_run_s_device(device, folder, monkeypatch):
+    """And on no other that the machine has."""
+
+    class Asked(Exception):
+        pass
+
+    class Network:
+        def to(self, device):
+            raise Asked(str(device))
+
+    monkeypatch.setattr(inception_module, "_trunk", lambda file: Network())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cpu")
+    bound = FID(str(folder)).of(SimpleNamespace(device=torch.device(device)))
+    with pytest.raises(Asked, match=f"^{device}$"):
+        bound(OURS)
+    with pytest.raises(Asked, match=f"^{device}$"):
+        bound.reference.statistics(bound.inception)
 
 
 def test_wrong_options_are_refused():

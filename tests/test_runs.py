@@ -9,10 +9,12 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from conftest import FAST, ROOT, prepared, snapshot
 from PIL import Image
 
 from dsg.config import load_with_sources
+from dsg.metrics.image import SSIM
 from dsg.runs import main, summary
 
 
@@ -247,6 +249,18 @@ def test_a_full_disk_is_one_line_that_says_what_is_safe(tmp_path, monkeypatch, c
     assert "No space left" in said and "00001.png" in said and "1 images are safe" in said
     monkeypatch.setattr(runner.images, "save", save)
     assert main.run_one(config, sources) == 0
+
+
+def test_a_metric_that_runs_out_of_memory_is_one_line_and_the_rest_is_kept(tmp_path, monkeypatch, capsys):
+    def too_large(self, x, y):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(SSIM, "compare", too_large)
+    assert main.run_one(*load_with_sources([*FAST, "metrics=[ssim,psnr]", f"out={tmp_path / 'o'}"])) == 1
+    said = capsys.readouterr()
+    assert "ssim: CUDA out of memory. Tried to allocate 2.00 GiB.\n" in said.out and "Traceback" not in said.err
+    made = prepared(tmp_path / "o").results.summary()
+    assert made["images"] == 3 and {"psnr"} == {"psnr", "ssim"} & set(made["metrics"])
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path, monkeypatch, capsys):

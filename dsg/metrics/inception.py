@@ -38,10 +38,12 @@ class Inception:
     Args:
         weights: file with pytorch-fid's weights.
         resize: one of RESIZES.
+        device: where it computes.
     """
 
     weights: str = "checkpoints/pt_inception-2015-12-05-6726825d.pth"
     resize: str = "tensorflow"
+    device: torch.device = field(default=torch.device("cpu"), compare=False)
 
     def __post_init__(self):
         if self.resize not in RESIZES:
@@ -63,13 +65,12 @@ class Inception:
         }
 
     def features(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-        """float64 [N, 2048] of uint8 [H, W, 3] images; on the GPU if there is one."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        trunk, found = _trunk(resolve(self.weights)).to(device), []
+        """float64 [N, 2048] of uint8 [H, W, 3] images."""
+        trunk, found = _trunk(resolve(self.weights)).to(self.device), []
         for start in range(0, len(images), BATCH):
             batch = torch.from_numpy(np.stack(images[start : start + BATCH])).permute(0, 3, 1, 2).float()
             with torch.no_grad():
-                found.append(trunk(_resized(batch.to(device), self.resize)).double().cpu().numpy())
+                found.append(trunk(_resized(batch.to(self.device), self.resize)).cpu().double().numpy())
         return np.concatenate(found)
 
 

@@ -319,7 +319,7 @@ def attempt(run: Run, metric: Metric, compute: Callable, *arguments):
     """What `compute` gives; None if it raises, which `run.broken` tells: the other metrics are not lost with it."""
     try:
         return compute(*arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:
         run.broken[metric.name] = first_line(error)
         return None
 
