@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from dsg.avatars64 import drawing
+from dsg.avatars64 import drawing, faces
 from dsg.avatars64.attributes import VALUES, draw_attributes
 from dsg.avatars64.estimates import estimate_shard, estimates
 from dsg.avatars64.faces import face, load_estimates, load_faces, png, read_shards, shards_of, write_faces
@@ -97,6 +97,37 @@ def test_shards_are_read_as_they_were_drawn(tmp_path):
     assert faces.shape == (3, 3, 64, 64) and faces.dtype == torch.uint8
     attributes, image = face(0, "train", 2)
     assert (faces[2].permute(1, 2, 0).numpy() == image).all() and draw_attributes(0, "train", 2) == attributes
+
+
+@pytest.mark.parametrize(
+    "count, seed, words",
+    [
+        (5, 0, "train/shard_000002_1_seed0.npz and shard_000002_2_seed0.npz hold the same faces"),
+        (3, 1, "train/shard_000000_2_seed0.npz and shard_000000_2_seed1.npz are of different seeds"),
+    ],
+)
+def test_shards_of_two_sets_are_neither_drawn_nor_read_together(tmp_path, monkeypatch, count, seed, words):
+    monkeypatch.setattr(faces, "SHARD", 2)
+    draw(tmp_path, "train", 3)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        draw(tmp_path, "train", count, seed)
+    assert contents(tmp_path) == before
+    draw(tmp_path / "other", "train", count, seed)
+    shutil.copytree(tmp_path / "other/train", tmp_path / "train", dirs_exist_ok=True)
+    for read in (shards_of, load_faces, load_estimates, lambda folder: read_shards(folder, "images")):
+        with pytest.raises(ValueError, match=words):
+            read(tmp_path / "train")
+
+
+def test_a_set_of_whole_shards_is_extended(tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "SHARD", 2)
+    draw(tmp_path, "train", 2)
+    draw(tmp_path, "train", 3)
+    assert (load_faces(tmp_path / "train")[2].permute(1, 2, 0).numpy() == face(0, "train", 2)[1]).all()
+    (tmp_path / "train/shard_mine.npz").touch()
+    with pytest.raises(ValueError, match="shard_mine.npz: a name like shard_000000_2_seed0.npz is expected"):
+        load_faces(tmp_path / "train")
 
 
 @pytest.mark.slow
