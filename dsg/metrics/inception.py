@@ -139,7 +139,8 @@ class Reference:
         """Computed once per process.
 
         Raises:
-            ValueError: not such a file, or made with another network or resize; too small an image.
+            ValueError: not such a file, or made with another network or resize; an image that cannot be read, or is
+                too small.
         """
         return _statistics(str(self._file), self.size, self._hash(), inception)
 
@@ -178,10 +179,15 @@ def _statistics(file: str, size: int | None, digest: str, inception: Inception) 
 
 
 def folder_features(folder: Path, size: int | None, inception: Inception) -> np.ndarray:
-    """float64 [N, 2048], of a folder that need not fit into memory."""
+    """float64 [N, 2048], of a folder that need not fit into memory. Images are read as those of a run.
+
+    Raises:
+        ValueError: naming an image that cannot be read, or is too small.
+    """
     files, found = list(pictures.find(folder, "reference").values()), []
     for start in range(0, len(files), BATCH):
-        batch = [pictures.read(file, size) if size else _whole(file) for file in files[start : start + BATCH]]
+        part = files[start : start + BATCH]
+        batch = [pictures.read(file, size) if size else pictures.as_array(file) for file in part]
         same = len({image.shape for image in batch}) == 1
         found += [inception.features(batch)] if same else [inception.features([image]) for image in batch]
     return np.concatenate(found)
@@ -204,14 +210,6 @@ def save_statistics(folder: Path, size: int | None, inception: Inception, file: 
             made_with=json.dumps(made_with),
         )  # fmt: skip
     partial.replace(file)
-
-
-def _whole(file: Path) -> np.ndarray:
-    """The image as it is, flattened."""
-    from PIL import Image
-
-    with Image.open(file) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 @cache
