@@ -26,10 +26,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from dsg.arguments import Parser, positive
+from dsg.arguments import Parser, exit_code, positive
 from dsg.checkpoints import REPOSITORY
 from dsg.config import load
 from dsg.constraint import spherical_gaussian_step
+from dsg.errors import first_line
 from dsg.noise import ImageNoise
 from dsg.priors.adm import ADMUNet
 from dsg.runs.batches import peak_memory
@@ -117,13 +118,17 @@ def random_checkpoint(model: str):
         yield Path(folder) / "random.pt"
 
 
-def run_all(args: argparse.Namespace, overrides: list[str], device: torch.device) -> list[dict]:
+def run_all(args: argparse.Namespace, overrides: list[str], device: torch.device) -> tuple[list[dict], list[str]]:
+    """The rows; what kept others from being measured, a line each."""
     jobs = [(name, batch) for batch in args.batch for name in args.samplers]
-    rows = []
+    rows, failures = [], []
     for name, batch in tqdm(jobs, desc=f"benchmark {args.model}", unit="row"):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
-            rows.append(fresh.submit(measure, name, batch, overrides, str(device), args.repeats).result())
-    return rows
+            try:
+                rows.append(fresh.submit(measure, name, batch, overrides, str(device), args.repeats).result())
+            except (ValueError, OSError, RuntimeError) as error:  # no memory, or a process that was killed for it
+                failures.append(f"{name} in batches of {batch}: {first_line(error)}")
+    return rows, failures
 
 
 def table(rows: list[dict]) -> str:
@@ -137,17 +142,17 @@ def ratios(rows: list[dict]) -> str:
     """What people ask: DSG against its base method, a batch against single images."""
     frame = pd.DataFrame(rows)
     speed = frame.set_index(["sampler", "batch"])["image-steps/s"]
-    few, many = frame["batch"].min(), frame["batch"].max()
+    few, many, measured = frame["batch"].min(), frame["batch"].max(), set(speed.index)
     lines = [
         f"- {name} in batches of {many}: {speed[name, many] / speed[name, few]:.2f} times the images per second of "
         f"batches of {few}"
         for name in ("dps", "dps_dsg")
-        if few < many and (name, many) in speed.index
+        if few < many and {(name, few), (name, many)} <= measured
     ]
     lines += [
         f"- {name}: {speed[name, many] / speed[base, many]:.2f} times the speed of {base}"
         for name, base in frame[["sampler", "base method"]].drop_duplicates().itertuples(index=False)
-        if (base, many) in speed.index
+        if {(name, many), (base, many)} <= measured
     ]
     return "\n".join(lines) + "\n"
 
@@ -173,33 +178,38 @@ def options() -> Parser:
     return parser
 
 
-def benchmark(args: argparse.Namespace, device: torch.device) -> str:
-    """The report."""
+def benchmark(args: argparse.Namespace, device: torch.device) -> tuple[str, int]:
+    """The report, and how many rows it lacks.
+
+    Raises:
+        ValueError: it lacks all of them.
+    """
     overrides = [f"model={args.model}", *["model.bf16=true"] * args.bf16, *["model.compile=true"] * args.compile]
     with random_checkpoint(args.model) if args.random else nullcontext(None) as checkpoint:
         overrides += [f"model.checkpoint={checkpoint}"] if checkpoint else []
         build(load(overrides).model)  # what is wrong with it is said before the first process starts
-        rows = run_all(args, overrides, device)
-    return f"# {args.model}, {describe(device)}, torch {torch.__version__}\n\n{table(rows)}\n{ratios(rows)}"
+        rows, failures = run_all(args, overrides, device)
+    if not rows:
+        raise ValueError(f"nothing was measured: {failures[0]}")
+    lacking = "".join(f"- not measured: {line}\n" for line in failures)
+    head = f"# {args.model}, {describe(device)}, torch {torch.__version__}"
+    return f"{head}\n\n{table(rows)}\n{ratios(rows)}{lacking}", len(failures)
 
 
-def main() -> None:
-    parser = options()
-    args = parser.parse_args()
-    try:
-        device = pick_device(args.device)
-        file = args.out / f"{args.model}-{device.type}{'-bf16' * args.bf16}{'-compile' * args.compile}.md"
-        kept = file.exists() and not args.overwrite
-        if kept:
-            print(f"note: {file} is there already, and stays as it is: --overwrite replaces it", file=sys.stderr)
-        args.out.mkdir(parents=True, exist_ok=True)
-        text = benchmark(args, device)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+def main() -> int:
+    args = options().parse_args()
+    device = pick_device(args.device)
+    file = args.out / f"{args.model}-{device.type}{'-bf16' * args.bf16}{'-compile' * args.compile}.md"
+    kept = file.exists() and not args.overwrite
+    if kept:
+        print(f"note: {file} is there already, and stays as it is: --overwrite replaces it", file=sys.stderr)
+    args.out.mkdir(parents=True, exist_ok=True)
+    text, lacking = benchmark(args, device)
     print(text)
     if not kept:
         write_text(file, text)
+    return 1 if lacking else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main, stopped="nothing is kept"))

@@ -7,13 +7,14 @@ Counted on fake tensors, not measured (`dsg/priors/memory.py`). A GPU needs some
 fragmentation. Models: sd14, and those with an ADM U-Net (ffhq256, imagenet256, avatars64).
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
 
 import pandas as pd
 from tqdm import tqdm
 
-from dsg.arguments import Parser, positive
+from dsg.arguments import Parser, exit_code, positive
 from dsg.config import load
 from dsg.priors.memory import adm_step_gib, sd14_step_gib
 
@@ -39,10 +40,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["ffhq256", "imagenet256", "sd14"])
     parser.add_argument("--batch", type=positive, nargs="+", default=[1, 4])
     args = parser.parse_args()
-    try:
-        steps = {model: step_of(model) for model in args.models}
-    except ValueError as error:
-        parser.error(str(error))
+    steps = {model: step_of(model) for model in args.models}
     rows = []
     for model, batch in tqdm([(m, b) for m in args.models for b in args.batch], unit="row"):
         peaks = {f"{name} [GiB]": steps[model](batch, **s) for name, s in SETTINGS.items()}
@@ -51,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main, stopped="nothing is kept"))

@@ -10,36 +10,35 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import yaml
 from tqdm import tqdm
 
-from dsg.arguments import Parser, positive
+from dsg.arguments import Parser, exit_code, positive
 from dsg.runs.evaluation import add_metrics, check_names, find_runs
 from dsg.runs.paired import compare
+from dsg.runs.prepare import pick_device
 from dsg.runs.results import OWNER
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
-    try:
-        if args.statistics:
-            return save(args)
-        options = nested(args.set)
-        margins = {name: number(name, value) for name, value in map(pair, args.margin)}
-        check_names(args.metrics, options, args.config_dir)
-        runs = args.runs if args.paired else find_runs(args.runs)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if args.statistics:
+        return exit_code(partial(save, args), stopped="nothing is kept")
+    return exit_code(partial(evaluate, args))
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Add metrics to runs, and compare them, as asked. Returns 1 if one of them failed, else 0."""
+    options = nested(args.set)
+    margins = {name: number(name, value) for name, value in map(pair, args.margin)}
+    check_names(args.metrics, options, args.config_dir)
+    runs = args.runs if args.paired else find_runs(args.runs)
     failed = False
-    try:
-        for out in tqdm(runs, unit="run", disable=not args.metrics or len(runs) < 2) if args.metrics else ():
-            failed |= not add(out, args, options)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 130
+    for out in tqdm(runs, unit="run", disable=not args.metrics or len(runs) < 2) if args.metrics else ():
+        failed |= not add(out, args, options)
     if args.paired:
         failed |= not show_differences(*runs, margins)
     return int(failed)
@@ -111,7 +110,7 @@ def show_differences(first: Path, second: Path, margins: dict[str, float]) -> bo
 def save(args: argparse.Namespace) -> int:
     from dsg.metrics.inception import Inception, save_statistics
 
-    inception = Inception(resize=args.resize)
+    inception = Inception(resize=args.resize, device=pick_device("auto"))
     if reason := inception.missing():
         raise ValueError(f"no Inception-v3: {reason}")
     if args.to.exists():

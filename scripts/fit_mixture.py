@@ -29,7 +29,7 @@ from dsg.priors.mixture_fit import fit
 from dsg.runs import images
 from dsg.runs.inputs import to_tensor, to_uint8
 from dsg.runs.prepare import build
-from dsg.runs.results import write_text
+from dsg.runs.results import temporary_name, write_text
 
 FOLDER = REPOSITORY / "checkpoints/gaussian_mixture"
 CARD = """# gaussian_mixture: the closed-form prior
@@ -114,7 +114,12 @@ def main() -> None:
     parameters = fit(x.flatten(1), args.components, args.rank, args.iterations, args.seed)
     FOLDER.mkdir(parents=True, exist_ok=True)
     half = {"means": torch.float16, "factors": torch.float16}
-    save_file({k: v.to(half.get(k, torch.float32)).contiguous() for k, v in parameters.items()}, file)
+    temporary = temporary_name(file)  # a kill leaves the mixture that was there
+    try:
+        save_file({k: v.to(half.get(k, torch.float32)).contiguous() for k, v in parameters.items()}, temporary)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
     record_shipped(file)
     mixture = build(load(["model=gaussian_mixture"]).model)  # as it will be read
     held_out = {s: to_tensor(list(images.load(DATA / s, size).values())) for s in ("val", "test")}

@@ -8,9 +8,11 @@ Local runs of the suite say what tasks, steps and metrics there are. Needs `pip 
 """
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 
-from dsg.arguments import Parser
+from dsg.arguments import Parser, exit_code
 from dsg.errors import first_line
 from dsg.report.collect import collect
 from dsg.report.main import folders_of, title_of
@@ -18,18 +20,18 @@ from dsg.report.main import folders_of, title_of
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code: 0, 1 if W&B would not save it, 2 for bad input."""
-    args = parser().parse_args(arguments)
+    return exit_code(partial(work, parser().parse_args(arguments)), stopped="the same command begins anew")
+
+
+def work(args: Namespace) -> int:
+    """Make the report, and save it unless --dry."""
     try:
         from dsg.report import workspace
     except ModuleNotFoundError as error:
         print(f'error: {error.name} is missing: pip install -e ".[report]"', file=sys.stderr)
         return 2
-    try:
-        folders = [folder for word in args.folders for folder in folders_of(word)]
-        entries = collect(folders, args.config_dir)[0]
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    folders = [folder for word in args.folders for folder in folders_of(word)]
+    entries = collect(folders, args.config_dir)[0]
     groups = {entry.group for entry in entries if entry.sampler}
     group = args.group or (groups.pop() if len(groups) == 1 else None)
     title = args.title or f"DSG against its base methods: {title_of(folders)}"

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, save_clip
+from safetensors.torch import load_file
 
-from dsg.avatars64 import drawing
+from dsg.avatars64 import drawing, faces
 from dsg.avatars64.attributes import VALUES, draw_attributes
 from dsg.avatars64.estimates import estimate_shard, estimates
 from dsg.avatars64.faces import face, load_estimates, load_faces, png, read_shards, shards_of, write_faces
@@ -22,6 +23,7 @@ from dsg.avatars64.guidance_card.attributes import agreement
 from dsg.avatars64.guidance_card.networks import FILES
 from dsg.avatars64.guidance_card.text import agreement_reason
 from dsg.avatars64.guidance_training.base import seen
+from dsg.avatars64.guidance_training.clip import Clip, word_tokenizer
 from dsg.avatars64.guidance_training.loop import JOBS, Training
 from dsg.avatars64.prior_card.denoising import load_prior
 from dsg.runs import images
@@ -97,6 +99,37 @@ def test_shards_are_read_as_they_were_drawn(tmp_path):
     assert faces.shape == (3, 3, 64, 64) and faces.dtype == torch.uint8
     attributes, image = face(0, "train", 2)
     assert (faces[2].permute(1, 2, 0).numpy() == image).all() and draw_attributes(0, "train", 2) == attributes
+
+
+@pytest.mark.parametrize(
+    "count, seed, words",
+    [
+        (5, 0, "train/shard_000002_1_seed0.npz and shard_000002_2_seed0.npz hold the same faces"),
+        (3, 1, "train/shard_000000_2_seed0.npz and shard_000000_2_seed1.npz are of different seeds"),
+    ],
+)
+def test_shards_of_two_sets_are_neither_drawn_nor_read_together(tmp_path, monkeypatch, count, seed, words):
+    monkeypatch.setattr(faces, "SHARD", 2)
+    draw(tmp_path, "train", 3)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        draw(tmp_path, "train", count, seed)
+    assert contents(tmp_path) == before
+    draw(tmp_path / "other", "train", count, seed)
+    shutil.copytree(tmp_path / "other/train", tmp_path / "train", dirs_exist_ok=True)
+    for read in (shards_of, load_faces, load_estimates, lambda folder: read_shards(folder, "images")):
+        with pytest.raises(ValueError, match=words):
+            read(tmp_path / "train")
+
+
+def test_a_set_of_whole_shards_is_extended(tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "SHARD", 2)
+    draw(tmp_path, "train", 2)
+    draw(tmp_path, "train", 3)
+    assert (load_faces(tmp_path / "train")[2].permute(1, 2, 0).numpy() == face(0, "train", 2)[1]).all()
+    (tmp_path / "train/shard_mine.npz").touch()
+    with pytest.raises(ValueError, match="shard_mine.npz: a name like shard_000000_2_seed0.npz is expected"):
+        load_faces(tmp_path / "train")
 
 
 @pytest.mark.slow
@@ -230,3 +263,54 @@ def test_estimates_are_in_the_order_of_the_faces_and_are_asked_for_by_name(tmp_p
     seen_ = seen(faces, made, np.arange(6), np.random.default_rng(0))
     of_estimates = [torch.equal(a, b.float() / 127.5 - 1) for a, b in zip(seen_, made)]
     assert 0 < sum(of_estimates) < 6
+
+
+def half_written(tensors, path):
+    """As a full disk or a kill leaves a file."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"half")
+    raise OSError(28, "No space left on device")
+
+
+def test_clip_s_files_are_replaced_when_they_are_whole(tmp_path, monkeypatch):
+    weights = "model.safetensors"
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    job = Clip.__new__(Clip)  # its data are many faces
+    torch.nn.Module.__init__(job)
+    job.network, job.tokenizer = save_clip(tmp_path / "any", small, image_size=32), word_tokenizer()
+    job.save(tmp_path / "out")
+    before = contents(tmp_path / "out")
+    assert {f"clip/{name}" for name in (weights, "config.json", "tokenizer.json")} < set(before)
+    job.network.visual_projection.weight.neg_()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(job.network), "save_pretrained", lambda net, to: half_written(net, to / weights))
+        with pytest.raises(OSError, match="No space left"):
+            job.save(tmp_path / "out")
+    assert contents(tmp_path / "out") == before and [f.name for f in (tmp_path / "out").iterdir()] == ["clip"]
+    job.save(tmp_path / "out")
+    after = contents(tmp_path / "out")
+    assert set(after) == set(before) and {k for k in before if before[k] != after[k]} == {f"clip/{weights}"}
+    assert [f.name for f in (tmp_path / "out").iterdir()] == ["clip"]
+
+
+def test_a_mixture_is_replaced_when_it_is_whole(tmp_path, monkeypatch):
+    script = ROOT / "scripts/fit_mixture.py"
+    main = runpy.run_path(str(script))["main"]
+    monkeypatch.setattr(sys, "argv", [str(script), "--overwrite"])
+
+    def no_card(config):
+        raise KeyboardInterrupt
+
+    found = {"FOLDER": tmp_path, "load_faces": lambda: torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "build": no_card}
+    for name, value in {**found, "fit": lambda *_: {"means": torch.ones(2)}}.items():
+        monkeypatch.setitem(main.__globals__, name, value)
+    (tmp_path / "avatars16.safetensors").write_bytes(b"before")
+    with monkeypatch.context() as patched:
+        patched.setitem(main.__globals__, "save_file", half_written)
+        with pytest.raises(OSError, match="No space left"):
+            main()
+    assert contents(tmp_path) == {"avatars16.safetensors": b"before"}
+    with pytest.raises(KeyboardInterrupt):
+        main()
+    assert list(contents(tmp_path)) == ["avatars16.safetensors"]
+    assert load_file(tmp_path / "avatars16.safetensors")["means"].tolist() == [1, 1]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 from dsg.metrics import inception as inception_module
 from dsg.metrics.distribution import FID, KID, EvaluatorFrechet, kernel_distance
-from dsg.metrics.inception import Inception, Reference, save_statistics
+from dsg.metrics.inception import Inception, Reference, folder_features, save_statistics
 
 fidelity = pytest.importorskip("torch_fidelity")
 COUNT = 8
@@ -162,6 +163,26 @@ def test_the_reference_s_size_is_a_setting_that_changes_the_number(weights, fold
     assert abs(whole(OURS) - reduced(OURS)) > 1e-6
 
 
+def test_images_of_the_reference_are_read_as_those_of_a_run(tmp_path, monkeypatch):
+    """Flattened on white, upright, 16 bits as 8."""
+    Image.new("RGBA", (6, 6), (0, 0, 0, 0)).save(tmp_path / "a.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # orientation: a quarter
+    Image.new("RGB", (4, 8)).save(tmp_path / "b.png", exif=turned)
+    Image.fromarray(np.full((6, 6), 0x8000, np.uint16)).save(tmp_path / "c.png")
+    seen = []
+    monkeypatch.setattr(Inception, "features", lambda self, images: seen.extend(images) or np.zeros((len(images), 1)))
+    folder_features(tmp_path, None, Inception())
+    assert [image.shape for image in seen] == [(6, 6, 3), (4, 8, 3), (6, 6, 3)]
+    assert (seen[0] == 255).all() and (seen[2] == 0x80).all()
+
+
+def test_a_reference_image_that_claims_to_be_huge_is_one_line(folder, monkeypatch, few_features):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="0.png cannot be read as an image: .* decompression bomb"):
+        FID(str(folder), smallest=2)(OURS)
+
+
 def test_settings_say_how_it_was_computed_and_change_with_the_reference(weights, folder):
     names = {"features", "weights", "resize", "reference", "reference_prepared", "reference_hash"}
     assert set(FID(str(folder), weights=weights).settings()) == names
@@ -195,6 +216,26 @@ def test_the_evaluator_s_weights_and_statistics_are_settings(tmp_path):
     (evaluator / "statistics.safetensors").unlink()
     assert "statistics.safetensors" in EvaluatorFrechet(str(evaluator)).missing()
     assert EvaluatorFrechet(str(evaluator)).fingerprint  # tables ask for it
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cpu"])
+def test_inception_computes_on_the_run_s_device(device, folder, monkeypatch):
+    """And on no other that the machine has."""
+
+    class Asked(Exception):
+        pass
+
+    class Network:
+        def to(self, device):
+            raise Asked(str(device))
+
+    monkeypatch.setattr(inception_module, "_trunk", lambda file: Network())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cpu")
+    bound = FID(str(folder)).of(SimpleNamespace(device=torch.device(device)))
+    with pytest.raises(Asked, match=f"^{device}$"):
+        bound(OURS)
+    with pytest.raises(Asked, match=f"^{device}$"):
+        bound.reference.statistics(bound.inception)
 
 
 def test_wrong_options_are_refused():

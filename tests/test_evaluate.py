@@ -16,7 +16,7 @@ from dsg.config import load_with_sources
 from dsg.priors.adm import ADMPrior
 from dsg.runs.evaluation import add_metrics, find_runs, finished_run
 from dsg.runs.paired import compare
-from dsg.runs.prepare import prepare
+from dsg.runs.prepare import pick_device, prepare
 
 FAST = ["sampler.steps=3", "wandb.mode=disabled", "metrics=[psnr]"]
 SMALL = {"evaluator_frechet": {"smallest": 3}}
@@ -80,6 +80,15 @@ def test_what_was_added_stays_when_more_is_added_and_when_the_run_is_called_agai
     assert "ssim" in summary(run)["metrics"] and "evaluator_frechet" in summary(run)["set_metrics"]
 
 
+def test_added_metrics_are_computed_on_the_run_s_device_or_on_what_the_machine_has(run):
+    assert {metric.device.type for metric in finished_run(run).metrics} == {pick_device("auto").type}
+    text = (run / "config.yaml").read_text()
+    for device, found in (("cpu", "cpu"), ("cuda:99", pick_device("auto").type)):
+        (run / "config.yaml").write_text(text.replace("device: auto", f"device: {device}"))
+        assert f"device: {device}" in (run / "config.yaml").read_text()
+        assert {metric.device.type for metric in finished_run(run).metrics} == {found}
+
+
 def test_an_extended_run_is_evaluated_whole(run):
     make(run, "data.limit=4")
     assert len(finished_run(run).items) == 4
@@ -88,10 +97,11 @@ def test_an_extended_run_is_evaluated_whole(run):
 
 
 def test_failures_that_were_reported_stay_reported(run):
-    failure = {"id": "99999", "step_index": 2, "t": 500.0}
-    (run / "metrics.json").write_text(json.dumps({**summary(run), "failures": [failure]}))
+    """Of an image that was asked for after the folder's config was written."""
+    failure = {"failed": "00003", "image": "00003", "step_index": 2, "t": 500.0}
+    (run / "parts/1.jsonl").write_text(json.dumps(failure) + "\n")
     add_metrics(run, ["ssim"], {})
-    assert summary(run)["failures"] == [failure]
+    assert summary(run)["failures"] == [{"id": "00003", "step_index": 2, "t": 500.0}]
 
 
 def test_a_run_that_was_killed_before_its_summary_can_be_evaluated(run):

@@ -1,6 +1,7 @@
 """CLIP score, ID and style distance of saved images: against the reference, and the tasks' own numbers."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from dsg.metrics.guidance import CLIPScore
 from dsg.runs.evaluation import add_metrics
 from dsg.runs.inputs import Input, to_tensor
 from dsg.runs.prepare import prepare
+from tasks.networks.base import GuidanceNetwork
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXTS = ["a cat", "a cat cat"]
@@ -59,3 +61,22 @@ def test_a_distance_from_saved_images_is_the_task_s_own(tmp_path, task, metric, 
     added = json.loads((out / "metrics.json").read_text())["metrics"][metric]["mean"]
     assert added == pytest.approx(own, abs=tolerance, rel=2e-3) and added > 0
     assert add_metrics(out, ["clip_score"], {}) == {"clip_score": "this task has nothing to compare with"}
+
+
+@pytest.mark.parametrize("device", ["cuda:1", "cpu"])
+@pytest.mark.parametrize("name", ["clip_score", "id_distance", "style_distance"])
+def test_a_network_looks_at_images_on_the_run_s_device(name, device, monkeypatch):
+    """And on no other that the machine has."""
+
+    class Asked(Exception):
+        pass
+
+    def asked(self, device):
+        raise Asked(str(device))
+
+    monkeypatch.setattr(GuidanceNetwork, "load", asked)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cpu")
+    metric = instantiate(compose_config(f"metrics=[{name}]").metrics[name])
+    bound = metric.of(SimpleNamespace(device=torch.device(device)))
+    with pytest.raises(Asked, match=f"^{device}$"):
+        bound(random_images(1), [Input("a", prompt="a cat")])

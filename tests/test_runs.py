@@ -9,10 +9,12 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from conftest import FAST, ROOT, prepared, snapshot
 from PIL import Image
 
 from dsg.config import load_with_sources
+from dsg.metrics.image import SSIM
 from dsg.runs import main, summary
 
 
@@ -99,19 +101,42 @@ def test_damaged_results_are_made_again(tmp_path, finished, file, damage):
 def test_one_bad_image_ends_alone(tmp_path):
     """Its measurement is not a number: the others come out, it is in the record, and a second call tries it again."""
     run = prepared(tmp_path / "o")
-    condition = run.task.condition
-
-    def spoilt(inputs, seed):
-        made = condition(inputs, seed)
-        made["y"][[i.id == "00001" for i in inputs]] = float("nan")
-        return made
-
-    run.task.condition = spoilt
+    spoil(run, "00001")
     (failure,) = run.execute()
     assert (failure.id, failure.step_index) == ("00001", 2)
     assert sorted(p.name for p in (tmp_path / "o/images").iterdir()) == ["00000.png", "00002.png"]
     assert [item.name for item in run.pending()] == ["00001"]
     assert [f["id"] for f in run.results.summary()["failures"]] == ["00001"]
+
+
+def spoil(run, name):
+    """Makes the measurement of this image NaN, whenever it is asked for."""
+    condition = run.task.condition
+
+    def spoilt(inputs, seed):
+        made = condition(inputs, seed)
+        made["y"][[i.id == name for i in inputs]] = float("nan")
+        return made
+
+    run.task.condition = spoilt
+
+
+def test_failures_of_all_shards_are_in_the_summary_until_a_resume_succeeds(tmp_path):
+    """The shard that ends last has none of its own; a summary over fewer images does not name them."""
+    for rank in (1, 0):
+        run = prepared(tmp_path / "o")
+        run.shard = (rank, 2)
+        spoil(run, "00001")
+        failed = run.execute()
+        assert [failure.id for failure in failed] == ["00001"] * rank
+    expected = {"id": "00001", "step_index": 2}
+    (failure,) = run.results.summary()["failures"]
+    assert {k: failure[k] for k in expected} == expected and set(failure) == {*expected, "t"}
+    one = prepared(tmp_path / "o", "data.limit=1")
+    one.execute()
+    assert one.results.summary()["failures"] == []
+    assert prepared(tmp_path / "o").execute() == []
+    assert run.results.summary()["failures"] == [] and run.results.summary()["images"] == 3
 
 
 def test_two_processes_on_one_run_both_end_well(tmp_path, finished):
@@ -224,6 +249,18 @@ def test_a_full_disk_is_one_line_that_says_what_is_safe(tmp_path, monkeypatch, c
     assert "No space left" in said and "00001.png" in said and "1 images are safe" in said
     monkeypatch.setattr(runner.images, "save", save)
     assert main.run_one(config, sources) == 0
+
+
+def test_a_metric_that_runs_out_of_memory_is_one_line_and_the_rest_is_kept(tmp_path, monkeypatch, capsys):
+    def too_large(self, x, y):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(SSIM, "compare", too_large)
+    assert main.run_one(*load_with_sources([*FAST, "metrics=[ssim,psnr]", f"out={tmp_path / 'o'}"])) == 1
+    said = capsys.readouterr()
+    assert "ssim: CUDA out of memory. Tried to allocate 2.00 GiB.\n" in said.out and "Traceback" not in said.err
+    made = prepared(tmp_path / "o").results.summary()
+    assert made["images"] == 3 and {"psnr"} == {"psnr", "ssim"} & set(made["metrics"])
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path, monkeypatch, capsys):

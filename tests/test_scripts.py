@@ -1,11 +1,13 @@
 """Every script on its command line: its help, and one line for what cannot be used. test_avatars64.py has its own."""
 
 import ast
+import os
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
@@ -128,7 +130,7 @@ def test_what_cannot_be_used_is_one_line(name, options, words, monkeypatch, caps
 
 def test_a_benchmark_leaves_a_report_that_is_there_unless_it_is_asked_for(tmp_path, monkeypatch, capsys):
     main = runpy.run_path(str(SCRIPTS / "benchmark.py"))["main"]
-    monkeypatch.setitem(main.__globals__, "benchmark", lambda args, device: "measured anew")
+    monkeypatch.setitem(main.__globals__, "benchmark", lambda args, device: ("measured anew", 0))
     report = tmp_path / "avatars64-cpu.md"
     for before, options, after in (("mine", [], "mine"), ("mine", ["--overwrite"], "measured anew")):
         report.write_text(before)
@@ -137,3 +139,56 @@ def test_a_benchmark_leaves_a_report_that_is_there_unless_it_is_asked_for(tmp_pa
         said = capsys.readouterr()
         assert report.read_text() == after and "measured anew" in said.out
         assert said.err.count("stays as it is: --overwrite") == (after == "mine")
+
+
+def stand_in(name, batch, *others):
+    """A row of the benchmark; the first takes more memory than there is, the second is killed."""
+    if (name, batch) == ("dps", 4):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    if (name, batch) == ("dps_dsg", 4):
+        os._exit(9)
+    base = "dps" if name == "dps_dsg" else ""
+    shares = {"outside network": 0.0, "noise": 0.0, "DSG over its base method": 0.0}
+    return {"sampler": name, "base method": base, "batch": batch, "image-steps/s": 10.0 * batch, **shares}
+
+
+def test_rows_of_a_benchmark_that_fail_are_said_and_the_others_are_kept(tmp_path, monkeypatch, capsys):
+    main = runpy.run_path(str(SCRIPTS / "benchmark.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "measure", stand_in)
+    options = ["--device", "cpu", f"--out={tmp_path}", "--samplers", "dps", "dps_dsg"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *options, "--batch", "1", "4"])
+    assert main() == 1
+    said = (tmp_path / "avatars64-cpu.md").read_text()
+    assert said.strip() in capsys.readouterr().out
+    assert [line.split("|")[1:4] for line in said.splitlines() if line.startswith("| dps")] == [
+        [" dps       ", "               ", "       1 "],
+        [" dps_dsg   ", " dps           ", "       1 "],
+    ]
+    assert "- dps_dsg: 1.00 times the speed of dps\n" in said and "in batches of 1: " not in said
+    assert "- not measured: dps in batches of 4: CUDA out of memory.\n" in said
+    assert "- not measured: dps_dsg in batches of 4: A process in the process pool was terminated abruptly" in said
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *options, "--batch", "4", "--overwrite"])
+    with pytest.raises(ValueError, match="nothing was measured: dps in batches of 4: CUDA out of memory"):
+        main()
+    assert (tmp_path / "avatars64-cpu.md").read_text() == said
+
+
+@pytest.mark.parametrize(
+    "name, options, part",
+    [
+        ("benchmark", ["--device", "cpu"], "dsg.runs.prepare.pick_device"),
+        ("estimate_memory", ["--models", "avatars64"], "dsg.priors.memory.adm_step_gib"),
+        ("evaluate", ["/nowhere", "--metrics", "psnr"], "dsg.runs.evaluation.find_runs"),
+        ("evaluate", ["--statistics", "a", "--to", "b.npz"], "dsg.runs.prepare.pick_device"),
+        ("report", ["/nowhere"], "dsg.report.main.folders_of"),
+        ("wandb_report", ["/nowhere"], "dsg.report.main.folders_of"),
+    ],
+)
+def test_ctrl_c_is_one_line_and_exit_code_130(name, options, part, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(part, interrupted)
+    code, said, errors = called(name, options, monkeypatch, capsys)
+    assert code == 130 and said == "" and errors.splitlines()[-1].startswith("stopped; "), errors
+    assert "Traceback" not in errors

@@ -6,7 +6,8 @@ background.
 """
 
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -71,11 +72,16 @@ def write_faces(out: Path, split: str, count: int, seed: int, pool: ProcessPoolE
 def write_shards(
     folder: Path, make: Callable[[int], tuple], names: tuple[str, ...], seed: int, count: int, pool: ProcessPoolExecutor
 ) -> None:
-    """What `make(index)` returns for each index, under these names. A finished shard is left as it is."""
+    """What `make(index)` returns for each index, under these names. A finished shard is left as it is.
+
+    Raises:
+        ValueError: shards are there that are no part of this set; nothing is drawn then.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for start in range(0, count, SHARD):
-        indices = range(start, min(start + SHARD, count))
-        shard = folder / f"shard_{start:06d}_{len(indices)}_seed{seed}.npz"
+    parts = [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
+    shards = {folder / f"shard_{part.start:06d}_{len(part)}_seed{seed}.npz": part for part in parts}
+    check_shards({*folder.glob("shard_*.npz"), *shards})
+    for shard, indices in shards.items():
         if shard.exists():
             continue
         table, arrays = drawn(make, indices, f"{folder.name} {indices.start}-{indices.stop - 1}", pool)
@@ -146,6 +152,7 @@ def read_shards(folder: Path, *names: str) -> tuple[pd.DataFrame, list[Tensor]]:
 
     Raises:
         FileNotFoundError: no shards; with the command that draws them.
+        ValueError: shards of more than one set (`check_shards`).
     """
     shards = shards_of(folder)
     table = pd.concat([pd.read_csv(s.with_suffix(".csv"), keep_default_na=False) for s in shards], ignore_index=True)
@@ -171,13 +178,28 @@ def load_estimates(folder: Path) -> Tensor:
 
 
 def shards_of(folder: Path) -> list[Path]:
-    """Files of the faces in `folder`; errors as those of `read_shards`."""
+    """Files of the faces in `folder`, in their order; errors as those of `read_shards`."""
     shards = sorted(folder.glob("shard_*.npz"))
     if not shards:
         count = 2048 if folder.name == "identities" else 40960
         command = f"python scripts/avatars64/render.py {folder.name}={count}"
         raise FileNotFoundError(f"no faces in {folder}: run '{command}' first")
+    check_shards(shards)
     return shards
+
+
+def check_shards(shards: Iterable[Path]) -> None:
+    """Raises ValueError if they are not of one set: two overlap, or are of different seeds."""
+    before, end, seed = None, 0, None
+    for shard in sorted(shards):
+        named = re.fullmatch(r"shard_(\d+)_(\d+)_seed(-?\d+)", shard.stem)
+        if named is None:
+            raise ValueError(f"{shard}: a name like shard_000000_{SHARD}_seed0.npz is expected")
+        start, count, own = map(int, named.groups())
+        if before and (start < end or own != seed):
+            why = "are of different seeds" if own != seed else "hold the same faces"
+            raise ValueError(f"{before} and {shard.name} {why}: only one, with its .csv, can be in this folder")
+        before, end, seed = shard, start + count, own
 
 
 def _array(shards: list[Path], name: str) -> Tensor:

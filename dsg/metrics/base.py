@@ -3,12 +3,14 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from dsg.runs.inputs import Input
 
@@ -39,10 +41,12 @@ class Metric(ABC):
     Attributes:
         column: its name, title, digits and direction.
         scope: "image" or "set".
+        device: of the run; the networks of `guidance.py` and `inception.py` compute there.
     """
 
     column: Column
     scope: str
+    device: torch.device = torch.device("cpu")
 
     @property
     def name(self) -> str:
@@ -50,8 +54,10 @@ class Metric(ABC):
 
     def of(self, run: "Run") -> "Metric":
         """This metric of a run: what is asked of a metric is asked of this. By default it knows no more than the
-        images."""
-        return self
+        images, and the run's device."""
+        bound = copy(self)
+        bound.device = run.device
+        return bound
 
     def missing(self) -> str | None:
         """Why it cannot be had on this machine (weights that are not there), in one line; None if it can."""

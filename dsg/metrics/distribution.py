@@ -1,6 +1,8 @@
 """Metrics of a set of images: distances between the distributions of their features."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,6 +10,9 @@ from dsg.checkpoints import read_state_dict, require, resolve
 from dsg.metrics.base import Column, SetMetric
 from dsg.metrics.inception import Inception, Reference, Statistics
 from dsg.records import file_hash
+
+if TYPE_CHECKING:
+    from dsg.runs.runner import Run
 
 
 class InceptionMetric(SetMetric):
@@ -32,6 +37,11 @@ class InceptionMetric(SetMetric):
         self.inception = Inception(weights, resize)
         self.reference = None if reference is None else Reference(reference, reference_size)
         self.smallest = smallest
+
+    def of(self, run: "Run") -> "InceptionMetric":
+        bound = super().of(run)
+        bound.inception = replace(self.inception, device=run.device)
+        return bound
 
     def missing(self) -> str | None:
         if self.reference is None:

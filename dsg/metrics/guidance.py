@@ -24,7 +24,7 @@ CPU_BATCH = 4  # so that an image gets the same number in any batch
 
 
 class NetworkMetric(ImageMetric):
-    """A metric in the eyes of one network, on the GPU if there is one."""
+    """A metric in the eyes of one network, on the run's device."""
 
     network: GuidanceNetwork
 
@@ -59,13 +59,13 @@ class CLIPScore(NetworkMetric):
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray, inputs: Sequence[Input]) -> list[float]:
-        clip = self.network.load(_device())
+        clip = self.network.load(self.device)
         side = (clip.size, clip.size)
         resized = [np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BICUBIC)) for image in images]
-        features = in_fixed_batches(clip.image_features, to_tensor(resized).to(_device()), CPU_BATCH)
+        features = in_fixed_batches(clip.image_features, to_tensor(resized).to(self.device), CPU_BATCH)
         texts = {prompt: clip.text_features(prompt)[0] for prompt in {i.prompt for i in inputs}}
         cosine = F.cosine_similarity(features, torch.stack([texts[i.prompt] for i in inputs]))
-        return (100 * cosine.clamp_min(0)).double().tolist()
+        return (100 * cosine.clamp_min(0)).tolist()
 
 
 class ReferenceDistance(NetworkMetric):
@@ -82,9 +82,9 @@ class ReferenceDistance(NetworkMetric):
 
     @torch.no_grad()
     def __call__(self, images: np.ndarray, inputs: Sequence[Input]) -> list[float]:
-        task = self.task.to(_device())
+        task = self.task.to(self.device)
         found = task.metrics(to_tensor(images).to(task.device), task.condition(inputs, seed=0))
-        return found[self.name].double().tolist()
+        return found[self.name].tolist()
 
 
 class IDDistance(ReferenceDistance):
@@ -103,7 +103,3 @@ class StyleDistance(ReferenceDistance):
 
     def __init__(self, guidance: GuidanceNetwork, image_size: int = 224):
         self.task = Style("style", guidance, image_size=image_size, cpu_batch=CPU_BATCH)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

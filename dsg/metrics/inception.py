@@ -38,10 +38,12 @@ class Inception:
     Args:
         weights: file with pytorch-fid's weights.
         resize: one of RESIZES.
+        device: where it computes.
     """
 
     weights: str = "checkpoints/pt_inception-2015-12-05-6726825d.pth"
     resize: str = "tensorflow"
+    device: torch.device = field(default=torch.device("cpu"), compare=False)
 
     def __post_init__(self):
         if self.resize not in RESIZES:
@@ -63,13 +65,12 @@ class Inception:
         }
 
     def features(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
-        """float64 [N, 2048] of uint8 [H, W, 3] images; on the GPU if there is one."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        trunk, found = _trunk(resolve(self.weights)).to(device), []
+        """float64 [N, 2048] of uint8 [H, W, 3] images."""
+        trunk, found = _trunk(resolve(self.weights)).to(self.device), []
         for start in range(0, len(images), BATCH):
             batch = torch.from_numpy(np.stack(images[start : start + BATCH])).permute(0, 3, 1, 2).float()
             with torch.no_grad():
-                found.append(trunk(_resized(batch.to(device), self.resize)).double().cpu().numpy())
+                found.append(trunk(_resized(batch.to(self.device), self.resize)).cpu().double().numpy())
         return np.concatenate(found)
 
 
@@ -138,7 +139,8 @@ class Reference:
         """Computed once per process.
 
         Raises:
-            ValueError: not such a file, or made with another network or resize; too small an image.
+            ValueError: not such a file, or made with another network or resize; an image that cannot be read, or is
+                too small.
         """
         return _statistics(str(self._file), self.size, self._hash(), inception)
 
@@ -177,10 +179,15 @@ def _statistics(file: str, size: int | None, digest: str, inception: Inception) 
 
 
 def folder_features(folder: Path, size: int | None, inception: Inception) -> np.ndarray:
-    """float64 [N, 2048], of a folder that need not fit into memory."""
+    """float64 [N, 2048], of a folder that need not fit into memory. Images are read as those of a run.
+
+    Raises:
+        ValueError: naming an image that cannot be read, or is too small.
+    """
     files, found = list(pictures.find(folder, "reference").values()), []
     for start in range(0, len(files), BATCH):
-        batch = [pictures.read(file, size) if size else _whole(file) for file in files[start : start + BATCH]]
+        part = files[start : start + BATCH]
+        batch = [pictures.read(file, size) if size else pictures.as_array(file) for file in part]
         same = len({image.shape for image in batch}) == 1
         found += [inception.features(batch)] if same else [inception.features([image]) for image in batch]
     return np.concatenate(found)
@@ -203,14 +210,6 @@ def save_statistics(folder: Path, size: int | None, inception: Inception, file: 
             made_with=json.dumps(made_with),
         )  # fmt: skip
     partial.replace(file)
-
-
-def _whole(file: Path) -> np.ndarray:
-    """The image as it is, flattened."""
-    from PIL import Image
-
-    with Image.open(file) as image:
-        return np.asarray(image.convert("RGB"))
 
 
 @cache

@@ -1,7 +1,6 @@
 """How far the samples of a run are from the posterior, where the prior is one whose posterior is known."""
 
 from collections.abc import Callable
-from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,7 @@ class SlicedWasserstein(SetMetric):
         self.least_samples = least_samples
 
     def of(self, run: "Run") -> "SlicedWasserstein":
-        bound = copy(self)
+        bound = super().of(run)
         bound.run = run
         return bound
 

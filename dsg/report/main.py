@@ -1,10 +1,12 @@
 """The command line of scripts/report.py."""
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from dsg.arguments import Parser, not_negative
+from dsg.arguments import Parser, exit_code, not_negative
 from dsg.benchmark import suite
 from dsg.checkpoints import resolve
 from dsg.report import tables
@@ -15,27 +17,27 @@ from dsg.runs.results import write_text
 
 
 def main(arguments: Sequence[str], description: str | None = None) -> int:
-    """Returns the exit code: 0, or 2 for bad input."""
+    """Returns the exit code: 0, 2 for bad input, 130 if interrupted."""
     args = _parser(description).parse_args(arguments)
-    try:
-        folders = [folder for word in args.folders for folder in folders_of(word)]
-        entries, skipped = collect(folders, args.config_dir)
-        if unknown := set(args.metrics or ()) - {name for entry in entries for name in entry.columns}:
-            raise ValueError(f"--metrics {sorted(unknown)[0]}: no run has it")
-        out = args.out or place_of(args.folders) / "report.html"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        pictures = Pictures(args.images, args.megabytes)
-        write_text(out, page(args.title or title_of(folders), entries, skipped, pictures))
-        made = [out]
-        if args.tables:
-            made += write_tables(out, tables.tables(entries, args.metrics))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_code(partial(report, args), stopped="the same command begins anew")
+
+
+def report(args: Namespace) -> None:
+    """Write the page, and the tables if asked."""
+    folders = [folder for word in args.folders for folder in folders_of(word)]
+    entries, skipped = collect(folders, args.config_dir)
+    if unknown := set(args.metrics or ()) - {name for entry in entries for name in entry.columns}:
+        raise ValueError(f"--metrics {sorted(unknown)[0]}: no run has it")
+    out = args.out or place_of(args.folders) / "report.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pictures = Pictures(args.images, args.megabytes)
+    write_text(out, page(args.title or title_of(folders), entries, skipped, pictures))
+    made = [out]
+    if args.tables:
+        made += write_tables(out, tables.tables(entries, args.metrics))
     for line in skipped:
         print(f"not shown: {line}", file=sys.stderr)
     print(f"{len(entries)} rows: {', '.join(map(str, made))} ({out.stat().st_size / 1e6:.1f} MB)")
-    return 0
 
 
 def _parser(description: str | None) -> Parser:

@@ -6,6 +6,7 @@ Nothing here needs the prior or its weights.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -14,9 +15,9 @@ from dsg.layers import files, merge, read
 from dsg.metrics.base import Metric, SetMetric
 from dsg.options import check, locate, parameters, suggestion
 from dsg.runs.inputs import Data
-from dsg.runs.prepare import build, build_task
-from dsg.runs.results import OWNER, SUMMARY, Results
-from dsg.runs.runner import Failure, Run, evaluate
+from dsg.runs.prepare import build, build_task, pick_device
+from dsg.runs.results import OWNER, Results
+from dsg.runs.runner import Run, evaluate
 from dsg.runs.summary import write_summary
 
 
@@ -50,10 +51,8 @@ def add_metrics(out: Path, names: Sequence[str], options: Mapping[str, Mapping],
     """
     run = finished_run(out, metric_configs(names, options, _saved(out)[0], config_dirs))
     check_images(run)
-    killed = not (out / SUMMARY).exists()  # before it was written
-    failures = [] if killed else [Failure(**failure) for failure in run.results.summary().get("failures", [])]
     evaluate(run)
-    write_summary(run, failures)
+    write_summary(run)
     if run.broken:
         raise ValueError("; ".join(f"no {name}: {reason}" for name, reason in run.broken.items()))
     wanted = [metric for metric in run.metrics if metric.name in names]
@@ -87,7 +86,7 @@ def finished_run(out: Path, added: Mapping[str, Mapping] | None = None) -> Run:
     if not rows:
         raise ValueError(f"{out}: nothing is finished there")
     side = results.image(next(iter(rows))).shape[0]
-    task, names = build_task(config), {row["image"] for row in rows.values()}
+    task, names = build_task(config), {one["image"] for one in (*rows.values(), *results.failures())}
     # the run may have been extended since its config was written
     config.data.limit = config.data.limit and max(config.data.limit, len(names))
     inputs = task.inputs(Data(**config.data), (3, side, side))
@@ -95,8 +94,18 @@ def finished_run(out: Path, added: Mapping[str, Mapping] | None = None) -> Run:
         config.data.limit = None
         inputs = task.inputs(Data(**config.data), (3, side, side))
     samples = max(config.samples, *(row["sample"] + 1 for row in rows.values()), 1)
-    metrics = [build(metric) for metric in config.metrics.values()]
-    return Run(config, "", None, task, None, inputs, results, metrics, samples, config.seed, shard=(0, 1))
+    metrics, device = [build(metric) for metric in config.metrics.values()], device_of(config)
+    return Run(
+        config, "", None, task, None, inputs, results, metrics, samples, config.seed, device=device, shard=(0, 1)
+    )
+
+
+def device_of(config: DictConfig) -> torch.device:
+    """That of the run, or, if this machine lacks it, the one that there is."""
+    try:
+        return pick_device(config.device)
+    except ValueError:
+        return pick_device("auto")
 
 
 def check_images(run: Run) -> None:

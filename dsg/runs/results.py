@@ -115,7 +115,8 @@ class Results:
             )
 
     def add(self, records: Sequence[Mapping]) -> None:
-        """Append records to this process's part: of an image (with `id`), or of the whole set (with `set`)."""
+        """Append records to this process's part: of an image (with `id`, or with `failed` where it did not come out),
+        or of the whole set (with `set`)."""
         self._part.parent.mkdir(parents=True, exist_ok=True)
         with named(self._part), open(self._part, "a", encoding="utf-8") as file:
             file.write("".join(json.dumps(record) + "\n" for record in records))
@@ -147,6 +148,11 @@ class Results:
                 rows[name] = record if made_again else {**rows.get(name, {}), **record}
         # metrics of an image whose own record was lost say nothing
         return {name: rows[name] for name in sorted(rows) if "files" in rows[name]}
+
+    def failures(self) -> list[dict]:
+        """The last failure of every image that failed, in any process, and has not come out since."""
+        rows, failed = self.rows(), {r["failed"]: r for r in self.records() if isinstance(r.get("failed"), str)}
+        return [failed[name] for name in sorted(failed) if name not in rows or not self.whole(rows[name])]
 
     def table(self) -> pd.DataFrame:
         """A row per image, indexed by id."""

@@ -130,7 +130,7 @@ class Run:
             on_batch: called as `on_batch(names, kept)` when a batch is saved, with the try that each image is.
 
         Returns:
-            the images that failed; the others are done.
+            the images that failed here; the others of this shard are done.
         """
         todo, failures = self.pending(), []
         if todo or not self.finished:
@@ -146,7 +146,7 @@ class Run:
                 failures, todo = failures + made.failures, todo[len(batch) :]
                 on_batch([item.name for item in batch], made.kept)
         evaluate(self)
-        write_summary(self, failures)
+        write_summary(self)
         return failures
 
 
@@ -230,15 +230,16 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
         "batch_size": len(batch),
         "peak_memory": peak_memory(run.device),
     }
-    failed = {failure.id for failure in failures}
+    failed = {failure.id: failure for failure in failures}
     pixels = to_uint8(torch.nan_to_num(restored))
     rows = []
     for i, item in enumerate(batch):
-        if item.name not in failed:
+        if item.name in failed:
+            rows.append(failure_of(item, failed[item.name]))
+        else:
             files = save(run, item, pixels[i], {k: v[i : i + 1].cpu() for k, v in condition.items()})
             rows.append(row_of(run, item, {**numbers, **{k: v[i].item() for k, v in own.items()}}, files))
-    if rows:
-        run.results.add(rows)
+    run.results.add(rows)
     return Made(failures, kept.tolist())
 
 
@@ -263,6 +264,11 @@ def row_of(run: Run, item: Item, numbers: Mapping, files: Mapping[str, str]) -> 
     prompt = {} if item.input.prompt is None else {"prompt": item.input.prompt}
     about = {"id": item.name, "image": item.input.id, "sample": item.sample_number, "input": item.input.digest}
     return {**about, **numbers, **prompt, **versions(run.device), "files": dict(files)}
+
+
+def failure_of(item: Item, failure: Failure) -> dict:
+    """The record of an image that did not come out."""
+    return {"failed": item.name, "image": item.input.id, "step_index": failure.step_index, "t": failure.t}
 
 
 def unevaluated(run: Run) -> list[tuple[ImageMetric, list[Item]]]:
@@ -314,7 +320,7 @@ def attempt(run: Run, metric: Metric, compute: Callable, *arguments):
     """What `compute` gives; None if it raises, which `run.broken` tells: the other metrics are not lost with it."""
     try:
         return compute(*arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, torch.OutOfMemoryError) as error:
         run.broken[metric.name] = first_line(error)
         return None
 

@@ -1,7 +1,7 @@
 """What a run comes to: `per_image.csv`, and `metrics.json` with means, intervals, versions and failures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ NOT_METRICS = {
 }  # fmt: skip
 
 
-def write_summary(run, failures: Sequence) -> None:
+def write_summary(run) -> None:
     """Both files, over the images that this run asks for; files that would not change are left alone.
 
     Another process may add records between the reading and the writing: then they are written anew, or the older
@@ -25,10 +25,10 @@ def write_summary(run, failures: Sequence) -> None:
     """
     count = None
     while count != (count := len(run.results.records())):
-        _write_summary(run, failures)
+        _write_summary(run)
 
 
-def _write_summary(run, failures: Sequence) -> None:
+def _write_summary(run) -> None:
     table = run.results.table()
     if len(table):
         columns = table.drop(columns=OF_THE_BATCH, errors="ignore")
@@ -42,7 +42,7 @@ def _write_summary(run, failures: Sequence) -> None:
         "set_metrics": set_metrics(run, table),
         **{name: _mean(table, key) for name, key in PER_IMAGE.items()},
         "speed": speed(table),
-        "failures": [vars(failure) for failure in failures],
+        "failures": failures(run),
         "interval": "95 %, percentile bootstrap over images, 2000 resamples",
         "image_ids": list(table.index),
         "versions": {k: sorted(table[k].unique()) for k in MADE_WITH} if len(table) else {},
@@ -59,6 +59,13 @@ def means_of_sets(summary: Mapping) -> dict[str, dict]:
     """Metrics of the whole set like those of single images: mean, low and high, where a metric has such an interval."""
     found = summary["set_metrics"].items()
     return {name: {"mean": one["value"], "low": one.get("low"), "high": one.get("high")} for name, one in found}
+
+
+def failures(run) -> list[dict]:
+    """Of the images that this run asks for, on all shards: those that failed, and where in the sampling."""
+    asked = {item.name for item in run.items}
+    found = [record for record in run.results.failures() if record["failed"] in asked]
+    return [{"id": r["failed"], "step_index": r["step_index"], "t": r["t"]} for r in found]
 
 
 def speed(table: pd.DataFrame) -> dict[str, float | int | None]:

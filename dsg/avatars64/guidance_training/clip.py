@@ -1,6 +1,7 @@
 """The guidance network of `task=clip_text` and `task=style`."""
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from dsg.avatars64.captions import WORDS, caption
 from dsg.avatars64.faces import load_estimates, read_shards
 from dsg.avatars64.guidance_training.base import Job, attribute_targets, seen
+from dsg.runs.results import temporary_name
 
 TEXT = {
     "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -76,11 +78,18 @@ class Clip(Job):
 
     def save(self, out: Path) -> None:
         folder = out / "clip"
-        self.network.half().save_pretrained(folder)
-        self.network.float()
-        self.tokenizer.save_pretrained(folder)
-        preprocessing = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 64}}
-        (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=1) + "\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_name(folder)  # a kill leaves the files that were there
+        try:
+            self.network.half().save_pretrained(temporary)
+            self.network.float()
+            self.tokenizer.save_pretrained(temporary)
+            preprocessing = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 64}}
+            (temporary / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=1) + "\n")
+            for file in temporary.iterdir():
+                file.replace(folder / file.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def same_words(captions: list[str]) -> Tensor:
