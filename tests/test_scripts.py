@@ -6,10 +6,12 @@ import runpy
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+BENCHMARK = SCRIPTS.parent / "results/suite-benchmark"
 NAMES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
 WRONG = {
     "benchmark": [
@@ -49,6 +51,11 @@ WRONG = {
     "fit_mixture": [
         ([], "avatars16.safetensors is there already: add --overwrite"),
         (["--rank", "0"], "an integer, at least 1"),
+    ],
+    "plot_compute": [
+        ([], "the following arguments are required: suites, --out"),
+        (["/nowhere", "--out", "/nowhere/o.png"], "/nowhere: no views.csv"),
+        ([str(BENCHMARK), "--methods", "nope", "--out", "/nowhere/o.png"], "--methods nope: these suites have"),
     ],
     "prepare_data": [
         ([], "the following arguments are required: dataset"),
@@ -192,3 +199,27 @@ def test_ctrl_c_is_one_line_and_exit_code_130(name, options, part, monkeypatch, 
     code, said, errors = called(name, options, monkeypatch, capsys)
     assert code == 130 and said == "" and errors.splitlines()[-1].startswith("stopped; "), errors
     assert "Traceback" not in errors
+
+
+def views(folder, level, *tasks):
+    rows = [("compute", task, level, method, 20.0 + k + level, 19.0, 40.0)
+            for task in tasks for k, method in enumerate(("dps", "dps_dsg"))]  # fmt: skip
+    rows += [("steps", tasks[0], 5, "dps", 99.0, 99.0, 99.0), ("compute", tasks[0], level, "ddrm", None, None, None)]
+    folder.mkdir()
+    columns = ["view", "task", "level", "method", "psnr", "psnr_low", "psnr_high"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "views.csv", index=False)
+    return str(folder)
+
+
+def test_the_figure_of_compute_has_the_tasks_that_all_suites_have(tmp_path):
+    script, figures = runpy.run_path(str(SCRIPTS / "plot_compute.py")), []
+    main = script["main"]
+    main.__globals__["draw"] = lambda *parts: figures.append(script["draw"](*parts)) or figures[-1]
+    folders = [views(tmp_path / "a", 6, "hdr", "inpaint"), views(tmp_path / "b", 15, "inpaint")]
+    out = tmp_path / "o.png"
+    assert main([*folders, "--methods", "dps", "dps_dsg", "--out", str(out)]) == 0
+    (panel,) = figures[0].axes
+    assert panel.get_title() == "inpaint" and out.stat().st_size > 0
+    assert {line.get_label(): line.get_xydata().tolist() for line in panel.lines} == {
+        "DPS": [[6, 26], [15, 35]], "DPS + DSG": [[6, 27], [15, 36]]
+    }  # fmt: skip

@@ -253,8 +253,13 @@ def value_of(chosen: pd.DataFrame, row) -> str:
 
 def label(name: str) -> str:
     """Of a sampler's name, as in figures."""
+    return method_of(name).label
+
+
+def method_of(name: str) -> Method:
+    """Of a sampler's name in a table: those with DSG are called <base method>_dsg."""
     family = name.removesuffix("_dsg")
-    return Method(name, family, spherical=family != name).label
+    return Method(name, family, spherical=family != name)
 
 
 def number(digits: int):
