@@ -253,3 +253,26 @@ def test_the_shares_on_the_page_are_those_of_the_suite(heading, steps):
                 assert cells == [f"{number:+.2f}" for row in numbers for number in row], (path, factor)
                 checked += 1
     assert checked == 5 + 6 + 2
+
+
+def as_told(number):
+    return f"{number:.2f}".removeprefix("0")
+
+
+def test_the_table_of_rivals_against_posteriors_is_that_of_the_suite():
+    runs = pd.read_csv(ROOT / "results/theory_rivals/runs.csv")
+    most = runs[(runs["compute"] <= 300)].drop_duplicates(["setting", "method"], keep="last")
+    most = most.set_index(["setting", "method"])
+    text = PAGES[ROOT / "docs/theory.md"].split("## Rivals and calibration\n")[1].split("\n## ")[0]
+    (((_, *columns), rows),) = list(tables(text))
+    base = ""
+    for name, *cells in rows:
+        method = METHODS.get(name, name.lower().replace(" + ", "_").replace("-", ""))
+        method = {"exact samples": "exact", "its control": f"{base}_additive".removeprefix("dps_")}.get(name, method)
+        base = method if name in ("DPS", "FreeDoM", "MPGD") else base
+        for k, column in enumerate(columns[::2]):
+            row = most.loc[(column.strip("`"), method)]
+            mean, low, high = (as_told(row[f"sliced_wasserstein{bound}"]) for bound in ("", "_low", "_high"))
+            p = f"{row['p']:.3f}".removeprefix("0") if row["p"] < 0.0095 else as_told(row["p"])
+            assert [cell.replace("*", "") for cell in cells[2 * k : 2 * k + 2]] == [f"{mean} [{low}, {high}]", p], name
+    assert len(rows) == 18

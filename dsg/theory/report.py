@@ -9,7 +9,7 @@ from dsg.benchmark.suite import Outcome
 from dsg.runs.results import write_text
 from dsg.theory import figures, plan
 from dsg.theory.jobs import Guided
-from dsg.theory.tables import COLUMNS, DISTANCE, collect, starred, told_diverged
+from dsg.theory.tables import COLUMNS, DISTANCE, collect, differences, starred, told_diverged
 
 HEAD = """# Samplers against exact posteriors
 
@@ -36,13 +36,6 @@ The numbers are means over {report[observations]} other observations x {report[s
 `exact`: other exact samples, the floor. `oracle`: the unconditional sampler under the true conditional score.
 `additive`, `freedom_additive`, `mpgd_additive`: the controls, steps of the sphere's length without the sphere.
 `dps_open`, `direction_dsg`, `length`: "Direction or length?" in docs/theory.md.
-"""
-PAIRED = """
-## DSG, its base method and its control, pair by pair
-
-sliced W2 of `method` less that of `minus`, observation by observation: mean, and bounds of its 95 % bootstrap
-interval.
-
 """
 CORRELATIONS = """
 ## Leaving the sphere, and the distance to the posterior
@@ -84,5 +77,5 @@ def markdown(tables: Mapping[str, pd.DataFrame], yaml: Mapping) -> str:
                 table[column.title] = told_diverged(table[column.title], part)
         options = " ".join(yaml["tasks"][setting]["options"])
         text += f"\n## {setting}\n\n`{options}`\n\n{table.to_markdown(index=False, disable_numparse=True)}\n"
-    text += PAIRED + tables["paired"].to_markdown(index=False, floatfmt="+.3f", intfmt="d") + "\n"
+    text += differences(tables["paired"])
     return text + CORRELATIONS + tables["correlations"].to_markdown(index=False, floatfmt=".2f") + "\n"

@@ -11,7 +11,18 @@ from dsg.benchmark.suite import Outcome
 from dsg.runs.results import write_text
 from dsg.theory.calibration import BINS, LIMIT
 from dsg.theory.jobs import Guided
-from dsg.theory.tables import DISTANCE, KEY, gathered, keyed, starred, told_diverged, with_means
+from dsg.theory.tables import (
+    DISTANCE,
+    KEY,
+    differences,
+    gathered,
+    keyed,
+    paired,
+    pairs_of,
+    starred,
+    told_diverged,
+    with_means,
+)  # fmt: skip
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -56,10 +67,18 @@ def write(outcome: Outcome) -> list[str]:
     for name, table in {"runs": runs, **{n: tables[n] for n in ("observations", "trials") if n in tables}}.items():
         write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
     write_text(out / "ranks.csv", spread_out(tables["ranks"]).to_csv(index=False, float_format="%.5g"))
-    write_text(out / "table.md", markdown(runs, outcome.suite.yaml))
+    compared = paired(keyed(tables["observations"]), pairs(methods, outcome.suite.yaml["controls"]))
+    write_text(out / "paired.csv", compared.to_csv(index=False, float_format="%.5g"))
+    write_text(out / "table.md", markdown(runs, compared, outcome.suite.yaml))
     histograms(tables["ranks"], methods, outcome.suite.yaml).savefig(out / "ranks.png", dpi=130)
     plt.close("all")
-    return ["table.md", "runs.csv", "observations.csv", "trials.csv", "ranks.csv", "ranks.png"]
+    return ["table.md", "runs.csv", "observations.csv", "trials.csv", "paired.csv", "ranks.csv", "ranks.png"]
+
+
+def pairs(methods: Mapping[str, Method], controls: Sequence[str]) -> list[tuple[str | None, str | None]]:
+    """Of the names of the samplers with DSG, their base methods and the controls."""
+    control_of = {methods[name].base_method: name for name in controls if name in methods}
+    return pairs_of({name: m.base_method for name, m in methods.items() if m.spherical}, control_of)
 
 
 def summary(tables: Mapping[str, pd.DataFrame], computes: Mapping[tuple, int]) -> pd.DataFrame:
@@ -81,8 +100,8 @@ def spread_out(ranks: pd.DataFrame) -> pd.DataFrame:
     return ranks.drop(columns=["histogram", "low", "high"]).assign(**columns)
 
 
-def markdown(runs: pd.DataFrame, yaml: Mapping) -> str:
-    """table.md: a table per setting."""
+def markdown(runs: pd.DataFrame, compared: pd.DataFrame, yaml: Mapping) -> str:
+    """table.md: a table per setting, then the differences."""
     budgets = " or ".join(map(str, yaml["budgets"]))
     text = HEAD.format(**{**yaml, "budgets": budgets}, limit=LIMIT)
     for setting, part in runs.groupby("setting", sort=False):
@@ -96,7 +115,7 @@ def markdown(runs: pd.DataFrame, yaml: Mapping) -> str:
             table[TITLES.get(name, name)] = part[name].map(lambda v, d=digits: "" if pd.isna(v) else f"{v:.{d}f}")
         options = " ".join(yaml["tasks"][setting]["options"])
         text += f"\n## {setting}\n\n`{options}`\n\n{table.to_markdown(index=False, disable_numparse=True)}\n"
-    return text
+    return text + differences(compared)
 
 
 def histograms(ranks: pd.DataFrame, methods: Mapping[str, Method], yaml: Mapping):

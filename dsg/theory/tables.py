@@ -24,6 +24,13 @@ COLUMNS = (
     Column("coverage", "coverage", 2),
     Column("to_truth", "to truth", 2),
 )
+PAIRED = """
+## DSG, its base method and its control, pair by pair
+
+sliced W2 of `method` less that of `minus`, observation by observation: mean, and bounds of its 95 % bootstrap
+interval.
+
+"""
 
 
 def collect(
@@ -44,12 +51,7 @@ def collect(
     by_run = keyed(tables["observations"])
     shown = [*KEY, "bias", *INTERVALS, "diverged", "value", "inside"]
     tables["runs"] = with_means(tables["runs"], by_run)[shown]
-    pairs = [
-        pair
-        for dsg, base in base_methods.items()
-        for pair in ((dsg, base), (controls.get(base), base), (dsg, controls.get(base)))
-    ]
-    tables["paired"] = paired(by_run, pairs)
+    tables["paired"] = paired(by_run, pairs_of(base_methods, controls))
     tables["correlations"] = correlations(tables["trials"], list(base_methods.values()))
     tables["concentration"] = concentration()
     return tables
@@ -95,6 +97,15 @@ def told_diverged(texts: Iterable[str], runs: pd.DataFrame) -> list[str]:
     return [f"{text} ({lost} diverged)" if lost else text for text, lost in zip(texts, runs["diverged"])]
 
 
+def pairs_of(base_methods: Mapping[str, str], controls: Mapping[str, str]) -> list[tuple[str | None, str | None]]:
+    """DSG and its base method, the control and the base method, DSG and the control. Args: as of `collect`."""
+    return [
+        pair
+        for dsg, base in base_methods.items()
+        for pair in ((dsg, base), (controls.get(base), base), (dsg, controls.get(base)))
+    ]
+
+
 def paired(by_run: Mapping[tuple, pd.DataFrame], pairs: Iterable[tuple[str | None, str | None]]) -> pd.DataFrame:
     """The first method of each pair minus the second in sliced W2, observation by observation.
 
@@ -105,6 +116,11 @@ def paired(by_run: Mapping[tuple, pd.DataFrame], pairs: Iterable[tuple[str | Non
     found = [statistics.paired(by_run, metrics, {one: other}) for one, other in pairs]
     table = pd.concat(found, ignore_index=True).rename(columns={"task": "setting", "base_method": "minus"})
     return table.reindex(columns=["setting", "method", "minus", "steps", "difference", "low", "high"])
+
+
+def differences(compared: pd.DataFrame) -> str:
+    """A section of table.md."""
+    return PAIRED + compared.to_markdown(index=False, floatfmt="+.3f", intfmt="d") + "\n"
 
 
 def correlations(trials: pd.DataFrame, base_methods: Iterable[str]) -> pd.DataFrame:
