@@ -165,7 +165,9 @@ def tables(text):
      ("docs/results.md", "The benchmark: equal compute", 0, "suite-benchmark", "compute"),
      ("docs/results.md", "Rivals at their own settings", 0, "suite-benchmark_own", "own"),
      ("docs/results.md", "At 50 steps", 0, "suite-benchmark-50", "steps"),
-     ("docs/results.md", "At 50 steps", 2, "suite-benchmark-50", "compute")],
+     ("docs/results.md", "At 50 steps", 2, "suite-benchmark-50", "compute"),
+     ("docs/results.md", "At 100 steps", 0, "suite-benchmark-100", "steps"),
+     ("docs/results.md", "At 100 steps", 2, "suite-benchmark-100", "compute")],
 )  # fmt: skip
 def test_a_table_of_a_page_has_the_numbers_of_the_suite(page, heading, number, folder, view):
     views = pd.read_csv(ROOT / "results" / folder / "views.csv")
