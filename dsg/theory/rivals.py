@@ -22,7 +22,7 @@ from dsg.theory.tables import (
     starred,
     told_diverged,
     with_means,
-)  # fmt: skip
+)
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
