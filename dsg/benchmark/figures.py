@@ -75,7 +75,8 @@ def samples(outcome: Outcome, part: str, rows: int = 6) -> list[str]:
 
 def _samples_of(task: str, jobs: Sequence[ImageJob], out: Path, rows: int) -> list[str]:
     ids, width = list(jobs[0].ids)[:rows], 1 + 2 * len(jobs)
-    fig, axes = plt.subplots(len(ids), width, figsize=(1.5 + 1.75 * len(jobs), 0.95 * len(ids) + 0.4), squeeze=False)
+    height = 0.95 * len(ids) + 0.4
+    fig, axes = plt.subplots(len(ids), width, figsize=(1.5 + 1.75 * len(jobs), height), squeeze=False)
     for ax in axes.flat:
         ax.set_xticks([]), ax.set_yticks([])
         for side in ax.spines.values():
@@ -93,7 +94,7 @@ def _samples_of(task: str, jobs: Sequence[ImageJob], out: Path, rows: int) -> li
     has_picture = (jobs[0].out / f"condition/{ids[0]}.png").exists()
     axes[0, 0].set_title("reference" if has_picture else "prompt", fontsize=8)
     fig.suptitle(task.replace("_", " "), fontsize=9)
-    fig.subplots_adjust(0.01, 0.01, 0.99, 0.9, 0.03, 0.03)
+    fig.subplots_adjust(0.01, 0.01, 0.99, min(0.9, 1 - 0.5 / height), 0.03, 0.03)
     target = out / f"{task.replace('/', '-')}.png"
     fig.savefig(target, dpi=130)
     plt.close(fig)
