@@ -17,10 +17,10 @@ from dsg.benchmark import figures, kept
 from dsg.benchmark.main import main
 from dsg.benchmark.methods import Method, style
 from dsg.benchmark.plan import plan
-from dsg.benchmark.statistics import paired, summarise
 from dsg.benchmark.suite import FOLDER, load, members, names, read
 from dsg.benchmark.tables import method_and_steps, sections
 from dsg.metrics.base import Column
+from dsg.runs.statistics import paired, summarise
 from dsg.samplers import DPS, Unconditional
 from dsg.samplers.denoise_oracle import DenoiseOracle
 

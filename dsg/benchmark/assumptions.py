@@ -16,10 +16,10 @@ from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.methods import style
 from dsg.benchmark.plan import image_job
 from dsg.benchmark.protocol import ReportJob, outcome_of, reported
-from dsg.benchmark.statistics import bootstrap, by_image
 from dsg.benchmark.suite import Outcome, Suite
 from dsg.benchmark.tables import write_csv
 from dsg.runs.results import write_text
+from dsg.runs.statistics import bootstrap, by_image
 from dsg.theory.plan import most_steps
 
 matplotlib.use("Agg")

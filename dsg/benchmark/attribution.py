@@ -11,11 +11,11 @@ import pandas as pd
 from dsg.benchmark.factors import Cell, Path, paths
 from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.protocol import CHOSEN, outcome_of
-from dsg.benchmark.statistics import bootstrap, by_image
 from dsg.benchmark.suite import Outcome
 from dsg.benchmark.tables import write_csv
 from dsg.benchmark.view_tables import MARGIN, number, verdict
 from dsg.runs.results import write_text
+from dsg.runs.statistics import bootstrap, by_image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -18,13 +18,14 @@ from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.methods import style
 from dsg.benchmark.protocol import CHOSEN, ReportJob
 from dsg.benchmark.references import Baseline
-from dsg.benchmark.statistics import by_image, summarise
 from dsg.benchmark.suite import Outcome
+from dsg.metrics.image import COLUMNS
+from dsg.runs.statistics import by_image, summarise
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-QUALITY = {"psnr": "PSNR [dB]", "haarpsi": "HaarPSI"}
+QUALITY = {name: COLUMNS[name].title for name in ("psnr", "haarpsi")}
 
 
 def runs(outcome: Outcome, *parts: str) -> list[ImageJob]:

@@ -13,12 +13,12 @@ from dsg.benchmark.jobs import Job, Progress
 from dsg.benchmark.nested import Measured
 from dsg.benchmark.search import BEYOND
 from dsg.benchmark.speed import Speed
-from dsg.benchmark.statistics import by_image
 from dsg.benchmark.suite import Suite
 from dsg.benchmark.trials import Trials
-from dsg.benchmark.tuning import Search
+from dsg.benchmark.tuning import TITLES, Search
 from dsg.benchmark.tuning_plan import size_of, start_of, validation
 from dsg.checkpoints import resolve
+from dsg.runs.statistics import by_image
 
 CHOSEN, LOW, HIGH = "chosen", "low", "high"  # at the chosen value, and at the ends of its interval
 
@@ -204,9 +204,8 @@ def outcome_of(tuning: Mapping | None) -> str:
     if tuning is None:
         return "Values are those of configs/tuned/, and where it has none the samplers' own; nothing was tuned here."
     size = size_of({k: v for k, v in tuning.items() if k in ("images", "seeds", "trials")})
-    titles = {"psnr": "PSNR", "haarpsi": "HaarPSI"}
     return (
-        f"Values are chosen by mean {titles[tuning['criterion']]} on {size['images']} validation images with "
+        f"Values are chosen by mean {TITLES[tuning['criterion']]} on {size['images']} validation images with "
         f"{size['seeds']} noise seed{'s' * (size['seeds'] > 1)}, {size['count']} trials per method, task and number of "
         f"steps, up to {size['count'] + BEYOND} while the best is the outermost, and reported once (docs/protocol.md)."
     )

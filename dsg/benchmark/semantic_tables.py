@@ -8,12 +8,12 @@ import pandas as pd
 from dsg import config as configs
 from dsg.benchmark.collect import Collected, collect
 from dsg.benchmark.image_jobs import ImageJob
-from dsg.benchmark.statistics import paired, summarise
 from dsg.benchmark.suite import Outcome
 from dsg.benchmark.tables import better_text, difference_text, sections, write_csv
 from dsg.metrics.base import SetMetric
 from dsg.runs.prepare import build
 from dsg.runs.results import write_text
+from dsg.runs.statistics import paired, summarise
 
 
 def semantic(

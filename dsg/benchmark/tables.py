@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 
 from dsg.benchmark.collect import collect
-from dsg.benchmark.statistics import paired, summarise
 from dsg.benchmark.suite import Outcome
 from dsg.metrics.base import Column
 from dsg.runs.results import write_text
+from dsg.runs.statistics import paired, summarise
 
 Columns = Mapping[str, Sequence[Column]]  # of every task
 

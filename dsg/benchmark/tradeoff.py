@@ -10,7 +10,6 @@ import pandas as pd
 from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.methods import style
 from dsg.benchmark.protocol import Extra, ReportJob, outcome_of
-from dsg.benchmark.statistics import bootstrap, by_image
 from dsg.benchmark.suite import Outcome
 from dsg.benchmark.tables import write_csv
 from dsg.benchmark.view_tables import label
@@ -20,6 +19,7 @@ from dsg.metrics.distribution import kernel_distance
 from dsg.metrics.semantic import load_evaluator
 from dsg.runs import images
 from dsg.runs.results import write_text
+from dsg.runs.statistics import bootstrap, by_image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

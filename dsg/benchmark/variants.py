@@ -12,11 +12,11 @@ from omegaconf import OmegaConf
 from dsg.benchmark.collect import collect
 from dsg.benchmark.image_jobs import ImageJob
 from dsg.benchmark.plan import grid
-from dsg.benchmark.statistics import summarise
 from dsg.benchmark.suite import Outcome, Suite
 from dsg.benchmark.tables import sections, write_csv
 from dsg.metrics.base import Column
 from dsg.runs.results import write_text
+from dsg.runs.statistics import summarise
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

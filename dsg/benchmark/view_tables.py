@@ -10,16 +10,17 @@ import pandas as pd
 from dsg.benchmark.methods import Method
 from dsg.benchmark.nested import RESAMPLES, interval
 from dsg.benchmark.protocol import CHOSEN, HIGH, LOW, ReportJob, outcome_of
-from dsg.benchmark.statistics import bootstrap, by_image
 from dsg.benchmark.suite import Outcome, Suite
 from dsg.benchmark.tables import write_csv
 from dsg.benchmark.views import Place, is_headline, places_of
+from dsg.metrics.base import Column
+from dsg.metrics.image import COLUMNS
 from dsg.runs.results import write_text
+from dsg.runs.statistics import bootstrap, by_image
+from dsg.samplers import Cost
 
 MARGIN = 0.1  # dB of PSNR
 UNKNOWN = np.full(RESAMPLES, np.nan)
-TITLES = {"psnr": "PSNR [dB]", "haarpsi": "HaarPSI", "ssim": "SSIM", "lpips_vgg": "LPIPS (VGG)"}
-DIGITS = {"psnr": 2}
 LEVELS = {"steps": "Equal steps", "compute": "Equal compute", "own": "Own number of steps"}
 NOTES = {
     "steps": "Every sampler takes as many steps.",
@@ -66,7 +67,7 @@ def summary(places: Sequence[Place], jobs: Mapping[tuple, ReportJob], metrics: S
         table = images_of(jobs, place)
         if table is not None:
             row["images"] = table["image"].nunique()
-            row["compute"] = (table["network_evaluations"] + 2 * table["backward_passes"]).mean()
+            row["compute"] = Cost(table["network_evaluations"].mean(), table["backward_passes"].mean()).compute
             row["seconds"] = table["seconds"].mean()
             for name in metrics:
                 if name in table:
@@ -196,7 +197,7 @@ def markdown(
         for task, part in rows.groupby("task", sort=False):
             text += f"\n### {task.replace('_', ' ')}\n\n{table_of(part, chosen, metrics, view)}\n"
     if len(compared):
-        text += f"\n## Differences in {TITLES[metrics[0]]}, image by image\n\n{difference_table(compared)}\n"
+        text += f"\n## Differences in {column_of(metrics[0]).title}, image by image\n\n{difference_table(compared)}\n"
     refused = views.dropna(subset="refused")[["task", "method", "refused"]].drop_duplicates()
     if len(refused):
         lines = refused.rename(columns={"refused": "why there is nothing"})
@@ -204,8 +205,12 @@ def markdown(
     return text
 
 
+def column_of(metric: str) -> Column:
+    return COLUMNS.get(metric, Column(metric, metric))
+
+
 def unit(metric: str) -> str:
-    return "dB" if metric == "psnr" else TITLES[metric]
+    return "dB" if metric == "psnr" else column_of(metric).title
 
 
 def table_of(part: pd.DataFrame, chosen: pd.DataFrame, metrics: Sequence[str], view: str) -> str:
@@ -217,17 +222,18 @@ def table_of(part: pd.DataFrame, chosen: pd.DataFrame, metrics: Sequence[str], v
     columns["value"] = [value_of(chosen, row) for row in part.itertuples()]
     for name in metrics:
         if name in part and part[name].notna().any():
-            digits = DIGITS.get(name, 3)
-            columns[TITLES[name]] = bold_best(part, name, digits)
-            bounds = {b: part[f"{name}_{b}"].map(number(digits)) for b in ("low", "high")}
-            columns |= {f"{TITLES[name]}, {b}": texts for b, texts in bounds.items()}
+            column = column_of(name)
+            columns[column.title] = bold_best(part, column)
+            bounds = {b: part[f"{name}_{b}"].map(number(column.digits)) for b in ("low", "high")}
+            columns |= {f"{column.title}, {b}": texts for b, texts in bounds.items()}
     return pd.DataFrame(columns).to_markdown(index=False, disable_numparse=True)
 
 
-def bold_best(part: pd.DataFrame, name: str, digits: int) -> list[str]:
-    best = part.groupby("level")[name].transform("min" if name.startswith("lpips") else "max")
-    texts = part[name].map(number(digits))
-    return [f"**{text}**" if text and v == b else text for text, v, b in zip(texts, part[name], best)]
+def bold_best(part: pd.DataFrame, column: Column) -> list[str]:
+    values = part[column.name]
+    best = part.groupby("level")[column.name].transform("max" if column.larger_is_better else "min")
+    texts = values.map(number(column.digits))
+    return [f"**{text}**" if text and v == b else text for text, v, b in zip(texts, values, best)]
 
 
 def difference_table(compared: pd.DataFrame) -> str:

@@ -20,6 +20,13 @@ from dsg.checkpoints import file_hash, read_state_dict, resolve
 from dsg.metrics.base import Column, ImageMetric
 from dsg.runs.inputs import Input
 
+COLUMNS = {  # by name of the metric
+    "psnr": Column("psnr", "PSNR [dB]", 2, True),
+    "ssim": Column("ssim", "SSIM", 3, True),
+    "haarpsi": Column("haarpsi", "HaarPSI", 3, True),
+    "lpips_vgg": Column("lpips_vgg", "LPIPS (VGG)", 3, False),
+    "lpips_alex": Column("lpips_alex", "LPIPS (Alex)", 3, False),
+}
 BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}  # torchvision's files
 
 
@@ -38,7 +45,7 @@ class FullReference(ImageMetric):
 
 
 class PSNR(FullReference):
-    column = Column("psnr", "PSNR [dB]", 2, True)
+    column = COLUMNS["psnr"]
 
     def compare(self, x: Tensor, y: Tensor) -> Tensor:
         from torchmetrics.functional.image import peak_signal_noise_ratio
@@ -47,7 +54,7 @@ class PSNR(FullReference):
 
 
 class SSIM(FullReference):
-    column = Column("ssim", "SSIM", 3, True)
+    column = COLUMNS["ssim"]
 
     def compare(self, x: Tensor, y: Tensor) -> Tensor:
         from torchmetrics.functional.image import structural_similarity_index_measure
@@ -56,7 +63,7 @@ class SSIM(FullReference):
 
 
 class HaarPSI(FullReference):
-    column = Column("haarpsi", "HaarPSI", 3, True)
+    column = COLUMNS["haarpsi"]
 
     def compare(self, x: Tensor, y: Tensor) -> Tensor:
         import piq
@@ -76,8 +83,7 @@ class LPIPS(FullReference):
     def __init__(self, net: str = "vgg", backbone: str | None = None):
         if net not in BACKBONES:
             raise ValueError(f"metric.lpips.net={net} is unknown: one of {', '.join(BACKBONES)}")
-        title = {"vgg": "LPIPS (VGG)", "alex": "LPIPS (Alex)"}[net]
-        self.net, self.column = net, Column(f"lpips_{net}", title, 3, False)
+        self.net, self.column = net, COLUMNS[f"lpips_{net}"]
         cached = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONES[net]
         places = [resolve(backbone)] if backbone else [resolve(f"checkpoints/{BACKBONES[net]}"), cached]
         self.file = next((file for file in places if file.is_file()), None)

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.benchmark.statistics import bootstrap
 from dsg.metrics.base import Column, SetMetric
 from dsg.noise import rng
 from dsg.priors.base import Prior
 from dsg.priors.gaussian_mixture import GaussianMixture
 from dsg.runs.inputs import Input, to_uint8
 from dsg.runs.prepare import load_once_from
+from dsg.runs.statistics import bootstrap
 from dsg.theory.distances import sliced_wasserstein
 from dsg.theory.draws import PosteriorDraws
 from dsg.theory.posterior import explicit_matrix

@@ -21,6 +21,7 @@ from dsg.runs.evaluation import find_runs
 from dsg.runs.prepare import build
 from dsg.runs.results import OWNER, SUMMARY
 from dsg.runs.summary import NOT_METRICS, PER_IMAGE, means, means_of_sets
+from dsg.samplers import Cost
 from tasks.inverse import LinearInverseProblem
 
 TABLE = "per_image.csv"
@@ -72,9 +73,9 @@ class Entry:
 
     @property
     def compute(self) -> float | None:
-        """Forward passes of an image; a backward pass counts two."""
+        """Of an image, in forward passes."""
         forward, backward = self.summary["network_evaluations"], self.summary["backward_passes"]
-        return None if forward is None else forward + 2 * (backward or 0)
+        return None if forward is None else Cost(forward, backward or 0).compute
 
 
 def collect(folders: Sequence[Path], config_dirs: Sequence[str] = ()) -> tuple[list[Entry], list[str]]:

@@ -14,15 +14,18 @@ import yaml
 from dsg.benchmark.methods import Method
 from dsg.config import load
 from dsg.metrics.base import Column
+from dsg.metrics.distribution import FID
+from dsg.metrics.image import COLUMNS
 from dsg.options import leaves
 from dsg.runs.prepare import build
 
 ASSETS = Path(__file__).parent / "assets"
 TITLES = {
-    "psnr": Column("psnr", "PSNR [dB]", 2, True), "fid": Column("fid", "FID", 2, False),
-    "lpips_vgg": Column("lpips_vgg", "LPIPS (VGG)", 3, False),
+    "psnr": COLUMNS["psnr"],
+    "fid": FID.column,
+    "lpips_vgg": COLUMNS["lpips_vgg"],
     "lpips_piq": Column("lpips_piq", "LPIPS (piq)", 3, False),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dsg.benchmark.statistics import bootstrap, by_image
+from dsg.runs.statistics import bootstrap, by_image
 from dsg.runs.summary import NOT_METRICS
 
 

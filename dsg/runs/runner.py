@@ -24,9 +24,9 @@ from dsg.runs.results import BY, SUMMARY, Results, file_digest, write_text
 from dsg.runs.shards import shard_of_this_process
 from dsg.runs.summary import write_summary
 from dsg.runs.tries import best_try
-from dsg.samplers import Sampler, StepState, sample
+from dsg.samplers import Cost, Sampler, StepState, sample
 
-WEIGHT = {"forward": 1, "backward": 2}  # of a pass, for progress bars (`dsg.samplers.Cost.compute`)
+WEIGHT = {"forward": Cost(1, 0).compute, "backward": Cost(0, 1).compute}  # of a pass, for progress bars
 
 
 @dataclass(frozen=True)

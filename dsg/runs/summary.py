@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from dsg.benchmark.statistics import bootstrap
 from dsg.runs.results import SUMMARY, Results, write_text
+from dsg.runs.statistics import bootstrap
 
 MADE_WITH = ("code", "torch", "device")
 OF_THE_BATCH = ["batch_size", "peak_memory"]  # in the parts; of the images they say nothing

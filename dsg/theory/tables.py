@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from dsg.benchmark import statistics
 from dsg.benchmark.jobs import Job
 from dsg.metrics.base import Column
+from dsg.runs import statistics
 from dsg.theory.diagnosis import concentration
 from dsg.theory.ground_truth import METRICS
 
@@ -67,7 +67,7 @@ def gathered(jobs: Iterable[Job]) -> dict[str, pd.DataFrame]:
 
 
 def keyed(observations: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
-    """By (setting, method, steps), as `dsg.benchmark.statistics` has them by (task, method, steps)."""
+    """By (setting, method, steps), as `dsg.runs.statistics` has them by (task, method, steps)."""
     table = observations.rename(columns={"observation": "image"})
     return dict(iter(table.groupby(KEY, sort=False)))
 

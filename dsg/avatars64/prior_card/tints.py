@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from dsg.benchmark.statistics import bootstrap
 from dsg.metrics.distribution import EvaluatorFrechet
+from dsg.runs.statistics import bootstrap
 from tasks.networks.parts import read_parts
 
 FACE = 1  # in the label maps
