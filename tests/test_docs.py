@@ -196,19 +196,53 @@ def test_the_table_of_phase_retrieval_has_both_views_of_its_suite():
             assert cell == ("" if number is None else f"{number:.2f}"), (name, view)
 
 
-@pytest.mark.parametrize("page, heading", [("docs/results.md", "The headline"), ("docs/what-makes-dsg-work.md", None)])
-def test_the_differences_of_the_headline_are_those_of_its_suite(page, heading):
-    paired = pd.read_csv(ROOT / "results/headline/paired.csv").set_index(["task", "method", "base"])
-    text = PAGES[ROOT / page] if heading is None else PAGES[ROOT / page].split(f" {heading}\n")[1]
-    (_, rows) = next(found for found in tables(text) if found[0][0] == "mean of the four tasks [dB]")
+@pytest.mark.parametrize(
+    "page, heading, count, folder, interval",
+    [("docs/results.md", "The headline", "four", "headline", "nested_"),
+     ("docs/what-makes-dsg-work.md", "What makes DSG work", "four", "headline", "nested_"),
+     ("docs/results.md", "At 50 steps", "seven", "suite-benchmark-50", ""),
+     ("docs/results.md", "At 100 steps", "four", "suite-benchmark-100", "")],
+)  # fmt: skip
+def test_the_differences_of_a_page_are_those_of_the_suite(page, heading, count, folder, interval):
+    paired = pd.read_csv(ROOT / "results" / folder / "paired.csv")
+    paired = paired[paired["view"] == "steps"].set_index(["task", "method", "base"])
+    text = PAGES[ROOT / page].split(f" {heading}\n")[1]
+    (_, rows) = next(found for found in tables(text) if found[0][0] == f"mean of the {count} tasks [dB]")
     for k, (family, control) in enumerate(
         (("dps", "additive"), ("freedom", "freedom_additive"), ("mpgd", "mpgd_additive"))
     ):
         pairs = (f"{family}_dsg", family), (control, family), (f"{family}_dsg", control)
         for row, pair, digits in zip(rows, pairs, (1, 1, 2), strict=True):
-            found = paired.loc[("mean of 4", *pair)]
-            low, high = found["nested_low"], found["nested_high"]
+            found = paired.loc[(f"mean of {dict(four=4, seven=7)[count]}", *pair)]
+            low, high = found[f"{interval}low"], found[f"{interval}high"]
             assert row[1 + k] == f"{found['difference']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]", pair
+
+
+def test_what_stands_beside_the_rivals_own_settings_is_of_the_same_faces():
+    faces = pd.read_csv(ROOT / "results/suite-benchmark_own/images.csv")["image"].unique()
+    images = pd.read_csv(ROOT / "results/suite-benchmark-50/images.csv")
+    images = images[(images["at"] == "chosen") & images["image"].isin(faces)]
+    means = images.groupby(["method", "steps", "task"])["psnr"].mean()
+    text = PAGES[ROOT / "docs/results.md"].split("### Rivals at their own settings\n")[1].split("\n#")[0]
+    (_, *columns), rows = list(tables(text))[1]
+    for (_, *cells), sampler in zip(rows, (("additive", 50), ("dps_dsg", 50), ("mpgd_dsg", 150)), strict=True):
+        assert cells == [f"{means[(*sampler, TASKS[column])]:.2f}" for column in columns], sampler
+
+
+@pytest.mark.parametrize("number, first, folder", [(0, 0, "denoise"), (1, 0, "denoise-0.1"), (1, 3, "denoise-0.3")])
+def test_the_tables_of_denoising_are_those_of_its_suites(number, first, folder):
+    found = pd.read_csv(ROOT / "results" / folder / "tradeoff.csv").set_index("method")
+    text = PAGES[ROOT / "docs/results.md"].split("### Against the learned prior's own posterior\n")[1].split("\n#")[0]
+    _, rows = list(tables(text))[number]
+    assert len(rows) == len(found) - 1  # but the mean of the reference
+    for name, *cells in rows:
+        known = METHODS | {"the posterior": "denoise_oracle"}
+        row = found.loc[known.get(name, name.lower().replace(" + ", "_"))]
+        intervals = [
+            [f"{row[part + end]:.3f}"[1:] for end in ("", "_low", "_high")] for part in ("spread", "to_reference")
+        ]
+        expected = [f"{row['psnr']:.2f}", *(f"{mean} [{low}, {high}]" for mean, low, high in intervals)]
+        assert cells[first : first + 3] == expected, name
 
 
 CASES = [("Noise", "noise", 0.05), ("Blur", "blur", 2.0), ("Mask", "mask", 0.7), ("Prior", "prior", 0.0)]
