@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dsg.cli import CommandLine, explain, parse, rewrite
-from dsg.errors import first_line
+from dsg.files import first_line
 from dsg.runs.comparison import Finished
 from dsg.runs.outcomes import Outcome, Outcomes
 

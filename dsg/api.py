@@ -8,7 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:  # importing torch takes seconds
     from dsg.priors.base import Prior
-    from dsg.runs.inputs import Input
+    from dsg.types import Input
     from tasks.base import Task
 
 
@@ -60,10 +60,10 @@ def restore(
 
     from dsg import config
     from dsg.noise import ImageNoise
-    from dsg.runs.inputs import Data, to_uint8
     from dsg.runs.prepare import build, build_task, check_shape, load_once_from, pick_device
     from dsg.runs.tries import best_try
     from dsg.samplers import sample
+    from dsg.types import Data, to_uint8
     from tasks.inverse import InverseProblem
 
     chosen = config.load([f"model={model}", f"task={task}", f"sampler={sampler}", *overrides])
@@ -96,8 +96,8 @@ def _input(image, operator: "Task", shape: Sequence[int], degraded: bool, mask: 
     """What `restore` was given, checked, for images of `shape` (C, H, W)."""
     import torch
 
-    from dsg.runs import images
-    from dsg.runs.inputs import Input
+    from dsg import image_files as images
+    from dsg.types import Input
     from tasks.linear import Inpainting
 
     side, inpaints = shape[-1], isinstance(operator, Inpainting)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from dsg.errors import first_line
+from dsg.files import first_line
 
 
 def positive(text: str) -> int:

@@ -11,7 +11,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from dsg import transfer
-from dsg.errors import first_line
+from dsg.files import first_line
 from dsg.records import check_record, file_hash
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -19,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 
-from dsg.errors import first_line
+from dsg.files import first_line
 from dsg.launcher import check, chosen
 
 GROUPS = ("model", "task", "sampler", "data")

@@ -32,9 +32,9 @@ from yaml import YAMLError
 from dsg.cli import explain, quote, rewrite
 from dsg.layers import CONFIGS, Layers, Sources, entry, files, read, yaml_lines
 from dsg.options import accepts, check, fill, leaves, locate, parameters, suggestion
-from dsg.runs.inputs import Data
 from dsg.samplers.base import unused_options
 from dsg.tuned import at_steps, tuned_steps
+from dsg.types import Data
 from tasks.base import Task
 
 PARTS = ("model", "task", "sampler")

@@ -21,9 +21,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dsg.errors import first_line
-from dsg.runs import images
-from dsg.runs.results import write_text
+from dsg import image_files as images
+from dsg.files import first_line, write_text
 
 LARGEST, PIXELS = 64 << 20, 100_000_000
 MANIFEST, COLUMNS = "manifest.csv", ("id", "source", "sha256", "dataset", "protocol", "size")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
-from dsg.errors import first_line
+from dsg.files import first_line
 from dsg.records import compare, describe, file_hash, read_record, write_record
 from dsg.sources import Source
 from dsg.transfer import TIMEOUT, note_of, one_line, open_url, transfer_http

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dsg.runs import images
+from dsg import image_files as images
 
 RUN = ["sampler=mpgd_dsg", "sampler.steps=5", "data.limit=3", "batch_size=1", "metrics=[psnr,ssim]"]
 PLAIN, LOGGED = "wandb.mode=disabled", "wandb.mode=offline"

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
-from dsg.errors import first_line
+from dsg.files import first_line
 from dsg.options import leaves
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from dsg.errors import first_line
+from dsg.files import first_line
 
 PLAIN = (NoneType, bool, int, float, str)
 WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "null"}

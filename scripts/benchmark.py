@@ -30,12 +30,11 @@ from dsg.arguments import Parser, exit_code, positive
 from dsg.checkpoints import REPOSITORY
 from dsg.config import load
 from dsg.constraint import spherical_gaussian_step
-from dsg.errors import first_line
+from dsg.files import first_line, write_text
 from dsg.noise import ImageNoise
 from dsg.priors.adm import ADMUNet
 from dsg.runs.batches import peak_memory
 from dsg.runs.prepare import build, pick_device
-from dsg.runs.results import write_text
 
 DSG_SHARE = "DSG over its base method"
 SAMPLERS = ("unconditional", "dps", "dps_dsg", "freedom", "freedom_dsg", "mpgd", "mpgd_dsg")

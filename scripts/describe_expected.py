@@ -1,12 +1,12 @@
-"""Write docs/expected.md, published figures to check a run against, from dsg/report/assets/expected.csv.
+"""Write docs/expected.md, published figures to check a run against, from dsg/suites/report/assets/expected.csv.
 
 python scripts/describe_expected.py
 """
 
 from dsg.arguments import Parser
 from dsg.checkpoints import REPOSITORY
-from dsg.report.expected import page
-from dsg.runs.results import write_text
+from dsg.files import write_text
+from dsg.suites.report.expected import page
 
 
 def main() -> None:

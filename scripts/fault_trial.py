@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dsg import faults
 from dsg.arguments import Parser, not_negative
-from dsg.runs.results import write_text
+from dsg.files import write_text
 
 
 def main() -> int:

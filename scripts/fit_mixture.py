@@ -20,16 +20,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from dsg import image_files as images
 from dsg.arguments import Parser, exit_code, positive
 from dsg.avatars64.faces import DATA, load_faces
 from dsg.checkpoints import REPOSITORY, record_shipped
 from dsg.config import load
+from dsg.files import temporary_name, write_text
 from dsg.priors.gaussian_mixture import GaussianMixture
 from dsg.priors.mixture_fit import fit
-from dsg.runs import images
-from dsg.runs.inputs import to_tensor, to_uint8
 from dsg.runs.prepare import build
-from dsg.runs.results import temporary_name, write_text
+from dsg.types import to_tensor, to_uint8
 
 FOLDER = REPOSITORY / "checkpoints/gaussian_mixture"
 CARD = """# gaussian_mixture: the closed-form prior
@@ -38,7 +38,7 @@ Written by `python scripts/fit_mixture.py`; every number and figure here is made
 
 **What.** A mixture of {components} Gaussians in {d} dimensions: 16x16 RGB avatars in [-1, 1]. Each has {rank} factors
 and a floor (standard deviation {floor_low:.3f} to {floor_high:.3f} per number). {size:.0f} kB (fp16, safetensors).
-What a sampler makes under it can be compared with the exact posterior (`dsg/theory/posterior.py`, `docs/theory.md`).
+What a sampler makes under it can be compared with the exact posterior (`docs/theory.md`).
 
 **Data.** The {faces:,} training faces of avatars64 (`checkpoints/avatars64/README.md`: licence, split),
 reduced to 16 px with Lanczos, as a run reduces its images.

@@ -16,8 +16,8 @@ import matplotlib
 import pandas as pd
 
 from dsg.arguments import Parser, exit_code
-from dsg.benchmark.methods import style
-from dsg.benchmark.view_tables import method_of
+from dsg.suites.methods import style
+from dsg.suites.view_tables import method_of
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dsg.arguments import Parser, exit_code, positive
 from dsg.checkpoints import REPOSITORY
 from dsg.datasets import DATASETS, PROTOCOLS, candidates, choose, damaged, opened, read_manifest, write_images
-from dsg.runs.results import write_text
+from dsg.files import write_text
 
 
 def main() -> int | None:

@@ -8,7 +8,7 @@ python scripts/report.py benchmark_small --tables --metrics psnr   # also report
 
 import sys
 
-from dsg.report.main import main
+from dsg.suites.report.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], __doc__))

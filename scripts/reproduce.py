@@ -15,7 +15,7 @@ goes on where it was; a finished one only writes its tables and figures again.
 
 import sys
 
-from dsg.benchmark.main import main
+from dsg.suites.main import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], __doc__))

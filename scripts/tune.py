@@ -25,12 +25,12 @@ from functools import partial
 from pathlib import Path
 
 from dsg.arguments import Parser, positive
-from dsg.benchmark import engine
-from dsg.benchmark.dry import describe
-from dsg.benchmark.main import tell
-from dsg.benchmark.tuning import TITLES
-from dsg.benchmark.tuning_curves import draw
-from dsg.benchmark.tuning_plan import RESULTS, copy_table, defaults, plan
+from dsg.suites import engine
+from dsg.suites.dry import describe
+from dsg.suites.main import tell
+from dsg.suites.tuning import TITLES
+from dsg.suites.tuning_curves import draw
+from dsg.suites.tuning_plan import RESULTS, copy_table, defaults, plan
 
 
 def parse_args() -> argparse.Namespace:

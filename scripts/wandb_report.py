@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from dsg.arguments import Parser, exit_code
-from dsg.errors import first_line
-from dsg.report.collect import collect
-from dsg.report.main import folders_of, title_of
+from dsg.files import first_line
+from dsg.suites.report.collect import collect
+from dsg.suites.report.main import folders_of, title_of
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
 def work(args: Namespace) -> int:
     """Make the report, and save it unless --dry."""
     try:
-        from dsg.report import workspace
+        from dsg.suites.report import workspace
     except ModuleNotFoundError as error:
         print(f'error: {error.name} is missing: pip install -e ".[report]"', file=sys.stderr)
         return 2

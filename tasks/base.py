@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.metrics.base import Column
 from dsg.priors.base import Prior
-from dsg.runs.inputs import Data, Input
+from dsg.types import Column, Data, Input
 
 Condition = Mapping[str, Tensor]
 

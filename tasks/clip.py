@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsg.checkpoints import load_pretrained, resolve
-from dsg.errors import first_line
-from dsg.metrics.base import Column
-from dsg.runs.inputs import Input
+from dsg.files import first_line
+from dsg.types import Column, Input
 from tasks.base import Condition
 from tasks.networks.base import GuidanceNetwork
 from tasks.semantic import SemanticTask

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.metrics.base import Column
-from dsg.runs.inputs import Data, Input
+from dsg.types import Column, Data, Input
 from tasks.base import Condition, Task
 from tasks.semantic import SemanticTask
 

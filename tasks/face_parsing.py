@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from dsg.metrics.base import Column
-from dsg.runs.inputs import Input, to_tensor
+from dsg.types import Column, Input, to_tensor
 from tasks.base import Condition
 from tasks.networks.base import GuidanceNetwork
 from tasks.segmentation import mean_iou

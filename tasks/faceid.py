@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from dsg.metrics.base import Column
-from dsg.runs.inputs import Input, to_tensor
+from dsg.types import Column, Input, to_tensor
 from tasks.base import Condition
 from tasks.networks.base import GuidanceNetwork
 from tasks.semantic import SemanticTask

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dsg import image_files as images
 from dsg.checkpoints import resolve
-from dsg.metrics.base import Column
 from dsg.noise import standard_normal
-from dsg.runs import images
-from dsg.runs.inputs import Data, Input, to_tensor, to_uint8
+from dsg.types import Column, Data, Input, to_tensor, to_uint8
 from tasks.base import Condition, Task
 from tasks.solvers import CUTOFF, SVD, proximal_by_gradients
 

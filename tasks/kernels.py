@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dsg.checkpoints import resolve
-from dsg.errors import first_line
+from dsg.files import first_line
 
 
 def bicubic_matrix(n: int, factor: int) -> np.ndarray:

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dsg import image_files as images
 from dsg.checkpoints import resolve
 from dsg.noise import rng
-from dsg.runs import images
-from dsg.runs.inputs import Data, Input
+from dsg.types import Data, Input
 from tasks.base import Condition
 from tasks.inverse import LinearInverseProblem, is_integer, is_number
 from tasks.kernels import bicubic_matrix, gaussian_matrix, motion_kernel, read_kernel

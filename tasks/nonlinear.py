@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dsg.runs.inputs import Input
+from dsg.types import Input
 from tasks.base import Condition
 from tasks.inverse import InverseProblem, is_integer, is_number
 

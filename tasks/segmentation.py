@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dsg.metrics.base import Column
-from dsg.runs import images
-from dsg.runs.inputs import Input
+from dsg import image_files as images
+from dsg.types import Column, Input
 from tasks.base import Condition
 from tasks.networks.base import GuidanceNetwork
 from tasks.semantic import SMALLEST, SemanticTask

@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from dsg import image_files as images
 from dsg.checkpoints import resolve
-from dsg.metrics.base import Column
 from dsg.priors.base import Prior
 from dsg.priors.batching import in_fixed_batches
-from dsg.runs import images
-from dsg.runs.inputs import Data, Input
+from dsg.types import Column, Data, Input
 from tasks.base import Condition, Task
 from tasks.networks.base import GuidanceNetwork
 from tasks.prompts import read_prompts, slug

@@ -9,14 +9,14 @@ import torch
 from conftest import compose_config
 from safetensors.torch import load_file, save_file
 
-from dsg.benchmark.assumptions import CaseJob, breaks_at, cases, losses, sides_of
-from dsg.benchmark.degraded import degraded_weights
-from dsg.benchmark.image_jobs import ImageJob
-from dsg.benchmark.suite import Outcome, load
 from dsg.config import load_with_sources
 from dsg.runs.evaluation import finished_run
-from dsg.runs.inputs import Data
 from dsg.runs.prepare import build_task, prepare
+from dsg.studies.assumptions import CaseJob, breaks_at, cases, losses, sides_of
+from dsg.studies.degraded import degraded_weights
+from dsg.suites.run_jobs import ImageJob
+from dsg.suites.suite import Outcome, load
+from dsg.types import Data
 
 
 def task_of(*overrides):

@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT, save_clip
 from safetensors.torch import load_file
 
+from dsg import image_files as images
 from dsg.avatars64 import drawing, faces
 from dsg.avatars64.attributes import VALUES, draw_attributes
 from dsg.avatars64.estimates import estimate_shard, estimates
@@ -26,8 +27,7 @@ from dsg.avatars64.guidance_training.base import seen
 from dsg.avatars64.guidance_training.clip import Clip, word_tokenizer
 from dsg.avatars64.guidance_training.loop import JOBS, Training
 from dsg.avatars64.prior_card.denoising import load_prior
-from dsg.runs import images
-from dsg.runs.inputs import to_tensor
+from dsg.types import to_tensor
 from tasks.networks.evaluator import IDENTITY as COMPARED
 
 SHIPPED = ROOT / "data/avatars64"

@@ -9,8 +9,8 @@ import torch
 from conftest import ROOT, compose_config
 from hydra.utils import instantiate
 
-from dsg.runs import images
-from dsg.runs.inputs import to_tensor
+from dsg import image_files as images
+from dsg.types import to_tensor
 
 TABLE = pd.read_csv(ROOT / "checkpoints/avatars64/denoising.csv").set_index("t")
 FACES = 64  # of the table

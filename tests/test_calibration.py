@@ -4,14 +4,14 @@ import pandas as pd
 import pytest
 import torch
 
-from dsg.benchmark.suite import Outcome, load
 from dsg.priors.gaussian_mixture import seeded
 from dsg.samplers import DPS, Unconditional
 from dsg.schedule import NoiseSchedule, linear_betas
-from dsg.theory import calibration, plan
-from dsg.theory.calibration import BINS, chi_square, histograms, pooled_ranks, rank_test
-from dsg.theory.ground_truth import GroundTruth
-from dsg.theory.rivals import write
+from dsg.studies.posterior import calibration, plan
+from dsg.studies.posterior.calibration import BINS, chi_square, histograms, pooled_ranks, rank_test
+from dsg.studies.posterior.ground_truth import GroundTruth
+from dsg.studies.posterior.rivals import write
+from dsg.suites.suite import Outcome, load
 from tasks.matrix import Matrix
 
 

@@ -13,12 +13,12 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 
 import dsg.launcher
-from dsg.benchmark import cluster, engine
-from dsg.benchmark.jobs import Job
-from dsg.benchmark.main import main as reproduce
 from dsg.cli import parse
 from dsg.runs.comparison import Finished
 from dsg.runs.outcomes import Outcome, Outcomes
+from dsg.suites import cluster, engine
+from dsg.suites.jobs import Job
+from dsg.suites.main import main as reproduce
 
 needs_submitit = pytest.mark.skipif(dsg.launcher.find_spec("submitit") is None, reason="the extra slurm is missing")
 

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from dsg.benchmark import engine
-from dsg.benchmark.jobs import Job
-from dsg.benchmark.main import main, run_suites
-from dsg.benchmark.speed import Speed
-from dsg.benchmark.suite import Outcome, Suite
+from dsg.suites import engine
+from dsg.suites.jobs import Job
+from dsg.suites.main import main, run_suites
+from dsg.suites.speed import Speed
+from dsg.suites.suite import Outcome, Suite
 
 
 class Adds(Job):
@@ -94,7 +94,7 @@ class Waits(Adds):
 @pytest.mark.parametrize("end", ["ctrl-c", "killed"])
 def test_workers_end_with_the_suite_and_begin_no_other_job(tmp_path, end):
     code = (
-        "from pathlib import Path; from test_engine import Waits; from dsg.benchmark import engine\n"
+        "from pathlib import Path; from test_engine import Waits; from dsg.suites import engine\n"
         f"jobs = [Waits(Path({str(tmp_path)!r}), n) for n in range(1, 13)]\n"
         "if __name__ == '__main__': engine.run(jobs, 'a', workers=2)"
     )
@@ -190,9 +190,9 @@ def test_the_plan_of_a_group_ends_with_all_of_it(tmp_path, capsys):
 
 def test_a_table_that_fails_is_listed_like_a_run(tmp_path, capfd):
     (suite, _) = group_of(tmp_path, {}, {})
-    suite.yaml["tables"] += [{"_target_": "dsg.benchmark.figures.grid"}]
+    suite.yaml["tables"] += [{"_target_": "dsg.suites.figures.grid"}]
     assert run_suites([suite]) == 1
-    assert "dsg.benchmark.figures.grid: TypeError" in capfd.readouterr().err
+    assert "dsg.suites.figures.grid: TypeError" in capfd.readouterr().err
     assert (tmp_path / "a/table.txt").exists()
 
 
@@ -215,7 +215,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path, capsys):
 
 def test_a_dry_run_says_what_is_missing_and_how_to_get_it(tmp_path, capsys, monkeypatch):
     """All of it, not only the first thing; and the work is told all the same."""
-    monkeypatch.setattr("dsg.benchmark.image_jobs.speed_of", lambda *_: Speed(0.5, "ffhq256: half a second"))
+    monkeypatch.setattr("dsg.suites.run_jobs.speed_of", lambda *_: Speed(0.5, "ffhq256: half a second"))
     options = ["--suite=faceid", "--images=2"]
     assert main([*options, f"--out={tmp_path / 'o'}", "--dry"]) == 2
     told = capsys.readouterr().out

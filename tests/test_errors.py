@@ -5,7 +5,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from dsg.errors import first_line
+from dsg.files import first_line
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dsg.avatars64.captions import caption
 from dsg.metrics.semantic import AllAttributes, AttributeAccuracy, IdentityAttributes, Miou, SameIdentity
-from dsg.runs.inputs import Input
+from dsg.types import Input
 from tasks.networks.evaluator import load_evaluator, load_selector
 
 TEST = ROOT / "data/avatars64"

@@ -10,8 +10,8 @@ from conftest import PARITY, compose_config
 from hydra.utils import instantiate
 from PIL import Image
 
-from dsg.runs.inputs import Data
 from dsg.runs.prepare import prepare
+from dsg.types import Data
 from tasks.networks import base as networks
 from tasks.networks.bisenet import CLASSES, BiSeNet, read_bisenet
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from test_samplers import GaussianPrior, Pull, keyed, start
 
-from dsg.benchmark.attribution import TOTAL, shares, weights
-from dsg.benchmark.factors import Cell, Path, image_jobs, runs, theory_jobs
-from dsg.benchmark.suite import load
 from dsg.constraint import spherical_gaussian_step, subtracted_step
 from dsg.samplers import DPS, MPGD, sample
+from dsg.studies.attribution import TOTAL, shares, weights
+from dsg.studies.factors import Cell, Path, run_jobs, runs, theory_jobs
+from dsg.suites.suite import load
 
 N = start()[0].numel()
 LOW = {"window": [0, 800], "clip_denoised": False}  # where x0 of the Gaussian prior is more than rounding
@@ -183,10 +183,10 @@ def test_the_suite_runs_every_cell_of_its_paths_on_images_and_mixtures(tmp_path)
     suite.yaml["paths"] = {"a": suite.yaml["paths"]["the additive control to DPS + DSG"]}
     suite.yaml["mixture"]["settings"].popitem()
     cells = runs(suite)
-    jobs = image_jobs(suite)
+    jobs = run_jobs(suite)
     assert len(jobs) == len(cells) == len({job.key for job in jobs}) == len({job.search.key for job in jobs})
     (dsg,) = [j for j in jobs if j.report.value == "sphere,projected,replaced,eta1" and j.report.sampler == "dps"]
-    sampler = dsg.report.sampler_object
+    sampler = dsg.suites.report.sampler_object
     assert (sampler.scaling, sampler.projected, sampler.keeps_noise, sampler.eta) == ("sphere", True, False, 1.0)
     assert not sampler.spherical and sampler.spacing == "linspace" and sampler.tunable.high == 1.0
     mixtures = [job for job in theory_jobs(suite) if job.method != "exact"]

@@ -11,8 +11,8 @@ from hydra.utils import instantiate
 
 from dsg.metrics.guidance import CLIPScore
 from dsg.runs.evaluation import add_metrics
-from dsg.runs.inputs import Input, to_tensor
 from dsg.runs.prepare import prepare
+from dsg.types import Input, to_tensor
 from tasks.networks.base import GuidanceNetwork
 
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

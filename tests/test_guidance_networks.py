@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models.segmentation import LRASPP_MobileNet_V3_Large_Weights, lraspp_mobilenet_v3_large
 
-from dsg.runs.inputs import Data, to_tensor
 from dsg.runs.prepare import prepare
+from dsg.types import Data, to_tensor
 from tasks.clip import CLIPNetwork, load_clip
 from tasks.networks import base as networks
 from tasks.networks.irse import IRSE, load_irse, read_irse

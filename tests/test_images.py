@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsg.runs import images
-from dsg.runs.inputs import to_tensor, to_uint8
+from dsg import image_files as images
+from dsg.types import to_tensor, to_uint8
 
 
 def gradient(width, height):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsg.runs.inputs import Data, to_tensor, to_uint8
+from dsg.types import Data, to_tensor, to_uint8
 from tasks.linear import BoxInpainting, GaussianDeblur, Inpainting, MotionDeblur, SuperResolution
 from tasks.matrix import Matrix
 

@@ -13,8 +13,8 @@ from dsg.metrics.base import at_once, in_parts
 from dsg.metrics.distribution import EvaluatorFrechet, frechet_distance
 from dsg.metrics.image import BACKBONES, LPIPS, PSNR, SSIM, HaarPSI, lpips_network
 from dsg.metrics.semantic import load_evaluator
-from dsg.runs.inputs import Input
 from dsg.runs.statistics import bootstrap
+from dsg.types import Input
 
 
 def random_images(count=2, size=64):

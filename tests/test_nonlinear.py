@@ -12,13 +12,13 @@ from dsg.config import load_with_sources
 from dsg.noise import ImageNoise
 from dsg.priors.base import CountedPrior, Prediction, Prior
 from dsg.priors.gaussian_mixture import seeded
-from dsg.runs.inputs import Data, Input
 from dsg.runs.prepare import prepare
 from dsg.runs.tries import best_try
 from dsg.samplers import Unconditional, sample
 from dsg.samplers.denoise_oracle import DenoiseOracle, matched, time_of
 from dsg.schedule import NoiseSchedule, linear_betas
-from dsg.theory.ground_truth import GroundTruth
+from dsg.studies.posterior.ground_truth import GroundTruth
+from dsg.types import Data, Input
 from tasks.denoise import Denoising
 from tasks.linear import Inpainting
 from tasks.nonlinear import HDR, PhaseRetrieval

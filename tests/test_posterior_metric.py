@@ -10,8 +10,8 @@ from dsg.metrics.posterior import SlicedWasserstein
 from dsg.priors.gaussian_mixture import seeded
 from dsg.runs.evaluation import add_metrics
 from dsg.runs.prepare import prepare
-from dsg.theory.draws import PosteriorDraws
-from dsg.theory.posterior import posterior
+from dsg.studies.posterior.draws import PosteriorDraws
+from dsg.studies.posterior.posterior import posterior
 
 
 def test_draws_are_those_of_the_dense_posterior():

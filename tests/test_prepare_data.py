@@ -12,8 +12,8 @@ from conftest import ROOT
 from PIL import Image
 
 from dsg import datasets
+from dsg import image_files as images
 from dsg.datasets import DATASETS, candidates, choose, damaged, opened, prepare_image, read_manifest, write_images
-from dsg.runs import images
 
 FFHQ, IMAGENET, CELEBAHQ = (DATASETS[name] for name in ("ffhq", "imagenet", "celebahq"))
 

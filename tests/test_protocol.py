@@ -6,16 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dsg.benchmark import tradeoff, view_tables
-from dsg.benchmark.choice import choice, choose
-from dsg.benchmark.nested import Measured, interval
-from dsg.benchmark.protocol import CHOSEN, HIGH, LOW, Extra, outcome_of
-from dsg.benchmark.suite import load
-from dsg.benchmark.tradeoff import distances
-from dsg.benchmark.trials import Trials
-from dsg.benchmark.view_tables import markdown, verdict
-from dsg.benchmark.views import MMSE, Place, jobs, places_of
 from dsg.samplers import Tunable
+from dsg.studies import tradeoff, view_tables
+from dsg.studies.tradeoff import distances
+from dsg.suites.choice import choice, choose
+from dsg.suites.nested import Measured, interval
+from dsg.suites.protocol import CHOSEN, HIGH, LOW, Extra, outcome_of
+from dsg.suites.suite import load
+from dsg.suites.trials import Trials
+from dsg.suites.view_tables import markdown, verdict
+from dsg.suites.views import MMSE, Place, jobs, places_of
 
 SIZE, RATE = Tunable("step_size", 4.0), Tunable("guidance_rate", 0.2, high=1.0)
 GRID = np.array([1, 2, 4, 8, 16], dtype=float)

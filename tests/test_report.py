@@ -15,15 +15,16 @@ from PIL import Image
 
 from dsg.config import load, load_with_sources, to_yaml
 from dsg.layers import files
-from dsg.metrics.base import Column, SetMetric
-from dsg.report import tables
-from dsg.report.collect import collect, tell_apart
-from dsg.report.command import command, overrides
-from dsg.report.expected import TITLES
-from dsg.report.expected import page as page_of_figures
-from dsg.report.expected import table as figures
-from dsg.report.main import main
-from dsg.report.page import ASSETS, SCRIPTS, settings
+from dsg.metrics.base import SetMetric
+from dsg.suites.report import tables
+from dsg.suites.report.collect import collect, tell_apart
+from dsg.suites.report.command import command, overrides
+from dsg.suites.report.expected import TITLES
+from dsg.suites.report.expected import page as page_of_figures
+from dsg.suites.report.expected import table as figures
+from dsg.suites.report.main import main
+from dsg.suites.report.page import ASSETS, SCRIPTS, settings
+from dsg.types import Column
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NASTY = "a<b>&'\"</script><img src=x onerror=alert(1)>"
@@ -443,7 +444,7 @@ def test_tables_have_a_row_for_what_was_published(checked):
 
 
 def test_the_report_of_a_group_is_of_its_suites_that_have_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("dsg.benchmark.suite.FOLDER", tmp_path)
+    monkeypatch.setattr("dsg.suites.suite.FOLDER", tmp_path)
     for name in "abc":
         (tmp_path / f"{name}.yaml").write_text(f"out: {tmp_path / name}\njobs: {{}}\n")
     (tmp_path / "group.yaml").write_text(f"suites: [a, b, c]\nout: {tmp_path / 'together'}\n")

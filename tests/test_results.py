@@ -11,7 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from dsg.runs.results import Results, sweep, temporary_name, write_text
+from dsg.files import sweep, temporary_name, write_text
+from dsg.runs.results import Results
 
 
 def row(name, **numbers):
@@ -48,7 +49,7 @@ def test_metrics_without_their_image_say_nothing(tmp_path):
 
 
 def test_an_image_that_is_not_as_it_was_written_is_not_whole(tmp_path):
-    from dsg.runs.results import file_digest
+    from dsg.files import file_digest
 
     results = Results(tmp_path / "o", {"a": 1})
     results.claim("b: 2\n")

@@ -10,10 +10,10 @@ from hydra.utils import instantiate
 from dsg.constraint import norm
 from dsg.noise import ImageNoise, standard_normal
 from dsg.priors.base import CountedPrior, Prediction, Prior
-from dsg.runs.inputs import Data, to_tensor, to_uint8
 from dsg.samplers import DPS, MPGD, FreeDoM, Unconditional, sample
 from dsg.samplers.diffrgd import DiffRGD
 from dsg.schedule import NoiseSchedule, linear_betas
+from dsg.types import Data, to_tensor, to_uint8
 
 SIDE = 32
 KERNELS = [

@@ -187,8 +187,8 @@ def test_rows_of_a_benchmark_that_fail_are_said_and_the_others_are_kept(tmp_path
         ("estimate_memory", ["--models", "avatars64"], "dsg.priors.memory.adm_step_gib"),
         ("evaluate", ["/nowhere", "--metrics", "psnr"], "dsg.runs.evaluation.find_runs"),
         ("evaluate", ["--statistics", "a", "--to", "b.npz"], "dsg.runs.prepare.pick_device"),
-        ("report", ["/nowhere"], "dsg.report.main.folders_of"),
-        ("wandb_report", ["/nowhere"], "dsg.report.main.folders_of"),
+        ("report", ["/nowhere"], "dsg.suites.report.main.folders_of"),
+        ("wandb_report", ["/nowhere"], "dsg.suites.report.main.folders_of"),
     ],
 )
 def test_ctrl_c_is_one_line_and_exit_code_130(name, options, part, monkeypatch, capsys):

@@ -16,8 +16,8 @@ from dsg.avatars64.attributes import IDENTITY, variation
 from dsg.avatars64.captions import WORDS, asked_for, caption
 from dsg.avatars64.drawing import render, render_parts
 from dsg.priors.base import Prior
-from dsg.runs.inputs import Data, Input
 from dsg.runs.prepare import prepare
+from dsg.types import Data, Input
 from tasks.networks import base as networks
 from tasks.prompts import read_prompts, slug
 from tasks.segmentation import mean_iou

@@ -7,8 +7,8 @@ import torch
 from conftest import compose_config
 from omegaconf import OmegaConf
 
-from dsg.benchmark.speed import _operations, speed_of
 from dsg.priors.architectures import random_network
+from dsg.suites.speed import _operations, speed_of
 
 
 def config_of(*overrides):

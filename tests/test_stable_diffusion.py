@@ -15,13 +15,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dsg.benchmark.main import run_suites
-from dsg.benchmark.suite import load as load_suite
 from dsg.priors.memory import SD14_UNET, SD14_VAE
 from dsg.priors.stable_diffusion import Pipeline, StableDiffusion
 from dsg.runs.prepare import prepare
 from dsg.samplers import sample
 from dsg.schedule import NoiseSchedule, scaled_linear_betas
+from dsg.suites.main import run_suites
+from dsg.suites.suite import load as load_suite
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,16 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from dsg.benchmark import figures, kept
-from dsg.benchmark.main import main
-from dsg.benchmark.methods import Method, style
-from dsg.benchmark.plan import plan
-from dsg.benchmark.suite import FOLDER, load, members, names, read
-from dsg.benchmark.tables import method_and_steps, sections
-from dsg.metrics.base import Column
 from dsg.runs.statistics import paired, summarise
 from dsg.samplers import DPS, Unconditional
 from dsg.samplers.denoise_oracle import DenoiseOracle
+from dsg.suites import figures, kept
+from dsg.suites.main import main
+from dsg.suites.methods import Method, style
+from dsg.suites.plan import plan
+from dsg.suites.suite import FOLDER, load, members, names, read
+from dsg.suites.tables import method_and_steps, sections
+from dsg.types import Column
 
 PSNR, LPIPS = Column("psnr", "PSNR [dB]", 2, True), Column("lpips_vgg", "LPIPS", 3, False)
 WRITTEN = "table.md table.csv paired.csv grid.png steps.png step_sizes.png manifold_deviation.png".split()

@@ -13,10 +13,10 @@ from hydra.utils import instantiate
 from dsg.priors.base import CountedPrior
 from dsg.priors.gaussian_mixture import seeded
 from dsg.samplers import GuidedState
-from dsg.theory import quantities
-from dsg.theory.ablations import ExactDirection, ExactLength
-from dsg.theory.diagnosis import gradients
-from dsg.theory.ground_truth import GroundTruth
+from dsg.studies.posterior import quantities
+from dsg.studies.posterior.ablations import ExactDirection, ExactLength
+from dsg.studies.posterior.diagnosis import gradients
+from dsg.studies.posterior.ground_truth import GroundTruth
 from tasks.matrix import Matrix
 
 

@@ -10,9 +10,9 @@ import pytest
 from conftest import FAST, prepared
 
 from dsg.config import load_with_sources
-from dsg.metrics.base import Column
 from dsg.runs import main, tracking
 from dsg.runs.tracking import log
+from dsg.types import Column
 
 
 def failing(*args, **kwargs):
@@ -42,7 +42,7 @@ def test_trouble_with_wandb_is_one_warning_and_the_next_call_logs(finished, monk
 def test_the_panels_of_a_report_ask_for_what_is_logged(finished, tmp_path, monkeypatch):
     import wandb
 
-    workspace = pytest.importorskip("dsg.report.workspace", reason='needs the extra "report"')
+    workspace = pytest.importorskip("dsg.suites.report.workspace", reason='needs the extra "report"')
     shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("wandb*"))
     summary = json.loads((tmp_path / "o/metrics.json").read_text())
     summary["set_metrics"] = {"fid": {"value": 3.0}, "sliced_wasserstein": {"value": 0.5, "low": 0.4, "high": 0.6}}

@@ -13,12 +13,12 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from dsg.benchmark import engine
-from dsg.benchmark.search import BEYOND, has_ended, is_inside, next_value
-from dsg.benchmark.trials import Trials
-from dsg.benchmark.tuned_table import set_entry
-from dsg.benchmark.tuning_plan import copy_table, plan
 from dsg.samplers import Tunable
+from dsg.suites import engine
+from dsg.suites.search import BEYOND, has_ended, is_inside, next_value
+from dsg.suites.trials import Trials
+from dsg.suites.tuned_table import set_entry
+from dsg.suites.tuning_plan import copy_table, plan
 from tasks.networks.evaluator import hash_of
 
 STEP_SIZE, RATE = Tunable("step_size", 4.0), Tunable("guidance_rate", 0.2, high=1.0)

@@ -13,9 +13,9 @@ pytest.importorskip("wandb_workspaces", reason='needs the extra "report"')
 
 import wandb_workspaces.reports.v2 as wr  # noqa: E402
 
-from dsg.metrics.base import Column  # noqa: E402
-from dsg.report import workspace  # noqa: E402
-from dsg.report.collect import Entry  # noqa: E402
+from dsg.suites.report import workspace  # noqa: E402
+from dsg.suites.report.collect import Entry  # noqa: E402
+from dsg.types import Column  # noqa: E402
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts/wandb_report.py"
 COLUMNS = {
@@ -116,7 +116,7 @@ SAVE = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_wandb_report import entry, script
-from dsg.report import workspace
+from dsg.suites.report import workspace
 sys.exit(script().save(workspace.report([entry("inpaint", 20)], "Title", "dsg", "team", "embedded")))
 """
 

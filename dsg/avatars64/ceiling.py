@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from dsg import image_files as images
 from dsg.avatars64.captions import asked_for
-from dsg.benchmark.references import ReferenceJob, of_every_task, own_metrics
-from dsg.benchmark.suite import Suite
 from dsg.checkpoints import REPOSITORY
-from dsg.runs import images
-from dsg.runs.inputs import Input
 from dsg.runs.runner import Run
+from dsg.suites.references import ReferenceJob, of_every_task, own_metrics
+from dsg.suites.suite import Suite
+from dsg.types import Input
 
 DATA = REPOSITORY / "data/avatars64"
 MOST = 4  # faces for a prompt

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dsg.files import temporary_name
 from dsg.priors.base import Prior
-from dsg.runs.inputs import to_tensor, to_uint8
-from dsg.runs.results import temporary_name
+from dsg.types import to_tensor, to_uint8
 
 HIGHEST = 900  # t; above, an estimate shows next to nothing of the face
 BATCH = 64

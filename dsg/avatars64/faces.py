@@ -22,7 +22,7 @@ from tqdm import tqdm
 from dsg.avatars64.attributes import VARIATIONS, draw_attributes, variation
 from dsg.avatars64.drawing import render, render_parts
 from dsg.checkpoints import REPOSITORY
-from dsg.runs.results import temporary_name, write_text
+from dsg.files import temporary_name, write_text
 
 DATA = REPOSITORY / "data/avatars64"
 SHARD = 4096

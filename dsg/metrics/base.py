@@ -4,7 +4,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -12,27 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dsg.runs.inputs import Input
+from dsg.types import Column, Input
 
 if TYPE_CHECKING:
     from dsg.runs.runner import Run
-
-
-@dataclass(frozen=True)
-class Column:
-    """How a number is shown in tables.
-
-    Attributes:
-        name: in CSV and JSON files.
-        title: in tables, with its unit.
-        digits: after the point.
-        larger_is_better: None where neither is.
-    """
-
-    name: str
-    title: str
-    digits: int = 3
-    larger_is_better: bool | None = None
 
 
 class Metric(ABC):

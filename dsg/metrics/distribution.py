@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dsg.checkpoints import read_state_dict, require, resolve
-from dsg.metrics.base import Column, SetMetric
+from dsg.metrics.base import SetMetric
 from dsg.metrics.inception import Inception, Reference, Statistics
 from dsg.records import file_hash
+from dsg.types import Column
 
 if TYPE_CHECKING:
     from dsg.runs.runner import Run

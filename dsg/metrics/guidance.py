@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dsg.metrics.base import Column, ImageMetric
+from dsg.metrics.base import ImageMetric
 from dsg.priors.batching import in_fixed_batches
-from dsg.runs.inputs import Input, to_tensor
+from dsg.types import Column, Input, to_tensor
 from tasks.clip import load_clip
 from tasks.faceid import FaceID
 from tasks.networks.base import GuidanceNetwork

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from dsg.checkpoints import file_hash, read_state_dict, resolve
-from dsg.metrics.base import Column, ImageMetric
-from dsg.runs.inputs import Input
+from dsg.metrics.base import ImageMetric
+from dsg.types import Column, Input
 
 COLUMNS = {  # by name of the metric
     "psnr": Column("psnr", "PSNR [dB]", 2, True),

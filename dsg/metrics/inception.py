@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dsg import image_files as pictures
 from dsg.checkpoints import resolve
+from dsg.files import temporary_name
 from dsg.records import check_record, file_hash
-from dsg.runs import images as pictures
-from dsg.runs.results import temporary_name
 
 INPUT_SIZE, BATCH = 299, 32
 RESIZES = {

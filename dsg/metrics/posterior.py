@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.metrics.base import Column, SetMetric
+from dsg.metrics.base import SetMetric
 from dsg.noise import rng
 from dsg.priors.base import Prior
 from dsg.priors.gaussian_mixture import GaussianMixture
-from dsg.runs.inputs import Input, to_uint8
 from dsg.runs.prepare import load_once_from
 from dsg.runs.statistics import bootstrap
-from dsg.theory.distances import sliced_wasserstein
-from dsg.theory.draws import PosteriorDraws
-from dsg.theory.posterior import explicit_matrix
+from dsg.studies.posterior.distances import sliced_wasserstein
+from dsg.studies.posterior.draws import PosteriorDraws
+from dsg.studies.posterior.posterior import explicit_matrix
+from dsg.types import Column, Input, to_uint8
 from tasks.inverse import LinearInverseProblem
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ class SlicedWasserstein(SetMetric):
     """Sliced 2-Wasserstein distance to the exact posterior p(x0 | y), mean over conditions.
 
     Of every condition as many exact samples are drawn as there are samples, brought to 8 bits as these were, and
-    compared along 200 random directions (`dsg.theory.distances.sliced_wasserstein`). The unit is the posterior's
-    standard deviation per dimension. A perfect sampler does not reach 0 but the `floor`: the same number of two
+    compared along 200 random directions (`sliced_wasserstein`). The unit is the posterior's standard deviation
+    per dimension. A perfect sampler does not reach 0 but the `floor`: the same number of two
     independent sets of exact samples. It is known for a Gaussian mixture and a linear task with Gaussian noise.
 
     Args:

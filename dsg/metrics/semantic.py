@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.metrics.base import Column, ImageMetric
-from dsg.runs.inputs import Input
+from dsg.metrics.base import ImageMetric
+from dsg.types import Column, Input
 from tasks.networks.evaluator import AvatarEvaluator, files_of, hash_of, load_evaluator
 
 

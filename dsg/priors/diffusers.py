@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsg.checkpoints import file_hash, load_pretrained, require_folder
-from dsg.errors import first_line
+from dsg.files import first_line
 from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.batching import in_fixed_batches
 from dsg.priors.prediction import to_eps

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from dsg.runs.images import save
+from dsg.image_files import save
 from dsg.runs.runner import Run
 
 MOST = 16  # images on a sheet

@@ -14,11 +14,11 @@ from yaml import YAMLError
 from dsg.layers import files, merge, read
 from dsg.metrics.base import Metric, SetMetric
 from dsg.options import check, locate, parameters, suggestion
-from dsg.runs.inputs import Data
 from dsg.runs.prepare import build, build_task, pick_device
 from dsg.runs.results import OWNER, Results
 from dsg.runs.runner import Run, evaluate
 from dsg.runs.summary import write_summary
+from dsg.types import Data
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dsg.runs.inputs import to_uint8
-from dsg.runs.results import temporary_name
+from dsg.files import temporary_name
 from dsg.runs.runner import Run
 from dsg.samplers import StepState
+from dsg.types import to_uint8
 
 FRAMES = 50  # at most, spread evenly over the steps
 SECONDS = 5.0  # of a film

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from dsg.errors import first_line
+from dsg.files import first_line
 from dsg.runs.contact_sheet import write_contact_sheet
 from dsg.runs.evaluation import why_not
 from dsg.runs.film import Film

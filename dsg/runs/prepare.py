@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from dsg.checkpoints import resolve
 from dsg.config import to_yaml
-from dsg.errors import first_line
+from dsg.files import first_line, short_hash
 from dsg.runs.batches import batches
-from dsg.runs.inputs import Data
-from dsg.runs.results import Results, identity, short_hash
+from dsg.runs.results import Results, identity
 from dsg.runs.runner import Run
 from dsg.runs.shards import shard_of_this_process
 from dsg.runs.tracking import check_login
+from dsg.types import Data
 from tasks.base import Task
 from tasks.inverse import assume
 
@@ -66,7 +66,7 @@ def check_shape(model: str, shape: tuple[int, ...]) -> None:
     if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
         raise ValueError(
             f"model={model} has points of shape {shape}, and run.py restores images (3, n, n): "
-            "use dsg.samplers.sample, or dsg.theory (docs/theory.md)"
+            "use dsg.samplers.sample, or dsg.studies.posterior (docs/theory.md)"
         )
 
 

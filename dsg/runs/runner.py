@@ -12,19 +12,19 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from dsg import image_files as images
 from dsg.checkpoints import REPOSITORY
-from dsg.errors import first_line
+from dsg.files import file_digest, first_line, write_text
 from dsg.metrics.base import ImageMetric, Metric, SetMetric, at_once
 from dsg.noise import ImageNoise
 from dsg.priors.base import CountedPrior, Prior
-from dsg.runs import images
 from dsg.runs.batches import USUAL, Batches, forget_peak, peak_memory
-from dsg.runs.inputs import Input, to_uint8
-from dsg.runs.results import BY, SUMMARY, Results, file_digest, write_text
+from dsg.runs.results import BY, SUMMARY, Results
 from dsg.runs.shards import shard_of_this_process
 from dsg.runs.summary import write_summary
 from dsg.runs.tries import best_try
 from dsg.samplers import Cost, Sampler, StepState, sample
+from dsg.types import Input, to_uint8
 
 WEIGHT = {"forward": Cost(1, 0).compute, "backward": Cost(0, 1).compute}  # of a pass, for progress bars
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from dsg.runs.results import SUMMARY, Results, write_text
+from dsg.files import write_text
+from dsg.runs.results import SUMMARY, Results
 from dsg.runs.statistics import bootstrap
 
 MADE_WITH = ("code", "torch", "device")

@@ -8,8 +8,8 @@ import sys
 from typing import get_args, get_type_hints
 
 from dsg.config import Tracking
-from dsg.errors import first_line
-from dsg.runs.results import Results, file_digest, short_hash, write_text
+from dsg.files import file_digest, first_line, short_hash, write_text
+from dsg.runs.results import Results
 from dsg.runs.runner import Run
 from dsg.runs.summary import means_of_sets
 

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
+from dsg import image_files as images
 from dsg.arguments import Parser, exit_code, positive
 from dsg.avatars64.drawing import check_extra
 from dsg.avatars64.faces import DATA, face, load_faces
@@ -27,10 +28,9 @@ from dsg.avatars64.prior_card.denoising import COMPONENTS, FITTED, curves, denoi
 from dsg.avatars64.prior_card.samples import nearest, sheet, unconditional
 from dsg.avatars64.prior_card.tints import tints
 from dsg.checkpoints import REPOSITORY
+from dsg.files import write_text
 from dsg.metrics.distribution import EvaluatorFrechet
-from dsg.runs import images
-from dsg.runs.inputs import to_tensor
-from dsg.runs.results import write_text
+from dsg.types import to_tensor
 
 SHIPPED = REPOSITORY / "checkpoints/avatars64"
 HIGH = 900  # t from which on nothing is left but the mean and the largest colours

@@ -18,14 +18,14 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
+from dsg import image_files as images
 from dsg.arguments import Parser, exit_code, positive
 from dsg.avatars64.faces import DATA, load_faces
 from dsg.avatars64.prior_card.denoising import COMPONENTS, denoising, fit_linear, load_prior
 from dsg.checkpoints import REPOSITORY
+from dsg.files import write_text
 from dsg.priors.linear import LinearDenoiser
-from dsg.runs import images
-from dsg.runs.inputs import to_tensor
-from dsg.runs.results import write_text
+from dsg.types import to_tensor
 
 COMMON = "--device cpu --attributes --warmup 50 --ema 0.05"
 ROWS = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dsg.avatars64.captions import asked_for
 from dsg.checkpoints import file_hash, load_into, read_state_dict, require
-from dsg.runs.inputs import Input, to_tensor
+from dsg.types import Input, to_tensor
 from tasks.networks.evaluator_networks import (
     AttributeNet,
     ConvNeXtNet,

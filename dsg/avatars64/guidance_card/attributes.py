@@ -11,7 +11,7 @@ from tqdm import tqdm
 from dsg.avatars64.attributes import IDENTITY, VALUES
 from dsg.avatars64.guidance_card.clip import word_groups
 from dsg.avatars64.guidance_card.people import People, moved_by
-from dsg.runs.inputs import Input
+from dsg.types import Input
 from tasks.networks.evaluator import IDENTITY as COMPARED
 from tasks.networks.evaluator import AvatarEvaluator
 

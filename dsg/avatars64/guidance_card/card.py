@@ -11,6 +11,7 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dsg import image_files as images
 from dsg.avatars64.attributes import IDENTITY
 from dsg.avatars64.captions import asked_for, caption
 from dsg.avatars64.faces import DATA, drawn, face
@@ -42,9 +43,8 @@ from dsg.avatars64.guidance_card.text import (
     zero_shot_reason,
 )
 from dsg.checkpoints import record_shipped
-from dsg.runs import images
-from dsg.runs.inputs import to_tensor
-from dsg.runs.results import write_text
+from dsg.files import write_text
+from dsg.types import to_tensor
 from tasks.networks.evaluator import IDENTITY as COMPARED
 from tasks.networks.evaluator import AvatarEvaluator
 

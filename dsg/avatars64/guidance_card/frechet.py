@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dsg.checkpoints import file_hash
+from dsg.files import temporary_name
 from dsg.metrics.distribution import frechet_distance
-from dsg.runs.results import temporary_name
 from tasks.networks.evaluator import AvatarEvaluator
 
 REFERENCE = range(2000, 6096)  # test faces of the statistics

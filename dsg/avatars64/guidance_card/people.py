@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dsg.avatars64.attributes import IDENTITY, VALUES, VARIATIONS, draw_attributes, split_of, variation
 from dsg.avatars64.drawing import SIZE, render, render_parts
-from dsg.runs.inputs import to_tensor
+from dsg.types import to_tensor
 
 FAINT = 8  # levels of 255: a pixel that differs by no more counts as the same
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dsg.avatars64.attributes import VALUES
-from dsg.runs.results import temporary_name
+from dsg.files import temporary_name
 
 
 class Job(nn.Module, ABC):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dsg.avatars64.captions import WORDS, caption
 from dsg.avatars64.faces import load_estimates, read_shards
 from dsg.avatars64.guidance_training.base import Job, attribute_targets, seen
-from dsg.runs.results import temporary_name
+from dsg.files import temporary_name
 
 TEXT = {
     "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -15,7 +15,7 @@ from dsg.avatars64.guidance_training.clip import Clip
 from dsg.avatars64.guidance_training.identity import Identity
 from dsg.avatars64.guidance_training.labels import Labels, Parts, SelectorLabels
 from dsg.checkpoints import record_shipped
-from dsg.runs.results import temporary_name
+from dsg.files import temporary_name
 
 JOBS: dict[str, type[Job]] = {
     "identity": Identity,

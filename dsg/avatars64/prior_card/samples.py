@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from dsg import config
 from dsg.noise import ImageNoise
-from dsg.runs.inputs import to_uint8
 from dsg.samplers import sample
+from dsg.types import to_uint8
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

@@ -18,10 +18,10 @@ from dsg.avatars64.prior_training.loss import BINS, coarse_error, to_v, weight
 from dsg.avatars64.prior_training.optimizers import optimizers
 from dsg.avatars64.prior_training.recorded import Recorded
 from dsg.checkpoints import load_into, read_weights
+from dsg.files import temporary_name
 from dsg.priors.adm import ADMUNet
 from dsg.priors.class_posterior import ClassPosterior, probabilities
 from dsg.priors.linear import LinearDenoiser
-from dsg.runs.results import temporary_name
 from dsg.schedule import linear_betas
 
 SAVE_EVERY = 120  # seconds

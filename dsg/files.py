@@ -1,0 +1,108 @@
+"""Files that are there whole or not at all, digests, and errors in one line."""
+
+import hashlib
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from yaml import MarkedYAMLError
+
+
+def first_line(error: BaseException, most: int = 500) -> str:
+    """Its first line, of `most` characters; the name of its class where it says nothing; of a YAML file, the place."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"[:most]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+
+
+def short_hash(owner: Mapping) -> str:
+    return hashlib.sha256(json.dumps(owner, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256, short; None if there is no such file."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except FileNotFoundError:
+        return None
+
+
+def host_name() -> str:
+    """Of this machine, without dots: they divide the names of temporary files."""
+    return socket.gethostname().replace(".", "_")
+
+
+def process_name() -> str:
+    return f"{host_name()}-{os.getpid()}"
+
+
+def temporary_name(path: Path) -> Path:
+    """Beside `path`, unique to this process."""
+    return path.with_name(f"{path.name[:200]}.{process_name()}-{secrets.token_hex(3)}.partial")
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Errors of writing, such as a full disk's, name the file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def place(temporary: Path, path: Path) -> None:
+    """`path` gets the text of `temporary`, and is there whole or not at all.
+
+    Raises:
+        FileExistsError: it is there already; of several processes one is first.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: as good, unless the process is killed between these lines
+        with open(path, "x", encoding="utf-8") as file:
+            try:
+                file.write(temporary.read_text(encoding="utf-8"))
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """The file is there whole or not at all; one that says the same already is not touched."""
+    if path.exists() and path.read_bytes() == text.encode():
+        return
+    temporary = temporary_name(path)
+    try:
+        with named(path):
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the half-written files of processes of this machine that live no more."""
+    host = host_name()
+    for file in folder.rglob("*.partial"):
+        owner, _, _ = file.name.removesuffix(".partial").rpartition(".")[2].rpartition("-")
+        name, _, pid = owner.rpartition("-")
+        if name == host and pid.isdigit() and not _alive(int(pid)):
+            file.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,288 @@
+"""Images in and out: a folder of images of any size as square uint8 arrays, each under an id.
+
+Every image is turned upright (EXIF), flattened on white where it is transparent, cropped to its central square, and
+reduced with Pillow's antialiased Lanczos filter. It is never enlarged. Images that are degraded already are reduced by
+averages instead, so that what is missing does not bleed into what is observed.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from dsg.files import named, temporary_name
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2"}
+MOST_PIXELS = 100_000_000  # of a file: some 20 kB can claim to be gigabytes
+SHOWN = 10  # files that an error names
+LONGEST_NAME = 180  # bytes of an id: results add a sample's number and a suffix to it, temporary files some 60 bytes
+T = TypeVar("T")
+ANTIALIAS, AVERAGE = Image.Resampling.LANCZOS, Image.Resampling.BOX
+
+
+def find(root: Path, option: str = "data.root") -> dict[str, Path]:
+    """Images below `root` by id: the path without its suffix, `/` as `__`, in the order of the ids.
+
+    Args:
+        root: folder, or a single image.
+        option: that named it, for errors.
+
+    Raises:
+        ValueError: no such folder, nothing in it, or two images with one id.
+    """
+    if root.is_file():
+        check_name(root.stem, root)
+        return {root.stem: root}
+    if root.resolve().parent == root.resolve():
+        raise ValueError(f"{option}={root} is the whole file system: name a folder of images")
+    if not root.is_dir():
+        raise ValueError(f"{option}={root}: no such image or folder{how_to_make(root)}")
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in root.rglob("*") if _may_be_image(p, root)):
+        name = "__".join(path.relative_to(root).with_suffix("").parts)
+        if name in found:
+            raise ValueError(f"{found[name]} and {path} both have the id {name}: rename one")
+        check_name(name, path)
+        found[name] = path
+    if not found:
+        raise ValueError(f"{option}={root}: no images in it ({', '.join(sorted(SUFFIXES))})")
+    return dict(sorted(found.items()))
+
+
+def how_to_make(root: Path) -> str:
+    """Of a folder named like an evaluation set (data/README.md), the command that makes it."""
+    known = re.fullmatch(r"(ffhq|imagenet|celebahq)\d+(_released)?", root.name)
+    if known is None:
+        return ""
+    protocol = " --protocol released" if known[2] else ""
+    return f"; make it with: python scripts/prepare_data.py {known[1]} <its folder or archive>{protocol}"
+
+
+def _may_be_image(path: Path, root: Path) -> bool:
+    """By its suffix, or, where it has none, by its content. Hidden files (macOS's `._a.jpg`) are none."""
+    if any(part.startswith(".") for part in path.relative_to(root).parts) or not path.is_file():
+        return False
+    if path.suffix:
+        return path.suffix.lower() in SUFFIXES
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def check_name(name: str, path: Path) -> None:
+    """Raise a ValueError if results could not be filed under this id."""
+    shown = str(path).encode(errors="backslashreplace").decode()
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f"{shown}: its name is not UTF-8; rename it") from None
+    if length > LONGEST_NAME:
+        raise ValueError(f"{shown}: its id has {length} bytes, {LONGEST_NAME} at most; rename it")
+    if any(ord(letter) < 32 for letter in name):
+        raise ValueError(f"{shown!r}: its name holds control characters; rename it")
+
+
+def each(files: Mapping[str, Path], read: Callable[[str, Path], T], on_error: str = "stop") -> dict[str, T]:
+    """`read(id, path)` of every file, by id.
+
+    Args:
+        on_error: of files that cannot be used: "stop" names all of them in one error, "skip" leaves them out, and
+            says so.
+
+    Raises:
+        ValueError: a file cannot be used, or, of those that are skipped, all.
+    """
+    found, problems = {}, []
+    for name, path in files.items():
+        try:
+            found[name] = read(name, path)
+        except ValueError as error:
+            problems.append(str(error))
+    if on_error == "skip" and found:
+        for problem in problems:
+            print(f"skipped: {problem}", file=sys.stderr)
+        return found
+    if problems:
+        several = f"{len(problems)} of {len(files)} files cannot be used: " if len(problems) > 1 else ""
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        skip = " (data.on_error=skip leaves them out)" if several else ""
+        raise ValueError(several + "; ".join(problems[:SHOWN]) + more + skip)
+    return found
+
+
+def read(
+    path: Path,
+    size: int,
+    filter: Image.Resampling = ANTIALIAS,
+    exact: bool = False,
+    smallest: int | None = None,
+) -> np.ndarray:
+    """One image, uint8 [size, size, 3].
+
+    Args:
+        filter: that it is reduced with.
+        exact: refuse an image that would have to be resized.
+        smallest: least side in pixels; an image between it and `size` is enlarged. None: `size`.
+
+    Raises:
+        ValueError: naming the file, if it is unreadable or has the wrong size.
+    """
+    image = _open(path)
+    if exact and min(image.size) != size:
+        raise ValueError(
+            f"{path} is {image.width}x{image.height}: a degraded image is not resized, its shorter side must be {size}"
+        )
+    least = size if smallest is None else smallest
+    if min(image.size) < least:
+        raise ValueError(f"{path} is too small: {image.width}x{image.height}, at least {least}x{least} is needed")
+    return np.asarray(square(image, size, filter))
+
+
+def load(root: str | Path, size: int, limit: int | None = None) -> dict[str, np.ndarray]:
+    """The first `limit` images of `root` by id, uint8 [size, size, 3]; errors are those of `find` and `read`."""
+    return each(dict(list(find(Path(root)).items())[:limit]), lambda name, path: read(path, size))
+
+
+def as_array(image: str | Path | np.ndarray, size: int | None = None) -> np.ndarray:
+    """An image of any source as uint8 [H, W, 3]; with a `size`, its central square, reduced to it.
+
+    Raises:
+        ValueError: no such file, no such array, or an image that is too small.
+    """
+    if isinstance(image, (str, Path)):
+        opened = _open(Path(image).expanduser())
+    elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        opened = Image.fromarray(image)
+    else:
+        raise ValueError("an image is a file, or uint8 [H, W, 3]")
+    if size is not None and min(opened.size) < size:
+        raise ValueError(f"the image is too small: {opened.width}x{opened.height}, at least {size}x{size} is needed")
+    return np.asarray(opened if size is None else square(opened, size, ANTIALIAS))
+
+
+def read_mask(path: Path, of: Path, size: int) -> Tensor:
+    """The mask of the image in the file `of`: float [1, 1, size, size], 1 where the mask is white.
+
+    Either it has the size of that image, and is cropped and reduced with it; a reduced pixel counts as observed if all
+    the pixels it averages are. Or it is size x size already.
+
+    Raises:
+        ValueError: if it has another size, or covers everything.
+    """
+    image, original = _open_mask(path), _open(of).size
+    if image.size == original:
+        image = square(image, size, AVERAGE)
+    elif image.size != (size, size):
+        raise ValueError(
+            f"mask {path} ({image.width}x{image.height}) does not fit {of} "
+            f"({original[0]}x{original[1]}): same size, or {size}x{size}"
+        )
+    mask = torch.from_numpy((np.asarray(image) == 255).astype(np.float32))[None, None]
+    if mask.sum() == 0:
+        raise ValueError(f"mask {path} is all black: nothing would be observed (white = observed)")
+    if mask.all():
+        raise ValueError(f"mask {path} is all white: nothing is missing (white = observed)")
+    return mask
+
+
+def _open_mask(path: Path) -> Image.Image:
+    """Mode L, 0 and 255."""
+    image = _load(path)
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise ValueError(f"mask {path} is transparent in parts: save it in black and white (white = observed)")
+    return _flatten(image, path).convert("L").point(lambda value: 255 * (value >= 128))
+
+
+def read_masks(source: Path, paths: dict[str, Path], size: int, on_error: str = "stop") -> dict[str, Tensor]:
+    """Masks by id, for the images in `paths` (by id): `source` is one mask for all, or a folder with one of each id.
+
+    Args:
+        on_error: of a folder, as in `each`.
+    """
+    if source.is_file():
+        return {name: read_mask(source, path, size) for name, path in paths.items()}
+    if not source.is_dir():
+        raise ValueError(f"task.mask={source}: no such image or folder")
+    files = find(source)
+
+    def read_own(name: str, path: Path) -> Tensor:
+        if name not in files:
+            raise ValueError(f"task.mask={source} has no mask for {name}")
+        return read_mask(files[name], path, size)
+
+    return each(paths, read_own, on_error)
+
+
+def save(path: Path, image: np.ndarray) -> None:
+    """Write uint8 [H, W, 3 or 1] as a PNG that is there whole or not at all, whoever else writes it."""
+    temporary = temporary_name(path)
+    try:
+        with named(path):
+            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary, format="PNG")
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def square(image: Image.Image, size: int, filter: Image.Resampling) -> Image.Image:
+    """The central square of an image, at size x size."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    return image if side == size else image.resize((size, size), filter)
+
+
+def _open(path: Path) -> Image.Image:
+    """Upright, RGB."""
+    return _flatten(_load(path), path)
+
+
+def _load(path: Path) -> Image.Image:
+    """Upright, as the file has it."""
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} pixels are more than {MOST_PIXELS // 10**6} million")
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such image") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from None
+
+
+def _flatten(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode == "F":
+        image = Image.fromarray(_eight_bits(np.asarray(image), path))
+    elif image.mode.startswith("I"):
+        image = Image.fromarray(_from_sixteen_bits(np.asarray(image).astype(np.int64), path))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray, path: Path) -> np.ndarray:
+    """Of floats in [0, 1] or, if one is above 1, in [0, 255]."""
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 255:
+        raise ValueError(f"{path} holds floats outside [0, 1] and [0, 255]: what is white is not known")
+    return (values * (255 if values.max() <= 1 else 1)).round().astype(np.uint8)
+
+
+def _from_sixteen_bits(values: np.ndarray, path: Path) -> np.ndarray:
+    if not 0 <= values.min() <= values.max() < 2**16:
+        raise ValueError(f"{path} holds values from {values.min()} to {values.max()}: 0 to 65535 are expected")
+    if values.max() < 2**12:  # 10 or 12 bits, most likely: it would come out nearly black
+        raise ValueError(
+            f"{path} has 16 bits and no value above {values.max()}: save it with 8 bits, or scaled to 65535"
+        )
+    return (values >> 8).astype(np.uint8)

@@ -1,0 +1,44 @@
+"""How far each step of a run leaves the sphere, recorded while it runs."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from dsg.files import write_text
+from dsg.samplers import GuidedState, StepState
+from dsg.studies.posterior.quantities import manifold_deviation
+
+FILE = "manifold_deviation.csv"
+
+
+class ManifoldDeviation:
+    """A callback that records `manifold_deviation`, per image and step, in a CSV in the folder `out` of the run.
+
+    Steps of samplers that say nothing of a mean and a sigma are left out.
+    """
+
+    def __init__(self, out: Path):
+        self.path, self.rows = out / FILE, []
+
+    def __call__(self, state: StepState, names: list[str]) -> None:
+        deviation = manifold_deviation(state) if isinstance(state, GuidedState) else None
+        if deviation is not None:
+            where = {"index": state.index, "t": state.t, "repeat": state.repeat}
+            self.rows += [{"id": n, **where, "deviation": d} for n, d in zip(names, deviation.tolist())]
+        if state.index == 0 and self.rows:
+            self.save()
+
+    def save(self) -> None:
+        """Add what has been recorded to the CSV: after every batch, so that a killed run keeps it."""
+        new = pd.DataFrame(self.rows)
+        if self.path.exists():
+            new = pd.concat([read(self.path.parent), new])
+        new = new.drop_duplicates(["id", "index", "repeat"], keep="last")
+        write_text(self.path, new.to_csv(index=False, float_format="%.5g"))
+        self.rows = []
+
+
+def read(out: Path) -> pd.DataFrame | None:
+    """What was recorded of the run in the folder `out`: id, index, t, repeat, deviation."""
+    path = out / FILE
+    return pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values=[""]) if path.exists() else None

@@ -1,0 +1,180 @@
+"""A suite as it was asked for: its YAML with the choices of the command line, and what came out of it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
+
+from dsg.checkpoints import REPOSITORY, resolve
+from dsg.suites.jobs import Job
+
+FOLDER = REPOSITORY / "configs/suite"
+
+
+@dataclass
+class Suite:
+    """Attributes:
+    name: of the file in configs/suite/.
+    out: where everything goes.
+    yaml: all that the file says, plain; further keys are read from here by the functions that it names.
+    models, tasks, samplers, steps: the grid.
+    images, samples: how many inputs of a task, how many samples of each.
+    options: overrides of every run, as on the command line of `run.py`: the YAML's, then those that were asked for.
+        Before them come those of the run's task, `task_options` in the YAML.
+    most_steps: jobs of more steps are left out.
+    device, wandb: of every run.
+    workers: processes; 1 is this one. In the YAML also `all`: as many as there are cores.
+    launcher: a cluster's queue instead of processes here (`dsg.suites.cluster.settings`); empty: none.
+    """
+
+    name: str
+    out: Path
+    yaml: Mapping
+    models: Sequence[str] = ()
+    tasks: Sequence[str] = ()
+    samplers: Sequence[str] = ()
+    steps: Sequence[int] = ()
+    images: int = 0
+    samples: int = 1
+    options: Sequence[str] = ()
+    most_steps: int | None = None
+    device: str = "auto"
+    wandb: str = "offline"
+    workers: int = 1
+    launcher: Sequence[str] = ()
+
+
+@dataclass
+class Outcome:
+    """What the tables and figures are made of.
+
+    Attributes:
+        jobs: all jobs, finished or not, in the order of the plan.
+    """
+
+    suite: Suite
+    jobs: Sequence[Job] = field(default_factory=list)
+
+    @property
+    def out(self) -> Path:
+        return self.suite.out
+
+    def of(self, *parts: str) -> list[Job]:
+        """The jobs of these entries of the suite's `jobs`."""
+        return [job for job in self.jobs if job.part in parts]
+
+
+def names() -> list[str]:
+    """Of all suites and groups of suites."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def members(name: str) -> list[str]:
+    """The suites of a group, in the order in which they run; of a suite, itself."""
+    return list(OmegaConf.load(FOLDER / f"{name}.yaml").get("suites", [name]))
+
+
+def place(name: str) -> str:
+    """Where the results of a suite go, or the report of a group."""
+    return _above_its_base(f"{name}.yaml").out
+
+
+def read(name: str, smoke: bool = False) -> dict:
+    """What configs/suite/<name>.yaml says, plain.
+
+    `base: <file>` puts it above a file of configs/suite/base/: mappings entry by entry, all else as a whole; an entry
+    of `jobs` that is null is left out. The blocks `smoke` of both are above that if `smoke` is true, and results go
+    below results/smoke-size/ then.
+
+    Raises:
+        ValueError: it has no such block.
+    """
+    yaml = _above_its_base(f"{name}.yaml")
+    small = yaml.pop("smoke", None)
+    if smoke and small is None:
+        raise ValueError(f"--smoke: suite {name} has no smoke size")
+    if smoke:
+        yaml = OmegaConf.merge(yaml, {"out": f"results/smoke-size/{name}"}, small)
+    plain = OmegaConf.to_container(yaml, resolve=True)
+    return {**plain, "jobs": {part: spec for part, spec in plain["jobs"].items() if spec is not None}}
+
+
+def _above_its_base(file: str) -> DictConfig:
+    yaml = OmegaConf.load(FOLDER / file)
+    base = yaml.pop("base", None)
+    return yaml if base is None else OmegaConf.merge(_above_its_base(f"base/{base}.yaml"), yaml)
+
+
+def load(name: str, smoke: bool = False, **chosen) -> Suite:
+    """The suite, with the options of the command line that are not None.
+
+    Args:
+        smoke: its smallest size, on embedded models (the YAML's block `smoke`).
+
+    Raises:
+        ValueError: an option that the suite does not have, or a value that it cannot take.
+    """
+    yaml = read(name, smoke)
+    chosen = {option: value for option, value in chosen.items() if value is not None}
+    for option in ("images", "steps", "samples", "tasks"):
+        if option in chosen and option not in yaml:
+            raise ValueError(f"--{option} does not apply to suite {name}: configs/suite/{name}.yaml has none")
+    usual = {key: yaml[key] for key in ("models", "tasks", "samplers", "images", "samples", "workers") if key in yaml}
+    usual |= {"steps": as_list(yaml.get("steps", [])), "out": resolve(yaml["out"])}
+    if "tuning" in chosen:
+        yaml = {**yaml, "tuning": tuning_of(name, yaml.get("tuning"), chosen.pop("tuning"))}
+    chosen["options"] = [*yaml.get("options", []), *chosen.get("options", [])]
+    usual["workers"] = os.cpu_count() if usual.get("workers") == "all" else usual.get("workers", 1)
+    suite = Suite(name, yaml=yaml, **{**usual, **chosen})
+    check(suite)
+    return suite
+
+
+def tuning_of(name: str, usual: Mapping | None, sizes: Sequence[str]) -> dict:
+    """The YAML's `tuning` with other sizes, or another folder of trials.
+
+    Raises:
+        ValueError: the suite tunes nothing, or they cannot be read.
+    """
+    if usual is None or "criterion" not in usual:
+        raise ValueError(f"--tuning does not apply to suite {name}: it takes values as they are tuned")
+    found = dict(usual)
+    for text in sizes:
+        option, _, number = text.partition("=")
+        if option == "store" and number:
+            found[option] = number
+            continue
+        if option not in ("images", "seeds", "trials") or not number.isdigit() or int(number) < 1:
+            raise ValueError(f"--tuning {text}: images=, seeds= or trials=, each 1 or more; store=FOLDER")
+        found[option] = int(number)
+    return found
+
+
+def check(suite: Suite) -> None:
+    yaml, name = suite.yaml, suite.name
+    unknown = [task for task in suite.tasks if task not in yaml.get("tasks", ())]
+    if unknown:
+        raise ValueError(f"--tasks {unknown[0]}: suite {name} has {', '.join(yaml['tasks'])}")
+    if "images" in yaml and suite.images < 2:
+        raise ValueError("--images: 2 or more (intervals are over images)")
+    if yaml.get("samples", 1) > 1 and suite.samples < 2:
+        raise ValueError("--samples: 2 or more (diversity is between the samples of a condition)")
+    if "steps" in yaml and not (suite.steps and 2 <= min(suite.steps) <= max(suite.steps) <= 1000):
+        raise ValueError("--steps: one or more numbers, 2 to 1000")
+    if "steps" in yaml and not isinstance(yaml["steps"], list) and len(suite.steps) > 1:
+        raise ValueError(f"--steps: suite {name} takes one number")
+    if suite.workers < 1:
+        raise ValueError("--workers: 1 or more")
+
+
+def as_list(value) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def call(spec: Mapping, *arguments):
+    """What the function named by `_target_` returns for the arguments and the rest of `spec`."""
+    spec = dict(spec)
+    return get_method(spec.pop("_target_"))(*arguments, **spec)
