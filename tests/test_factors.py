@@ -186,7 +186,7 @@ def test_the_suite_runs_every_cell_of_its_paths_on_images_and_mixtures(tmp_path)
     jobs = run_jobs(suite)
     assert len(jobs) == len(cells) == len({job.key for job in jobs}) == len({job.search.key for job in jobs})
     (dsg,) = [j for j in jobs if j.report.value == "sphere,projected,replaced,eta1" and j.report.sampler == "dps"]
-    sampler = dsg.suites.report.sampler_object
+    sampler = dsg.report.sampler_object
     assert (sampler.scaling, sampler.projected, sampler.keeps_noise, sampler.eta) == ("sphere", True, False, 1.0)
     assert not sampler.spherical and sampler.spacing == "linspace" and sampler.tunable.high == 1.0
     mixtures = [job for job in theory_jobs(suite) if job.method != "exact"]

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from dsg.samplers import Tunable
-from dsg.studies import tradeoff, view_tables
+from dsg.studies import tradeoff
 from dsg.studies.tradeoff import distances
+from dsg.suites import view_tables
 from dsg.suites.choice import choice, choose
 from dsg.suites.nested import Measured, interval
 from dsg.suites.protocol import CHOSEN, HIGH, LOW, Extra, outcome_of
