@@ -40,12 +40,15 @@ def main() -> int | None:
     parser.add_argument("--longest", type=positive, default=2000, help="longer side at most, px (2000)")
     parser.add_argument("--only", metavar="PACKAGE", help="only the photographs of this package")
     args = parser.parse_args()
-    photos = read_list(args.list)
+    listed = photos = read_list(args.list)
     if args.only is not None:
         photos = photos[photos["package"] == args.only]
         if photos.empty:
             raise ValueError(f"--only {args.only}: no photograph of {args.list} is in this package")
     collect(photos, args.out, args.cache, args.longest)
+    others = set(args.out.glob("*/*.jpg")) - {target(args.out, photo) for photo in listed.itertuples()}
+    if others:
+        print(f"{args.out}: {len(others)} photographs that are not listed; delete them before you train on this folder")
     return 0
 
 
