@@ -46,12 +46,12 @@ def restore(
     """Degrade an image by the task, and restore it; or restore one that is degraded already.
 
     Args:
-        image: file, or uint8 [H, W, 3]; cropped to its central square and reduced to the prior's size, unless it is
-            degraded already.
+        image: file, or uint8 [H, W, 3]. For a prior of any size (photos) it stays as it is; else it is cropped to its
+            central square and reduced to the prior's size, unless it is degraded already.
         task, sampler, model: names of configs, with the values that run.py would take.
         overrides: as on the command line, `["sampler.steps=20", "seed=1"]`.
-        degraded: the image is the measurement, which is square and has its size.
-        mask: [H, W], nonzero = observed, of the prior's size, for inpainting; None: it is drawn.
+        degraded: the image is the measurement (super-resolution makes it larger); for a prior of one size it is square.
+        mask: [H, W], nonzero = observed, of the restored image's size, for inpainting; None: it is drawn.
 
     Raises:
         ValueError, FileNotFoundError: one line.
@@ -60,7 +60,7 @@ def restore(
 
     from dsg import config
     from dsg.noise import ImageNoise
-    from dsg.runs.prepare import build, build_task, check_shape, load_once_from, pick_device
+    from dsg.runs.prepare import build, build_task, image_shape, load_once_from, pick_device
     from dsg.runs.tries import best_try
     from dsg.samplers import sample
     from dsg.types import Data, to_uint8
@@ -70,17 +70,18 @@ def restore(
     prior, operator, method = load_once_from(chosen.model), build_task(chosen), build(chosen.sampler)
     if not isinstance(operator, InverseProblem):
         raise ValueError(f"task={task} restores no image, which dsg.restore does: python run.py task={task}")
-    check_shape(model, prior.image_shape)
-    operator.check(prior.image_shape)
-    operator.check_made_by(Data(degraded=degraded), prior.image_shape)
+    shape = image_shape(model, prior, chosen.data.size)
+    given = _input(image, operator, shape, degraded, mask)
+    shape = operator.image_shape(given, shape)
+    operator.check(shape)
+    operator.check_made_by(Data(degraded=degraded), shape)
     method.check(prior, operator)
     device = pick_device(chosen.device)
-    given = _input(image, operator, prior.image_shape, degraded, mask)
     prior, condition = prior.to(device), operator.condition([given], chosen.seed)
     on_device = {key: value.to(device) for key, value in condition.items()}
 
     def one_try(number: int) -> torch.Tensor:
-        noise = ImageNoise(chosen.seed, [given.id], [number], prior.shape, device)
+        noise = ImageNoise(chosen.seed, [given.id], [number], shape if None in prior.shape else prior.shape, device)
         x_T = method.start(prior, operator, on_device, noise.start())
         return sample(prior, operator, on_device, method, x_T, noise)
 
@@ -93,7 +94,7 @@ def restore(
 
 
 def _input(image, operator: "Task", shape: Sequence[int], degraded: bool, mask: np.ndarray | None) -> "Input":
-    """What `restore` was given, checked, for images of `shape` (C, H, W)."""
+    """What `restore` was given, checked, for images of `shape` (C, H, W), or (C, None, None): of any."""
     import torch
 
     from dsg import image_files as images
@@ -105,17 +106,19 @@ def _input(image, operator: "Task", shape: Sequence[int], degraded: bool, mask: 
         raise ValueError("task.mask is for run.py: give dsg.restore mask=<array> (nonzero = observed)")
     if mask is not None and not inpaints:
         raise ValueError(f"task={operator.name} takes no mask")
-    if mask is not None and (np.shape(mask) != (side, side) or not np.any(mask)):
-        raise ValueError(f"mask: [{side}, {side}] is expected, nonzero = observed, and not all of it 0")
+    pixels = images.as_array(image, None if degraded else side)
+    size = (side, side) if side else pixels.shape[:2]
+    if mask is not None and (np.shape(mask) != size or not np.any(mask)):
+        raise ValueError(f"mask: {list(size)} is expected, nonzero = observed, and not all of it 0")
     given = None if mask is None else torch.from_numpy(np.asarray(mask) != 0).float()[None, None]
     if not degraded:
-        return Input("image", truth=images.as_array(image, side), mask=given)
+        return Input("image", truth=pixels, mask=given)
     if inpaints and mask is None:
         raise ValueError(f"task={operator.name} with degraded=True needs mask=<array> (nonzero = observed)")
     if not inpaints:
         operator.check_degraded(shape)
-    pixels, wanted = images.as_array(image), operator.measurement_size(side)
-    if pixels.shape[:2] != (wanted, wanted):
+    wanted = side and operator.measurement_size(side)
+    if side and pixels.shape[:2] != (wanted, wanted):
         found = f"{pixels.shape[1]}x{pixels.shape[0]}"
         raise ValueError(f"degraded=True: the image is {found}, and that of task={operator.name} {wanted}x{wanted}")
     return Input("image", measurement=pixels, mask=given)

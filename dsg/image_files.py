@@ -120,12 +120,12 @@ def each(files: Mapping[str, Path], read: Callable[[str, Path], T], on_error: st
 
 def read(
     path: Path,
-    size: int,
+    size: int | None,
     filter: Image.Resampling = ANTIALIAS,
     exact: bool = False,
     smallest: int | None = None,
 ) -> np.ndarray:
-    """One image, uint8 [size, size, 3].
+    """One image, uint8 [size, size, 3]; without a `size`, [H, W, 3] as it is.
 
     Args:
         filter: that it is reduced with.
@@ -136,6 +136,8 @@ def read(
         ValueError: naming the file, if it is unreadable or has the wrong size.
     """
     image = _open(path)
+    if size is None:
+        return np.asarray(image)
     if exact and min(image.size) != size:
         raise ValueError(
             f"{path} is {image.width}x{image.height}: a degraded image is not resized, its shorter side must be {size}"
@@ -168,8 +170,10 @@ def as_array(image: str | Path | np.ndarray, size: int | None = None) -> np.ndar
     return np.asarray(opened if size is None else square(opened, size, ANTIALIAS))
 
 
-def read_mask(path: Path, of: Path, size: int) -> Tensor:
+def read_mask(path: Path, of: Path, size: int | None) -> Tensor:
     """The mask of the image in the file `of`: float [1, 1, size, size], 1 where the mask is white.
+
+    Without a `size` it has that of the image.
 
     Either it has the size of that image, and is cropped and reduced with it; a reduced pixel counts as observed if all
     the pixels it averages are. Or it is size x size already.
@@ -178,7 +182,11 @@ def read_mask(path: Path, of: Path, size: int) -> Tensor:
         ValueError: if it has another size, or covers everything.
     """
     image, original = _open_mask(path), _open(of).size
-    if image.size == original:
+    if size is None and image.size != original:
+        raise ValueError(f"mask {path} ({image.width}x{image.height}) does not fit {of} ({original[0]}x{original[1]})")
+    if size is None:
+        pass
+    elif image.size == original:
         image = square(image, size, AVERAGE)
     elif image.size != (size, size):
         raise ValueError(
@@ -201,7 +209,7 @@ def _open_mask(path: Path) -> Image.Image:
     return _flatten(image, path).convert("L").point(lambda value: 255 * (value >= 128))
 
 
-def read_masks(source: Path, paths: dict[str, Path], size: int, on_error: str = "stop") -> dict[str, Tensor]:
+def read_masks(source: Path, paths: dict[str, Path], size: int | None, on_error: str = "stop") -> dict[str, Tensor]:
     """Masks by id, for the images in `paths` (by id): `source` is one mask for all, or a folder with one of each id.
 
     Args:

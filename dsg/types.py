@@ -58,12 +58,15 @@ class Data:
         root: image, or folder of images; None where the task brings its own.
         limit: only the first so many inputs, by id; None: all.
         degraded: the images are measurements already.
+        size: side in px of the square that images are cropped and reduced to; native: their own size and shape, for a
+            prior that takes any; None: the prior's.
         on_error: of images that cannot be used: "stop" names all of them, "skip" leaves them out.
     """
 
     root: str | None = None
     limit: int | None = None
     degraded: bool = False
+    size: int | Literal["native"] | None = None
     on_error: Literal["stop", "skip"] = "stop"
 
 

@@ -32,11 +32,18 @@ class Task(ABC):
 
     @abstractmethod
     def inputs(self, data: Data, shape: Sequence[int]) -> list[Input]:
-        """All inputs, checked, the first `data.limit` of them by id; for images of `shape` (C, H, W).
+        """All inputs, checked, the first `data.limit` of them by id; for images of `shape` (C, H, W), or (C, None,
+        None): each of its own size.
 
         Raises:
             ValueError: one line that names the file or option.
         """
+
+    def image_shape(self, input: Input, shape: Sequence[int]) -> tuple[int, ...]:
+        """(C, H, W) of the image that is made from the input; `shape` is that of all, or (C, None, None)."""
+        if None not in shape:
+            return tuple(shape)
+        raise ValueError(f"task={self.name} needs images of one size: data.size=256")
 
     @abstractmethod
     def condition(self, inputs: Sequence[Input], seed: int) -> dict[str, Tensor]:

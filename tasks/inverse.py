@@ -62,6 +62,17 @@ class InverseProblem(Task):
         """Side of y for a square image of side `size`, in pixels."""
         return size
 
+    def restored_size(self, size: int) -> int:
+        """Side of the image whose y has the side `size`, in pixels."""
+        return size
+
+    def image_shape(self, input: Input, shape: Sequence[int]) -> tuple[int, ...]:
+        if None not in shape:
+            return tuple(shape)
+        if input.truth is not None:
+            return (shape[0], *input.truth.shape[:2])
+        return (shape[0], *map(self.restored_size, input.measurement.shape[:2]))
+
     def check_degraded(self, shape: Sequence[int]) -> None:
         """Raise a ValueError if images that are degraded already cannot be restored, for example as A is not known."""
         if self.draw(shape, (0, "", self.name)):
@@ -75,6 +86,8 @@ class InverseProblem(Task):
             return
         if data.degraded:
             raise ValueError("data.degraded=true: y is given, so that what is assumed of it is task.*, not assumed.*")
+        if None in shape:  # of each image, as soon as it is known
+            return
         self.made_by.check(shape)
         made, expected = (task.measurement_size(shape[-1]) for task in (self.made_by, self))
         if made != expected:
@@ -88,7 +101,7 @@ class InverseProblem(Task):
             self.check_degraded(shape)
         self.check_made_by(data, shape)
         files = dict(list(images.find(resolve(data.root)).items())[: data.limit])
-        side, exact = self.measurement_size(shape[-1]), not self.resizable
+        side, exact = shape[-1] and self.measurement_size(shape[-1]), not self.resizable
 
         def read(name: str, path: Path) -> Input:
             if data.degraded:

@@ -175,6 +175,9 @@ class SuperResolution(Separable):
     def measurement_size(self, size: int) -> int:
         return math.ceil(size / self.factor)
 
+    def restored_size(self, size: int) -> int:
+        return size * self.factor
+
     def matrix(self, n: int) -> np.ndarray:
         return bicubic_matrix(n, self.factor)
 

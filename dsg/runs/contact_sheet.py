@@ -8,6 +8,7 @@ from dsg.image_files import save
 from dsg.runs.runner import Run
 
 MOST = 16  # images on a sheet
+SIDE = 384  # of an image on the sheet at most, in px
 ORDER = ("psnr", "haarpsi")  # what ranks them, if it was computed
 
 
@@ -18,6 +19,8 @@ def write_contact_sheet(run: Run) -> None:
     table = table.loc[table.index.intersection([item.name for item in run.items])]
     if len(table):
         rows = [_row(run, row) for _, row in chosen(table).iterrows()]
+        width = max(row.shape[1] for row in rows)
+        rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
         save(run.results.out / "grid.png", np.concatenate(rows))
 
 
@@ -33,7 +36,10 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
 def _row(run: Run, row: pd.Series) -> np.ndarray:
     """Condition, restored, truth side by side, under a line of text; white where there is none."""
     restored = run.results.image(row["id"])
-    height, width = restored.shape[:2]
+    scale = min(1, SIDE / max(restored.shape[:2]))
+    height, width = (max(1, round(scale * side)) for side in restored.shape[:2])
+    if scale < 1:
+        restored = np.asarray(Image.fromarray(restored).resize((width, height), Image.Resampling.BOX))
     cells = [restored]
     for position, folder in ((0, run.results.condition), (2, run.results.truth)):
         file = folder / f"{row['image']}.png"

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from dsg.checkpoints import resolve
 from dsg.config import to_yaml
 from dsg.files import first_line, short_hash
+from dsg.priors.base import Prior
 from dsg.runs.batches import batches
 from dsg.runs.results import Results, identity
 from dsg.runs.runner import Run
@@ -39,12 +40,14 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
     check_login(config.wandb.mode)
     device = pick_device(config.device)
     sampler, task, prior = build(config.sampler), build_task(config), load_once_from(config.model)
-    shape = prior.image_shape
-    check_shape(config.model.name, shape)
+    shape = image_shape(config.model.name, prior, config.data.size)
     if prior.cpu_batch < 0:
         raise ValueError(f"model.cpu_batch={prior.cpu_batch}: an integer, 0 or more")
-    task.check(shape)
+    if None not in shape:
+        task.check(shape)
     inputs = task.inputs(Data(**config.data), shape)
+    for own in {task.image_shape(one, shape) for one in inputs} - {tuple(shape)}:
+        task.check(own)
     task.check_prior(prior, inputs)
     sampler.check(prior, task)
     metrics = [build(metric) for metric in config.metrics.values()]
@@ -54,7 +57,7 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
     check_folders(folder, config.data.root)
     run = Run(
         config, to_yaml(config, sources or {}), prior, task, sampler, inputs, Results(folder, owner), metrics,
-        config.samples, config.seed, batches(config.batch_size, prior.cpu_batch, device), device,
+        config.samples, config.seed, shape, batches(config.batch_size, prior.cpu_batch, device), device,
         [*task.notes(inputs), *sampler.notes(prior.schedule)],
     )  # fmt: skip
     run.pending()  # refuses inputs that have changed
@@ -68,6 +71,28 @@ def check_shape(model: str, shape: tuple[int, ...]) -> None:
             f"model={model} has points of shape {shape}, and run.py restores images (3, n, n): "
             "use dsg.samplers.sample, or dsg.studies.posterior (docs/theory.md)"
         )
+
+
+def image_shape(model: str, prior: Prior, size: int | str | None) -> tuple[int | None, ...]:
+    """(C, H, W) of a run's images, or (C, None, None) where each has its own size.
+
+    Args:
+        size: option data.size.
+
+    Raises:
+        ValueError: the prior does not take it.
+    """
+    shape = prior.image_shape
+    if None in shape:
+        if size in (None, "native"):
+            return shape
+        if size < 16:
+            raise ValueError(f"data.size={size}: 16 or more, or native")
+        return (shape[0], size, size)
+    check_shape(model, shape)
+    if size not in (None, shape[-1]):
+        raise ValueError(f"data.size={size}: model={model} takes images of {shape[-1]}x{shape[-1]} only")
+    return shape
 
 
 def check_name(option: str, name: str) -> None:

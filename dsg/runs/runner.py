@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import groupby, takewhile
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +69,7 @@ class Run:
     metrics: Sequence[Metric] = ()
     samples: int = 1
     seed: int = 0
+    image_shape: Sequence[int] = ()  # (C, H, W) of all images, or (C, None, None)
     batches: Batches = field(default_factory=lambda: Batches(USUAL))
     device: torch.device = torch.device("cpu")
     notes: Sequence[str] = ()  # what the user should know before it starts
@@ -108,6 +110,12 @@ class Run:
         """Of the next batch."""
         return self.batches.size
 
+    def shape_of(self, item: Item) -> tuple[int, ...]:
+        """(C, H, W) of what is diffused for an image."""
+        if None not in self.prior.shape:
+            return self.prior.shape
+        return self.task.image_shape(item.input, self.image_shape)
+
     def work(self) -> int:
         """What is left, in forward passes of one image."""
         return len(self.pending()) * self.task.tries * self.sampler.cost(self.prior.schedule).compute
@@ -137,7 +145,7 @@ class Run:
             self.results.claim(self.config_text)
         self.results.check_owner()  # it may have been another run that finished here since this one was prepared
         while todo:
-            batch = todo[: self.batches.size]
+            batch = of_one_size(self, todo[: self.batches.size])
             made = run_if_it_fits(self, batch, on_progress, callback)
             if made is None:
                 self.batches.did_not_fit(len(batch))
@@ -148,6 +156,12 @@ class Run:
         evaluate(self)
         write_summary(self)
         return failures
+
+
+def of_one_size(run: Run, items: list[Item]) -> list[Item]:
+    """The first items, as many as have the first one's size."""
+    shape = run.shape_of(items[0])
+    return list(takewhile(lambda item: run.shape_of(item) == shape, items))
 
 
 class Watch:
@@ -212,7 +226,7 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
         watches.append(Watch(len(batch), run.device))
         numbers = [item.sample_number * run.task.tries + number for item in batch]
         draws = run.sampler.draws(run.prior.schedule)
-        noise = ImageNoise(run.seed, [i.id for i in inputs], numbers, run.prior.shape, run.device, draws)
+        noise = ImageNoise(run.seed, [i.id for i in inputs], numbers, run.shape_of(batch[0]), run.device, draws)
         x_T = run.sampler.start(prior, run.task, condition, noise.start())
         return sample(prior, run.task, condition, run.sampler, x_T, noise, each_step)
 
@@ -292,24 +306,32 @@ def evaluate(run: Run) -> None:
     """Compute the metrics that are missing, from the saved images."""
     run.broken.clear()
     for metric, items in unevaluated(run):
-        chunk = at_once(*run.results.image(items[0].name).shape[:2])
-        for start in range(0, len(items), chunk):
-            part = items[start : start + chunk]
-            pixels = np.stack([run.results.image(item.name) for item in part])
-            values = attempt(run, metric, metric, pixels, [item.input for item in part])
-            if values is None:
-                break
-            by = {f"{BY}{metric.name}": metric.fingerprint}
-            run.results.add([{"id": i.name, metric.name: v, **by} for i, v in zip(part, values)])
+        for _, alike in groupby(items, key=run.shape_of):
+            if metric.name not in run.broken:
+                evaluate_images(run, metric, list(alike))
     rows = run.results.rows()
     names = [item.name for item in run.items if item.name in rows]
     for metric in run.metrics:
         wanted = isinstance(metric, SetMetric) and metric.missing() is None and len(names) >= metric.smallest
+        wanted = wanted and len({run.shape_of(item) for item in run.items}) == 1  # a set is of one size
         if wanted and len(names) == len(run.items) and run.results.set_record(metric, names) is None:
             pixels = np.stack([run.results.image(name) for name in names])
             numbers = attempt(run, metric, set_numbers, metric, pixels)
             if numbers is not None:
                 run.results.add([run.results.new_set_record(metric, names, numbers)])
+
+
+def evaluate_images(run: Run, metric: ImageMetric, items: list[Item]) -> None:
+    """Compute a metric of images of one size, and save it."""
+    chunk = at_once(*run.results.image(items[0].name).shape[:2])
+    for start in range(0, len(items), chunk):
+        part = items[start : start + chunk]
+        pixels = np.stack([run.results.image(item.name) for item in part])
+        values = attempt(run, metric, metric, pixels, [item.input for item in part])
+        if values is None:
+            return
+        by = {f"{BY}{metric.name}": metric.fingerprint}
+        run.results.add([{"id": i.name, metric.name: v, **by} for i, v in zip(part, values)])
 
 
 def set_numbers(metric: SetMetric, images: np.ndarray) -> dict[str, float]:

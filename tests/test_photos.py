@@ -1,0 +1,189 @@
+"""The prior of photographs: any size, tiles, padding; and runs whose images keep their size."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from safetensors.torch import save_file
+
+import dsg
+from dsg.config import load_with_sources
+from dsg.priors.photos import PatchUNet, PhotoPrior, starts
+from dsg.runs.main import run_one
+
+
+class Result(NamedTuple):
+    returncode: int
+    stderr: str
+
+
+@pytest.fixture
+def run_cli(capfd):
+    """The work of run.py in this process, without Hydra's command line."""
+
+    def call(*arguments) -> Result:
+        try:
+            code = run_one(*load_with_sources([str(argument) for argument in arguments]))
+        except ValueError as error:
+            return Result(2, f"error: {error}\n")
+        lines = capfd.readouterr().err.replace("\r", "\n").splitlines()
+        return Result(code, "\n".join(line for line in lines if "pass/s" not in line) + "\n")
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random weights whose output is neither small nor smooth."""
+    generator = torch.Generator().manual_seed(0)
+    state = {k: 0.02 * torch.randn(v.shape, generator=generator) for k, v in PatchUNet().state_dict().items()}
+    path = tmp_path_factory.mktemp("photos") / "random.safetensors"
+    save_file({k: v.half() for k, v in state.items()}, path)
+    return str(path)
+
+
+def noisy(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 90), (5, 8)])
+def test_an_image_of_any_size_gets_noise_of_its_own_size(weights, size):
+    eps = PhotoPrior("photos", weights).predict(noisy(2, 3, *size), 500).eps
+    assert eps.shape == (2, 3, *size) and torch.isfinite(eps).all()
+
+
+def test_an_image_is_the_same_alone_and_in_a_batch(weights):
+    prior, x = PhotoPrior("photos", weights), noisy(3, 3, 40, 56)
+    together = prior.predict(x, 300).eps
+    assert torch.equal(together[1:2], prior.predict(x[1:2], 300).eps)
+
+
+def test_a_shift_by_the_stride_shifts_the_result(weights):
+    prior, x = PhotoPrior("photos", weights), noisy(1, 3, 208, 208)
+    whole, shifted = prior.predict(x, 300).eps, prior.predict(x[..., 16:, 16:], 300).eps
+    inner = slice(96, -96)
+    torch.testing.assert_close(whole[..., 16:, 16:][..., inner, inner], shifted[..., inner, inner])
+
+
+def test_tiles_agree_with_the_whole_image(weights):
+    x = noisy(1, 3, 200, 330)
+    whole = PhotoPrior("photos", weights, tile=0).predict(x, 300).eps
+    tiled = PhotoPrior("photos", weights, tile=160, overlap=64).predict(x, 300).eps
+    cut = PhotoPrior("photos", weights, tile=160, overlap=0).predict(x, 300).eps
+    near, far = (tiled - whole).abs().max(), (cut - whole).abs().max()
+    assert near < 0.02 * whole.std() and near < far / 4  # an overlap is what hides the seams
+
+
+def test_the_gradient_through_tiles_is_that_of_the_whole_image(weights):
+    gradients = []
+    for tile in (0, 160):
+        x = noisy(1, 3, 176, 240).requires_grad_()
+        PhotoPrior("photos", weights, tile=tile).predict(x, 300).eps.square().sum().backward()
+        gradients.append(x.grad)
+    assert (gradients[0] - gradients[1]).norm() < 0.02 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("side", [256, 257, 449, 1000, 4032])
+def test_tiles_cover_a_side_in_one_phase(side):
+    begins = starts(side, 256, 64)
+    assert all(b % 16 == 0 for b in begins) and begins[-1] < side <= begins[-1] + 256
+    assert all(b - a <= 256 - 64 for a, b in zip(begins, begins[1:]))
+
+
+@pytest.mark.parametrize("option", ["tile=100", "tile=64", "overlap=300"])
+def test_a_tile_that_cannot_be_is_one_line(run_cli, weights, option, tmp_path):
+    result = run_cli(f"model.{option}", "model=photos", f"model.checkpoint={weights}", f"out={tmp_path}/out")
+    assert result.returncode == 2 and result.stderr.startswith(f"error: model.{option.split('=')[0]}=")
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Three images of two sizes."""
+    folder, rng = tmp_path / "in", np.random.default_rng(0)
+    folder.mkdir()
+    for name, size in (("a", (40, 56)), ("b", (33, 48)), ("c", (40, 56))):
+        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def run(run_cli, weights):
+    def call(folder, out, *options) -> Result:
+        given = ("model=photos", f"model.checkpoint={weights}", f"data.root={folder}", "sampler=mpgd_dsg")
+        return run_cli(*given, "sampler.steps=2", f"out={out}", "wandb.mode=disabled", *options)
+
+    return call
+
+
+def sizes(folder):
+    return {path.stem: Image.open(path).size for path in sorted(folder.glob("*.png"))}
+
+
+def pixels(folder):
+    return {path.stem: np.asarray(Image.open(path)).tolist() for path in sorted(folder.glob("*.png"))}
+
+
+@pytest.mark.parametrize("task", ["super_resolution", "inpaint"])
+def test_images_keep_their_size(run, photographs, tmp_path, task):
+    result = run(photographs, tmp_path / "out", f"task={task}", "metrics=[psnr,ssim]")
+    assert result.returncode == 0, result.stderr
+    assert sizes(tmp_path / "out/images") == sizes(photographs) == {"a": (56, 40), "b": (48, 33), "c": (56, 40)}
+    assert (tmp_path / "out/grid.png").is_file()
+    (tmp_path / "out/images/b.png").unlink()
+    before = pixels(tmp_path / "out/images")
+    assert run(photographs, tmp_path / "out", f"task={task}", "metrics=[psnr,ssim]").returncode == 0
+    alone = run(photographs / "b.png", tmp_path / "alone", f"task={task}", "metrics=[psnr,ssim]")
+    assert alone.returncode == 0, alone.stderr
+    after = pixels(tmp_path / "out/images")
+    assert after["b"] == pixels(tmp_path / "alone/images")["b"] and {k: after[k] for k in before} == before
+
+
+def test_a_degraded_photograph_is_enlarged_by_the_factor(run, photographs, tmp_path):
+    options = ("task=super_resolution", "task.factor=2", "data.degraded=true")
+    assert run(photographs, tmp_path / "out", *options).returncode == 0
+    assert sizes(tmp_path / "out/images") == {"a": (112, 80), "b": (96, 66), "c": (112, 80)}
+
+
+def test_a_mask_has_the_size_of_its_image(run, photographs, tmp_path):
+    mask = np.full((40, 56), 255, np.uint8)
+    mask[10:20, 10:20] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    options = ("task=inpaint", f"task.mask={tmp_path}/mask.png", "data.degraded=true")
+    wrong = run(photographs, tmp_path / "out", *options)
+    assert wrong.returncode == 2 and "mask.png (56x40) does not fit" in wrong.stderr and "b.png" in wrong.stderr
+    assert run(photographs / "a.png", tmp_path / "out", *options).returncode == 0
+
+
+def test_a_number_crops_to_squares(run, photographs, tmp_path):
+    assert run(photographs, tmp_path / "out", "task=inpaint", "data.size=32").returncode == 0
+    assert set(sizes(tmp_path / "out/images").values()) == {(32, 32)}
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (("data.size=8",), "data.size=8: 16 or more, or native"),
+        (("data.size=large",), "data.size=large: expected an integer or one of native or null"),
+        (("task=style", f"task.reference={ROOT}/data/avatars64/test"), "data.size=256"),
+    ],
+)
+def test_sizes_that_cannot_be_are_one_line(run, photographs, tmp_path, options, words):
+    result = run(photographs, tmp_path / "out", *options)
+    assert result.returncode == 2 and words in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_prior_of_one_size_takes_no_other(run_cli):
+    result = run_cli("data.size=native", "data.limit=1")
+    assert result.returncode == 2 and "model=avatars64 takes images of 64x64 only" in result.stderr
+
+
+def test_restore_keeps_an_image_s_size_or_enlarges_it(weights, photographs):
+    overrides = [f"model.checkpoint={weights}", "sampler.steps=2"]
+    file = photographs / "b.png"
+    degraded = dsg.restore(file, "super_resolution", "mpgd_dsg", "photos", overrides)
+    assert degraded.image.shape == (33, 48, 3) and degraded.measurement.shape == (9, 12, 3)
+    enlarged = dsg.restore(file, "super_resolution", "mpgd_dsg", "photos", overrides, degraded=True)
+    assert enlarged.image.shape == (132, 192, 3) and enlarged.measurement.shape == (33, 48, 3)
