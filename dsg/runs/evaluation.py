@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from dsg.layers import files, merge, read
 from dsg.metrics.base import Metric, SetMetric
@@ -17,6 +15,7 @@ from dsg.options import check, locate, parameters, suggestion
 from dsg.runs.prepare import build, build_task, pick_device
 from dsg.runs.results import OWNER, Results
 from dsg.runs.runner import Run, evaluate
+from dsg.runs.saved import literal, read_saved
 from dsg.runs.summary import write_summary
 from dsg.types import Data
 
@@ -49,7 +48,8 @@ def add_metrics(out: Path, names: Sequence[str], options: Mapping[str, Mapping],
     Raises:
         ValueError, OSError: one line; where a metric cannot be computed, after the others are written.
     """
-    run = finished_run(out, metric_configs(names, options, _saved(out)[0], config_dirs))
+    config, _ = read_saved(out, config_dirs)
+    run = finished_run(out, metric_configs(names, options, config["model"]["name"], config_dirs), config_dirs)
     check_images(run)
     evaluate(run)
     write_summary(run)
@@ -73,13 +73,15 @@ def why_not(metric: Metric, run: Run) -> str | None:
     return None
 
 
-def finished_run(out: Path, added: Mapping[str, Mapping] | None = None) -> Run:
+def finished_run(out: Path, added: Mapping[str, Mapping] | None = None, config_dirs: Sequence[str | Path] = ()) -> Run:
     """The run in `out`, for its inputs, rows and metrics alone: it has no prior and no sampler.
 
     Args:
         added: configs of metrics, by name, above the run's own.
+        config_dirs: folders of the user's YAML files; what they name may be built.
     """
-    config, owner = _saved(out)
+    saved, owner = read_saved(out, config_dirs)
+    config = OmegaConf.create(literal(saved))
     config.metrics = {**config.metrics, **(added or {})}
     results = Results(out, owner)
     rows = results.rows()
@@ -120,16 +122,16 @@ def check_images(run: Run) -> None:
 
 
 def metric_configs(
-    names: Sequence[str], options: Mapping[str, Mapping], config: DictConfig, config_dirs: Sequence[str | Path] = ()
+    names: Sequence[str], options: Mapping[str, Mapping], model: str, config_dirs: Sequence[str | Path] = ()
 ) -> dict[str, dict]:
-    """Configs of metrics by name: configs/metric/, the model's defaults, then `options`.
+    """Configs of metrics by name: configs/metric/, the defaults of `model`, then `options`.
 
     Raises:
         ValueError: an unknown name or option, or a wrong type.
     """
     check_names(names, options, config_dirs)
     found = {}
-    defaults = read("model", config.model.name, config_dirs).get("model_defaults", {}).get("metric", {})
+    defaults = read("model", model, config_dirs).get("model_defaults", {}).get("metric", {})
     for name in names:
         values = read("metric", name, config_dirs)
         for above in (defaults, options):
@@ -148,15 +150,3 @@ def check_names(names: Sequence[str], options: Mapping[str, Mapping], config_dir
         raise ValueError(f"metric {unknown[0]} is unknown: one of {', '.join(known)}")
     if unasked := [name for name in options if name not in names]:
         raise ValueError(f"{unasked[0]} has options, but is not asked for: --metrics {' '.join([*names, unasked[0]])}")
-
-
-def _saved(out: Path) -> tuple[DictConfig, dict]:
-    """The config of a run, and its identity."""
-    try:
-        config = OmegaConf.load(out / OWNER)
-        owner = OmegaConf.to_container(config.pop("identity"))
-        return config, owner
-    except FileNotFoundError:
-        raise ValueError(f"{out}: no run there ({OWNER} is missing)") from None
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{out / OWNER} is damaged: it does not say whose results these are") from None

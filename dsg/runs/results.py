@@ -15,15 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
-from yaml import YAMLError
 
 from dsg.files import file_digest, named, place, process_name, sweep, temporary_name
 from dsg.metrics.base import Metric
+from dsg.runs.saved import OWNER, read_plain
 from dsg.samplers.base import unused_options
 
-OWNER, PARTS, SUMMARY = "config.yaml", "parts", "metrics.json"
+PARTS, SUMMARY = "parts", "metrics.json"
 BY = "by:"  # in a record: with which settings a metric was computed
 # of a model: where its file lies (its hash counts) and what changes no more than rounding
 SPEED = {"checkpoint", "compile", "channels_last", "cpu_batch", "use_checkpoint"}
@@ -94,13 +93,10 @@ class Results:
             if self.images.is_dir() and any(self.images.iterdir()):
                 raise ValueError(f"out={self.out} holds images, but no {OWNER} that says whose: choose another folder")
             return
-        try:
-            before = _flat(OmegaConf.to_container(OmegaConf.load(file))["identity"])
-        except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-            raise ValueError(
-                f"{file} is damaged: it does not say whose results these are; choose another out"
-            ) from None
-        now = _flat(self.owner)
+        before, now = read_plain(self.out).get("identity"), _flat(self.owner)
+        if not isinstance(before, dict):
+            raise ValueError(f"{file} is damaged: it does not say whose results these are; choose another out")
+        before = _flat(before)
         differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
         if differing:
             k = differing[0]

@@ -15,11 +15,12 @@ from dsg.layers import files, read
 from dsg.runs.evaluation import find_runs
 from dsg.runs.prepare import build
 from dsg.runs.results import OWNER, SUMMARY
+from dsg.runs.saved import literal, read_saved
 from dsg.runs.summary import NOT_METRICS, PER_IMAGE, means, means_of_sets
 from dsg.samplers import Cost
 from dsg.suites.collect import DIVERSITY
 from dsg.suites.methods import COLORS, LABELS, Method
-from dsg.suites.report.command import command, overrides, parsed, variant
+from dsg.suites.report.command import command, overrides, variant
 from dsg.suites.report.expected import Published, published
 from dsg.types import Column
 from tasks.inverse import LinearInverseProblem
@@ -93,7 +94,7 @@ def collect(folders: Sequence[Path], config_dirs: Sequence[str] = ()) -> tuple[l
     if not entries:
         raise ValueError(f"{skipped[0]} (no run is finished)")
     tell_apart(entries)
-    entries = [*beside(entries, folders), *entries]
+    entries = [*beside(entries, folders, config_dirs), *entries]
     order = {task: k for k, task in enumerate(dict.fromkeys((e.model, e.task) for e in entries if e.sampler))}
     rank = {family: k for k, family in enumerate(LABELS)}
     return sorted(
@@ -104,7 +105,7 @@ def collect(folders: Sequence[Path], config_dirs: Sequence[str] = ()) -> tuple[l
 def read_run(out: Path, path: str, config_dirs: Sequence[str] = ()) -> Entry:
     """Raises ValueError, OSError: it is not finished, or its files are damaged."""
     text = (out / OWNER).read_text(encoding="utf-8")
-    config = parsed(text)
+    config, _ = read_saved(out, config_dirs)
     if not (out / SUMMARY).exists():
         raise ValueError(f"not finished: no {SUMMARY}")
     summary, method = json.loads((out / SUMMARY).read_text(encoding="utf-8")), method_of(config["sampler"])
@@ -135,18 +136,18 @@ def tell_apart(entries: Sequence[Entry]) -> None:
             entry.options |= more(entry)
 
 
-def beside(entries: Sequence[Entry], folders: Sequence[Path]) -> list[Entry]:
+def beside(entries: Sequence[Entry], folders: Sequence[Path], config_dirs: Sequence[str] = ()) -> list[Entry]:
     """Folders beside the runs of a suite that hold a table and no config: the baseline without a prior, real images."""
     found = []
     for like in {entry.folder.parent: entry for entry in reversed(entries)}.values():
         inside = any(like.folder.parent.resolve().is_relative_to(folder.resolve()) for folder in folders)
         for file in sorted(like.folder.parent.glob(f"*/{TABLE}")) if inside else ():
             if not (file.parent / OWNER).exists():
-                found.append(reference(file.parent, name_of(file.parent, folders), like))
+                found.append(reference(file.parent, name_of(file.parent, folders), like, config_dirs))
     return found
 
 
-def reference(out: Path, path: str, like: Entry) -> Entry:
+def reference(out: Path, path: str, like: Entry, config_dirs: Sequence[str] = ()) -> Entry:
     rows = rows_of(out)
     table = pd.DataFrame(rows)
     mean = {name: float(table[name].mean()) if name in table else None for name in PER_IMAGE.values()}
@@ -154,8 +155,7 @@ def reference(out: Path, path: str, like: Entry) -> Entry:
         "images": len(rows), "metrics": means(table), "set_metrics": {}, "versions": {}, "failures": [],
         **{name: mean[column] for name, column in PER_IMAGE.items()},
     }  # fmt: skip
-    task = parsed((like.folder / OWNER).read_text(encoding="utf-8"))["task"]
-    built = _built(task)
+    built = _built(read_saved(like.folder, config_dirs)[0]["task"])
     restored = built.baseline_title if isinstance(built, LinearInverseProblem) else out.name
     title = "real images" if out.name == "real" else restored
     return Entry(out, path, like.model, like.task, title, title, False, 0, summary, rows, like.columns)
@@ -188,9 +188,8 @@ def name_of(out: Path, folders: Sequence[Path]) -> str:
 
 
 def method_of(sampler: Mapping) -> Method:
-    """Of a sampler's config; by its name alone where its code is not here."""
-    built = _built(sampler)
-    return Method(sampler["name"], sampler.get("base_method")) if built is None else Method.of(built)
+    """Of a sampler's config."""
+    return Method(sampler["name"], sampler.get("base_method"), sampler.get("spherical") is True)
 
 
 def columns_of(config: Mapping, names: Iterable[str], config_dirs: Sequence[str] = ()) -> dict[str, Column]:
@@ -223,8 +222,8 @@ def _built(config: Mapping):
 
 @cache
 def _build(config: str):
-    """The object, without its networks; None if its code or files are not here."""
+    """The object, without its networks, of what `read_saved` lets pass; None if its code or files are not here."""
     try:
-        return build(OmegaConf.create(json.loads(config)))
+        return build(OmegaConf.create(literal(json.loads(config))))
     except Exception:  # whatever the constructor of somebody's class raises
         return None
