@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from dsg.files import named, temporary_name
+from dsg.types import Form
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2"}
 MOST_PIXELS = 100_000_000  # of a file: some 20 kB can claim to be gigabytes
@@ -148,6 +149,15 @@ def read(
     return np.asarray(square(image, size, filter))
 
 
+def form_of(path: Path) -> Form:
+    """What the file has beside its colours, as `save` takes it."""
+    image = _load(path)
+    alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
+    grey = image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
+    icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
+    return Form(grey, None if alpha is None or alpha.min() == 255 else alpha, icc)
+
+
 def load(root: str | Path, size: int, limit: int | None = None) -> dict[str, np.ndarray]:
     """The first `limit` images of `root` by id, uint8 [size, size, 3]; errors are those of `find` and `read`."""
     return each(dict(list(find(Path(root)).items())[:limit]), lambda name, path: read(path, size))
@@ -229,12 +239,22 @@ def read_masks(source: Path, paths: dict[str, Path], size: int | None, on_error:
     return each(paths, read_own, on_error)
 
 
-def save(path: Path, image: np.ndarray) -> None:
-    """Write uint8 [H, W, 3 or 1] as a PNG that is there whole or not at all, whoever else writes it."""
+def save(path: Path, image: np.ndarray, form: Form | None = None) -> None:
+    """Write uint8 [H, W, 3 or 1] as a PNG that is there whole or not at all, whoever else writes it.
+
+    Args:
+        form: of the file that it was made from: greyscale stays greyscale, opacity and colour profile are kept (opacity
+            is enlarged with the image).
+    """
+    picture, form = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), form or Form()
+    if form.grey:
+        picture = picture.convert("L")
+    if form.alpha is not None:
+        picture.putalpha(Image.fromarray(form.alpha).resize(picture.size, Image.Resampling.BICUBIC))
     temporary = temporary_name(path)
     try:
         with named(path):
-            Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(temporary, format="PNG")
+            picture.save(temporary, format="PNG", icc_profile=form.icc)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -12,6 +12,21 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
+class Form:
+    """What an image file has beside three colours of 8 bits.
+
+    Attributes:
+        grey: it has no colours.
+        alpha: uint8 [H, W], its opacity; None where all of it is opaque.
+        icc: its colour profile.
+    """
+
+    grey: bool = False
+    alpha: np.ndarray | None = None
+    icc: bytes | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Input:
     """What one condition is made of. Images are uint8 [H, W, 3].
 
@@ -23,7 +38,9 @@ class Input:
         reference: the image whose person or style is wanted.
         labels: uint8 [H, W], the wanted class of every pixel, 255 = any.
         prompt: the text that is wanted.
+        tables: float32 [3, 64], how a JPEG file was compressed (`tasks.jpeg`).
         path: where the image was read.
+        form: what the file had beside its colours; the restored image is saved with it.
     """
 
     id: str
@@ -33,13 +50,15 @@ class Input:
     reference: np.ndarray | None = None
     labels: np.ndarray | None = None
     prompt: str | None = None
+    tables: np.ndarray | None = None
     path: Path | None = None
+    form: Form | None = None
 
     @property
     def digest(self) -> str:
         """Tells whether what stands behind this id is still the same."""
         digest = sha256()
-        for name in ("truth", "measurement", "reference", "labels"):
+        for name in ("truth", "measurement", "reference", "labels", "tables"):
             array = getattr(self, name)
             if array is not None:
                 digest.update(f"{name} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())

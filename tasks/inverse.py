@@ -104,9 +104,10 @@ class InverseProblem(Task):
         side, exact = shape[-1] and self.measurement_size(shape[-1]), not self.resizable
 
         def read(name: str, path: Path) -> Input:
+            form = images.form_of(path) if side is None else None
             if data.degraded:
-                return Input(name, measurement=images.read(path, side, images.AVERAGE, exact), path=path)
-            return Input(name, truth=images.read(path, shape[-1]), path=path)
+                return Input(name, measurement=images.read(path, side, images.AVERAGE, exact), path=path, form=form)
+            return Input(name, truth=images.read(path, shape[-1]), path=path, form=form)
 
         return list(images.each(files, read, data.on_error).values())
 

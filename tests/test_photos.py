@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image
+from PIL import Image, ImageCms
 from safetensors.torch import save_file
 
 import dsg
@@ -187,3 +187,39 @@ def test_restore_keeps_an_image_s_size_or_enlarges_it(weights, photographs):
     assert degraded.image.shape == (33, 48, 3) and degraded.measurement.shape == (9, 12, 3)
     enlarged = dsg.restore(file, "super_resolution", "mpgd_dsg", "photos", overrides, degraded=True)
     assert enlarged.image.shape == (132, 192, 3) and enlarged.measurement.shape == (33, 48, 3)
+
+
+def saved(folder, name, image, **options):
+    image.save(folder / name, **options)
+    return folder / name
+
+
+def test_a_file_keeps_its_form(run, tmp_path):
+    folder, rng = tmp_path / "in", np.random.default_rng(0)
+    folder.mkdir()
+    grey, colours = rng.integers(0, 255, (32, 48), np.uint8), rng.integers(0, 255, (32, 48, 3), np.uint8)
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    alpha = np.full((32, 48, 1), 255, np.uint8)
+    alpha[:8] = 0
+    saved(folder, "grey.png", Image.fromarray(grey))
+    saved(folder, "deep.png", Image.fromarray(grey.astype(np.uint16) * 257))
+    saved(folder, "alpha.png", Image.fromarray(np.concatenate([colours, alpha], axis=2)))
+    saved(folder, "opaque.png", Image.fromarray(np.concatenate([colours, 0 * alpha + 255], axis=2)))
+    saved(folder, "palette.png", Image.fromarray(colours).quantize(16))
+    saved(folder, "cmyk.jpg", Image.fromarray(colours).convert("CMYK"))
+    saved(folder, "profile.jpg", Image.fromarray(colours), icc_profile=profile)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees
+    saved(folder, "turned.jpg", Image.fromarray(colours), exif=turned)
+    for options, factor in ((("task=denoise",), 1), (("task=super_resolution", "data.degraded=true"), 4)):
+        out = tmp_path / f"out{factor}"
+        assert run(folder, out, "metrics=[psnr]", *options).returncode == 0
+        found = {path.stem: Image.open(path) for path in (out / "images").glob("*.png")}
+        modes = {name: image.mode for name, image in found.items()}
+        assert modes == {"grey": "L", "deep": "L", "alpha": "RGBA"} | dict.fromkeys(
+            ("opaque", "palette", "cmyk", "profile", "turned"), "RGB"
+        )
+        assert found["profile"].info["icc_profile"] == profile and "icc_profile" not in found["grey"].info
+        assert found["turned"].size == (32 * factor, 48 * factor) and found["grey"].size == (48 * factor, 32 * factor)
+        opacity = np.asarray(found["alpha"])[..., 3]
+        assert (opacity[: 6 * factor] == 0).all() and (opacity[10 * factor :] == 255).all()

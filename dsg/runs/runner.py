@@ -260,7 +260,7 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
 def save(run: Run, item: Item, pixels: np.ndarray, condition: Mapping[str, Tensor]) -> dict[str, str]:
     """Write the image, and what it was made from; file name -> digest."""
     results, name = run.results, item.input.id
-    images.save(results.images / f"{item.name}.png", pixels)
+    images.save(results.images / f"{item.name}.png", pixels, item.input.form)
     written = [results.images / f"{item.name}.png"]
     shown = run.task.condition_image(item.input, condition)
     for folder, what in ((results.condition, shown), (results.truth, item.input.truth)):
