@@ -2,34 +2,29 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dsg.cli import CommandLine, explain, parse, rewrite
-from dsg.files import first_line
-from dsg.runs.comparison import Finished
-from dsg.runs.outcomes import Outcome, Outcomes
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 STOPPED = 130  # by Ctrl-C
-SWEEPS = Path("results/sweep")  # hydra.sweep.dir
 HELP = """\
 One run: a prior, a task, a sampler, a set of images.
 
   python run.py                                                  16 embedded faces, random inpainting, DPS with DSG
   python run.py task=super_resolution sampler=mpgd_dsg sampler.steps=20
   python run.py data.root=photos data.limit=null                 your own images
-  python run.py -m task=inpaint,gaussian_deblur sampler=dps,dps_dsg      a sweep
-  python run.py -m hydra/launcher=slurm ...                              on a Slurm cluster: docs/cluster.md
+  python run.py -m task=inpaint,gaussian_deblur sampler=dps,dps_dsg      a sweep, a process per GPU (--workers 4)
+  python run.py -m launcher=slurm ...                                    on a Slurm cluster: docs/cluster.md
 
 Choices, a file each in configs/:
 {choices}
@@ -52,25 +47,19 @@ A value that nobody gives comes from the sampler, the prior, the task's recipe o
 """
 
 
-def run_job(config: DictConfig, config_dirs: Sequence[str]) -> Outcome:
-    """One run of a composed config."""
+def run_job(config: DictConfig, config_dirs: Sequence[str]) -> int:
+    """Run a composed config. Returns the exit code."""
     from dsg.config import resolve  # brings torch, which takes seconds that --help and wrong choices do not need
 
-    job = HydraConfig.get()
-    overrides = [override.removeprefix("++user.") for override in job.overrides.task]
-    if job.mode == RunMode.MULTIRUN:
-        print("--", *overrides)
     try:
-        config, sources = resolve(config, config_dirs, job.runtime.choices)
+        config, sources = resolve(config, config_dirs, HydraConfig.get().runtime.choices)
     except ValueError as error:
-        return Outcome(fail(error), overrides)
+        return fail(error)
     for note in sources.notes:
         print(f"note: {note}", file=sys.stderr)
     from dsg.runs.main import run_one  # brings much else, not needed if the options are wrong
 
-    finished: list[Finished] = []
-    code = run_one(config, sources, lambda summary: finished.append(Finished(config, overrides, summary)))
-    return Outcome(code, overrides, *finished)
+    return run_one(config, sources)
 
 
 def choices() -> str:
@@ -86,47 +75,22 @@ def fail(error: Exception | str) -> int:
 
 
 def run(line: CommandLine) -> int:
-    """The run, or all runs of a sweep (-m): one that fails does not stop the others. Returns the worst exit code."""
-    outcomes: list[Outcome] = []
-    elsewhere = Outcomes(SWEEPS) if line.launcher else None
+    """The run, or all runs of a sweep (-m). Returns the exit code."""
+    if line.multirun:
+        from dsg.suites import cluster
+        from dsg.suites.sweep import sweep
+
+        cluster.check(line.launcher)
+        return sweep(line.overrides, line.config_dirs, line.workers, line.launcher)
+    codes: list[int] = []
 
     @hydra.main(version_base="1.3", config_path="configs", config_name="config")
     def job(config: DictConfig) -> None:
-        outcome = run_job(config, line.config_dirs)
-        if elsewhere:
-            return elsewhere.add(HydraConfig.get().job.num, outcome)
-        outcomes.append(outcome)
-        if outcome.code == STOPPED:
-            sys.exit(STOPPED)  # the whole sweep
+        codes.append(run_job(config, line.config_dirs))
 
     sys.argv[1:] = [*line.flags, *map(rewrite, line.overrides)]
-    if elsewhere:
-        outcomes += launched(job, elsewhere, line.launcher)
-    else:
-        job()
-    finished = [outcome.finished for outcome in outcomes if outcome.finished is not None]
-    if len(finished) > 1:
-        from dsg.runs.comparison import comparison
-
-        print(comparison(finished))
-    return max((outcome.code for outcome in outcomes), default=0)
-
-
-def launched(job: Callable, outcomes: Outcomes, launcher: str) -> list[Outcome]:
-    """What the runs of a sweep came to in processes that a launcher began; what failed is told."""
-    logs = f".submitit in hydra.sweep.dir ({SWEEPS})"
-    print(f"waiting for the jobs of hydra/launcher={launcher}; their logs: {logs}", file=sys.stderr)
-    try:
-        job()
-    except RuntimeError as error:  # a job was killed, or could not be submitted
-        outcomes.take()
-        print(f"failed: {first_line(error)}; the same command goes on", file=sys.stderr)
-        return [Outcome(1, [])]
-    found = outcomes.take()
-    for outcome in found:
-        if outcome.code:
-            print(f"failed, exit code {outcome.code}: {' '.join(outcome.overrides)}", file=sys.stderr)
-    return found
+    job()
+    return max(codes, default=0)
 
 
 def main(arguments: Sequence[str]) -> int:

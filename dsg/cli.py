@@ -20,7 +20,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 
 from dsg.files import first_line
-from dsg.launcher import check, chosen
 
 GROUPS = ("model", "task", "sampler", "data")
 TEXT = ("root", "out", "reference", "mask", "prompt", "checkpoint", "name", "project", "group")  # last word of the key
@@ -36,7 +35,9 @@ class CommandLine:
         config_dirs: folders of the user's YAML files.
         help: whether help was asked for.
         shows_config: whether the values of the run are printed instead of used.
-        launcher: what runs a sweep's jobs; None: this process.
+        multirun: whether it is a sweep (-m).
+        workers: processes of a sweep; None: one per GPU.
+        launcher: the queue that runs a sweep instead, and its options (`dsg.suites.cluster.settings`).
     """
 
     flags: list[str]
@@ -44,31 +45,49 @@ class CommandLine:
     config_dirs: list[str]
     help: bool
     shows_config: bool
-    launcher: str | None = None
+    multirun: bool = False
+    workers: int | None = None
+    launcher: Sequence[str] = ()
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
     """The command line, its flags and overrides in whatever order.
 
     Raises:
-        ValueError: another main config than ours; a launcher that is missing, or that would not be used.
+        ValueError: another main config than ours; options of a sweep without a sweep.
     """
     parser = get_args_parser()
+    parser.add_argument("--workers", type=int)
     parser.usage = "python run.py [--help] [--cfg job] [-m] [--config-dir folder] key=value ..."
     found = parser.parse_intermixed_args(arguments)
     if found.config_name or found.config_path:
         raise ValueError("--config-name, --config-path: run.py has one main config; --config-dir adds YAML files to it")
-    launcher = chosen(found.overrides)
-    if launcher is not None:
-        check(launcher, found.multirun)
+    launcher = launcher_of(found.overrides)
+    if (launcher or found.workers is not None) and not found.multirun:
+        raise ValueError("launcher=, --workers are for sweeps: add -m, for a single run too")
+    if found.workers is not None and found.workers < 1:
+        raise ValueError("--workers: 1 or more")
     return CommandLine(
         [word for word in arguments if word not in found.overrides],
-        found.overrides,
+        [override for override in found.overrides if not override.startswith(("launcher=", "launcher."))],
         [os.path.abspath(found.config_dir)] if found.config_dir else [],
         found.help,
         found.cfg == "job",
+        found.multirun,
+        found.workers,
         launcher,
     )
+
+
+def launcher_of(overrides: Sequence[str]) -> list[str]:
+    """The queue that is named by `launcher=slurm launcher.partition=gpu`, as [slurm, partition=gpu]."""
+    named = [override.removeprefix("launcher=") for override in overrides if override.startswith("launcher=")]
+    options = [override.removeprefix("launcher.") for override in overrides if override.startswith("launcher.")]
+    if any(override.startswith("hydra/launcher=") for override in overrides):
+        raise ValueError("hydra/launcher=: launcher=slurm, and options as launcher.partition=gpu")
+    if options and not named:
+        raise ValueError(f"launcher.{options[0]}: launcher=slurm is missing")
+    return [*named[-1:], *options]
 
 
 def rewrite(override: str) -> str:

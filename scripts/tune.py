@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from dsg.arguments import Parser, positive
-from dsg.suites import engine
+from dsg.suites import cluster, engine
 from dsg.suites.dry import describe
 from dsg.suites.main import tell
 from dsg.suites.tuning import TITLES
@@ -49,14 +49,23 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--store", type=Path, help="folder of the trials (default: --out, or results/tuning)")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--workers", type=positive, help="processes (default: one per GPU)")
+    parser.add_argument(
+        "--launcher", nargs="+", default=(), help="a job per search in a cluster's queue"
+    )
     parser.add_argument("--dry", action="store_true", help="print the plan, and run nothing")
-    return parser.parse_args()
+    args = parser.parse_args()
+    try:
+        cluster.check(args.launcher)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
 
 
 def main() -> int:
     args = vars(parse_args())
-    dry = args.pop("dry")
-    jobs, errors = engine.planned(partial(plan, **args))
+    dry, workers, launcher = (args.pop(name) for name in ("dry", "workers", "launcher"))
+    jobs, errors = engine.plan_and_check(partial(plan, **args))
     if dry:
         print(describe(jobs, errors), end="")
         return 2 if errors else 0
@@ -65,7 +74,7 @@ def main() -> int:
     if args["out"] is not None:
         copy_table(args["model"], args["out"])
     try:
-        failures = engine.run(jobs, "tuning")
+        failures = engine.run(jobs, "tuning", workers, args["device"], launcher, (args["out"] or RESULTS) / "queue")
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130

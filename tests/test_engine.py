@@ -81,6 +81,41 @@ def test_a_failing_job_does_not_stop_the_others_and_fails_the_suite(tmp_path, ca
     assert (tmp_path / "table.txt").read_text() == "[1, 2, 3]"
 
 
+class Meets(Adds):
+    """Notes its GPU, and waits until all others are at work too."""
+
+    def run(self, on_progress) -> list[str]:
+        self.file.write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+        for _ in range(1200):
+            if len(list(self.out.glob("*.txt"))) == 2:
+                return []
+            time.sleep(0.1)
+        return ["the other did not come"]
+
+
+def test_every_visible_gpu_has_a_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
+    jobs = [Meets(tmp_path, n) for n in (1, 2)]
+    assert engine.run(jobs, "a") == []  # both at the same time
+    assert sorted(job.file.read_text() for job in jobs) == ["3", "7"]
+
+
+def test_how_many_workers_there_are(monkeypatch):
+    monkeypatch.setattr(engine.os, "cpu_count", lambda: 12)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for gpus, device, asked, count in (
+        (4, "auto", None, 4), (4, "cuda", None, 4), (4, "auto", 8, 8), (4, "auto", "all", 4), (4, "cuda:2", None, 1),
+        (4, "cpu", "all", 12), (0, "auto", None, 1), (0, "auto", "all", 12),
+    ):  # fmt: skip
+        monkeypatch.setattr(engine.torch.cuda, "device_count", lambda n=gpus: n)
+        assert engine.worker_count(asked, device) == count, (gpus, device, asked)
+    monkeypatch.setattr(engine.torch.cuda, "device_count", lambda: 4)
+    assert engine.visible_gpus("auto") == ["0", "1", "2", "3"]
+    monkeypatch.setenv("WORLD_SIZE", "4")  # torchrun has as many processes already
+    assert engine.worker_count(None, "auto") == 1
+
+
 class Waits(Adds):
     """Is begun, and never ends by itself."""
 

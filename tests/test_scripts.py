@@ -77,7 +77,7 @@ WRONG = {
         (["--images", "0"], "--images: 2 or more"),
         (["--steps", "many"], "--steps many: whole numbers are expected"),
         (["--most-steps", "0"], "an integer, at least 1"),
-        (["--workers", "0"], "--workers: 1 or more"),
+        (["--workers", "0"], "an integer, at least 1"),
         (["--device", "tpu"], "device=tpu is unknown"),
         (["--options", "sampler.step=3"], "did you mean sampler.steps?"),
     ],

@@ -171,7 +171,6 @@ def test_bad_options_are_one_clear_line(tmp_path, capsys, options, words):
     [
         ("embedded", {"tasks": ["inpant"]}, "--tasks inpant: suite embedded has inpaint, super_resolution"),
         ("embedded", {"options": ["sampler.etaa=1"]}, "etaa"),
-        ("embedded", {"workers": 0}, "--workers: 1 or more"),
         ("semantic", {"samples": 1}, "--samples: 2 or more"),
         ("semantic", {"steps": [20, 50]}, "takes one number"),
         ("theory", {"images": 4}, "--images does not apply"),

@@ -17,13 +17,8 @@ from dsg.runs.tracking import log
 MISFIT = 2  # times the noise's standard deviation: a restored image leaves about one
 
 
-def run_one(
-    config: DictConfig, sources: Mapping[str, str], on_finished: Callable[[dict], None] = lambda summary: None
-) -> int:
+def run_one(config: DictConfig, sources: Mapping[str, str]) -> int:
     """Restore what is not finished, report and log it.
-
-    Args:
-        on_finished: called with the run's metrics.json.
 
     Returns:
         the exit code: 0, 1 if images or metrics failed or could not be written, 2 for bad input, 130 if
@@ -36,8 +31,12 @@ def run_one(
         return 2
     for note in run.notes:
         print(f"note: {note}", file=sys.stderr)
+    if run.finished:
+        print(f"finished already: {run.results.out}")
+    work, title = run.work(), f"{run.task.name} {run.sampler.name}"
     try:
-        failures = with_progress(run)
+        with tqdm(total=work, unit="pass", desc=title, disable=work == 0, smoothing=0.05) as bar:
+            failures = restore(run, bar.update)
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on: {run.results.out}", file=sys.stderr)
         return 130
@@ -51,30 +50,27 @@ def run_one(
             file=sys.stderr,
         )
         return 1
-    report(run)
-    on_finished(run.results.summary())
-    for warning in misfits(run):
-        print(f"warning: {warning}", file=sys.stderr)
-    log(run)
+    conclude(run)
     for failure in failures:
-        print(f"failed: {failure.id}: not finite at step {failure.step_index} (t={failure.t})", file=sys.stderr)
+        print(f"failed: {failure}", file=sys.stderr)
     return 1 if failures or run.broken else 0
 
 
-def with_progress(run: Run) -> list:
-    work = run.work()
-    if run.finished:
-        print(f"finished already: {run.results.out}")
-    description = f"{run.task.name} {run.sampler.name}"
-    with tqdm(total=work, unit="pass", desc=description, disable=work == 0, smoothing=0.05) as bar:
-        if run.config.save_film:
-            film = Film(run)
-            failures = run.execute(bar.update, film, film.write)
-        else:
-            failures = run.execute(bar.update)
+def restore(run: Run, on_progress: Callable[[float], None]) -> list[str]:
+    """Restore what is not finished, with its film and contact sheet. Returns the failed images, a line each."""
+    work, film = run.work(), Film(run) if run.config.save_film else None
+    failures = run.execute(on_progress, film, *([film.write] if film else []))
     if work and run.results.rows():
         write_contact_sheet(run)
-    return failures
+    return [f"{one.id}: not finite at step {one.step_index} (t={one.t})" for one in failures]
+
+
+def conclude(run: Run) -> None:
+    """Report a run on the terminal, and log it."""
+    report(run)
+    for warning in misfits(run):
+        print(f"warning: {warning}", file=sys.stderr)
+    log(run)
 
 
 def report(run: Run) -> None:

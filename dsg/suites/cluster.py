@@ -1,68 +1,75 @@
-"""Jobs of a suite on a cluster, each a job of its queue, with the settings of run.py's sweeps: configs/hydra/launcher/.
+"""Jobs in a cluster's queue, through submitit, with the settings of configs/launcher/.
 
-The queue is the cluster's (Slurm through submitit). Nothing is decided here but that a requeued job is run again, which
-goes on where it was.
+A requeued job is run again, and goes on where it was stopped.
 """
 
+import difflib
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import yaml
 
-from dsg import launcher
-from dsg.cli import explain
 from dsg.files import first_line
 from dsg.layers import CONFIGS
 from dsg.suites.jobs import Job
 
-OWN = ("_target_", "submitit_folder", "max_num_timeout", "name")  # not handed on as they are
+FOLDER = CONFIGS / "launcher"
 POLL = 10.0  # s
 
 
-def settings(words: Sequence[str]) -> DictConfig:
-    """Args:
-        words: a file of configs/hydra/launcher/ or a launcher of submitit, then options: `slurm partition=gpu`.
+def settings(words: Sequence[str]) -> dict:
+    """The options of submitit's executor.
+
+    Args:
+        words: a file of configs/launcher/, then options of it: `slurm partition=gpu`.
 
     Raises:
-        ValueError: its package is missing, or an option is unknown.
+        ValueError: submitit is missing, or there is no such file or option.
     """
     name, *options = words
-    launcher.check(name)
-    overrides = [f"{launcher.OPTION}{name}", *(f"hydra.launcher.{option}" for option in options)]
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return compose("config", overrides, return_hydra_config=True).hydra.launcher
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(f"--launcher {' '.join(words)}: {explain(error)}") from None
+    files = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    if name not in files:
+        raise ValueError(f"launcher {name} is unknown: one of {', '.join(files)}")
+    if find_spec("submitit") is None:
+        raise ValueError(f"launcher {name} needs submitit: pip install -e '.[slurm]'")
+    found = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    for option in options:
+        key, _, value = option.partition("=")
+        full = key if key in found else f"{name}_{key}"
+        if full not in found:
+            near = difflib.get_close_matches(key, [known.removeprefix(f"{name}_") for known in found], 1)
+            guess = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"launcher {name}: {key} is unknown: {guess}one of {', '.join(found)}")
+        found[full] = yaml.safe_load(value)
+    return {key: value for key, value in found.items() if value is not None}
 
 
-def executor(chosen: DictConfig, folder: Path, name: str):
+def check(words: Sequence[str]) -> None:
+    """Raises ValueError if these are no settings (`settings`); none are no queue."""
+    if words:
+        settings(words)
+
+
+def executor(words: Sequence[str], folder: Path, name: str):
     """submitit's executor with these settings.
 
     Args:
-        chosen: by `settings`.
-        folder: of the jobs' logs and pickles; every machine sees it.
+        folder: of the jobs' logs and pickles, if the settings name none; every machine sees it.
         name: of the jobs in the queue.
     """
-    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
     from submitit import AutoExecutor
 
-    kind = chosen["_target_"].rpartition(".")[2].removesuffix("Launcher").lower()  # slurm, or local
-    retries = {f"{kind}_max_num_timeout": chosen["max_num_timeout"]} if "max_num_timeout" in chosen else {}
-    found = AutoExecutor(folder=folder / "%j", cluster=kind, **retries)
-    shared = set(OmegaConf.structured(BaseQueueConf).keys())
-    options = {k: v for k, v in OmegaConf.to_container(chosen.copy()).items() if k not in OWN}
-    found.update_parameters(name=name, **{k if k in shared else f"{kind}_{k}": v for k, v in options.items()})
+    kind, options = words[0], settings(words)
+    folder = Path(options.pop("folder", folder))
+    own = {key: options.pop(key) for key in [f"{kind}_max_num_timeout"] if key in options}
+    found = AutoExecutor(folder=folder / "%j", cluster=kind, **own)
+    found.update_parameters(name=name, **options)
     return found
 
 
 class Requeued:
-    """What the queue runs: `run(job)`, again with the same job when it was preempted or its time was up."""
+    """The function that the queue calls: `run(job)`, again with the same job after preemption or the time limit."""
 
     def __init__(self, run: Callable[[Job], list[str]]):
         self.run = run
@@ -76,10 +83,10 @@ class Requeued:
         return DelayedSubmission(self, job)
 
 
-def in_queue(
-    run: Callable[[Job], list[str]], jobs: Sequence[Job], words: Sequence[str], folder: Path, poll: float = POLL
+def run_in_queue(
+    run: Callable[[Job], list[str]], jobs: Sequence[Job], words: Sequence[str], folder: Path
 ) -> Iterator[tuple[Job, list[str]]]:
-    """Submit all jobs; each, when it has ended, with what failed in it, a line each.
+    """Submit all jobs, and yield each with its failures, a line each, when it has ended.
 
     Raises:
         ValueError: see `settings`.
@@ -89,11 +96,10 @@ def in_queue(
 
     if not jobs:
         return
-    queue = executor(settings(words), folder, "suite")
-    with queue.batch():  # of Slurm: one array
+    queue = executor(words, folder, "dsg")
+    with queue.batch():  # one array of Slurm
         submitted = [queue.submit(Requeued(run), job) for job in jobs]
     by_id = {one.job_id: job for one, job in zip(submitted, jobs)}
-    for done in as_completed(submitted, poll_frequency=poll):
+    for done in as_completed(submitted, poll_frequency=POLL):
         error = done.exception()  # of a job that was killed
-        told = f"job {done.job_id}: {first_line(error)}"
-        yield by_id[done.job_id], done.result() if error is None else [told]
+        yield by_id[done.job_id], done.result() if error is None else [f"job {done.job_id}: {first_line(error)}"]

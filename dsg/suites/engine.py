@@ -1,4 +1,4 @@
-"""Jobs from a plan to their end: all are checked before work starts, and a failing one does not stop the others."""
+"""Runs jobs: here, in processes (one per GPU) or in a cluster's queue. A failing job does not stop the others."""
 
 import os
 import sys
@@ -14,14 +14,15 @@ import torch
 from tqdm import tqdm
 
 from dsg.files import first_line
+from dsg.runs.shards import shard_of_this_process
 from dsg.suites import cluster
 from dsg.suites.jobs import Job, Progress
 
-EXPECTED = (ValueError, OSError)  # one clear line; anything else is told with where it happened
+EXPECTED = (ValueError, OSError)  # reported in one line; anything else with its traceback
 
 
-def planned(plan: Callable[[], Sequence[Job]]) -> tuple[Sequence[Job], list[str]]:
-    """The jobs of a plan; and what is wrong with it, or with any of them, each error once, in one line."""
+def plan_and_check(plan: Callable[[], Sequence[Job]]) -> tuple[Sequence[Job], list[str]]:
+    """The jobs of a plan, and the errors of the plan and of its jobs, each once, in one line."""
     try:
         jobs = plan()
     except EXPECTED as error:
@@ -30,67 +31,109 @@ def planned(plan: Callable[[], Sequence[Job]]) -> tuple[Sequence[Job], list[str]
 
 
 def check(jobs: Sequence[Job]) -> list[str]:
-    """What is wrong with any of the jobs, each error once, in one line."""
-    errors = {}
+    """The errors of the jobs, each once, in one line."""
+    errors: dict[str, None] = {}
     for job in tqdm(jobs, "checking", unit="job", leave=False, delay=3):
-        try:
-            job.check()
-        except EXPECTED as error:
-            errors |= dict.fromkeys([first_line(error), *job.missing()])
+        errors |= dict.fromkeys(errors_of(job))
     return list(errors)
 
 
+def errors_of(job: Job) -> list[str]:
+    """Check a job. Returns its error, and all that is missing for it; nothing if it can be run."""
+    try:
+        job.check()
+    except EXPECTED as error:
+        return [first_line(error), *job.missing()]
+    return []
+
+
+# --- how many processes, and which GPU each of them has
+
+
+def visible_gpus(device: str) -> list[str]:
+    """The GPUs that jobs with this `device` may be spread over, by their names in CUDA_VISIBLE_DEVICES.
+
+    There are none for the CPU, for one GPU by its index, and under torchrun, which has given this process its own.
+    """
+    if device not in ("auto", "cuda") or shard_of_this_process()[1] > 1:
+        return []
+    count = torch.cuda.device_count()
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return (named or [str(index) for index in range(count)])[:count]
+
+
+def worker_count(asked: int | str | None, device: str) -> int:
+    """The number of processes.
+
+    Args:
+        asked: a number; None: one per GPU, or this process alone; "all": one per GPU, or per core where there is none.
+    """
+    if isinstance(asked, int):
+        return asked
+    usual = (os.cpu_count() or 1) if asked == "all" else 1
+    return len(visible_gpus(device)) or usual
+
+
+# --- running
+
+
 def run(
-    jobs: Sequence[Job], title: str, workers: int = 1, launcher: Sequence[str] = (), folder: Path | None = None
+    jobs: Sequence[Job],
+    title: str,
+    workers: int | str | None = None,
+    device: str = "auto",
+    launcher: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> list[str]:
     """Run what is not finished under one progress bar.
 
     Args:
         jobs: checked.
-        workers: processes, one thread each; 1 is this process, with its threads.
+        workers: see `worker_count`. One is this process; of several, each has a GPU of its own if there is one.
+        device: of the jobs.
         launcher: the queue that runs them instead (`dsg.suites.cluster.settings`).
         folder: of that queue's logs.
 
     Returns:
-        what failed, a line each that begins with the job's key.
+        the failures, a line each that begins with the job's key.
     """
-    todo = [job for job in jobs if not job.finished()]
+    todo, count = [job for job in jobs if not job.finished()], worker_count(workers, device)
     total = sum(job.work() for job in todo)
     bar = tqdm(total=total, unit="evaluation", unit_scale=True, desc=title, disable=total == 0, smoothing=0.02)
     with bar:
         if launcher:
-            return _in_queue(todo, bar, launcher, folder)
-        return _here(todo, bar) if workers == 1 else _in_workers(todo, bar, workers)
+            return _run_in_queue(todo, bar, launcher, folder)
+        return _run_here(todo, bar) if count == 1 else _run_in_workers(todo, bar, count, visible_gpus(device))
 
 
-def _here(todo: Sequence[Job], bar: tqdm) -> list[str]:
+def _run_here(todo: Sequence[Job], bar: tqdm) -> list[str]:
     failures = []
     for job in todo:
-        bar.set_postfix_str(_words(job))
+        bar.set_postfix_str(job.key_text)
         before, work = bar.n, job.work()
-        try:
-            failed = job.run(bar.update)
-        except Exception as error:
-            failed = [_told(error)]
-        failures += _report(job, failed)
-        bar.update(before + work - bar.n)  # what a failure left undone is not waited for
+        failures += _report(job, _attempt(job, bar.update))
+        bar.update(before + work - bar.n)  # a failure leaves some of its work undone
     return failures
 
 
-def _in_workers(todo: Sequence[Job], bar: tqdm, workers: int) -> list[str]:
+def _run_in_workers(todo: Sequence[Job], bar: tqdm, workers: int, gpus: Sequence[str]) -> list[str]:
     failures, context = [], get_context("spawn")
     done = context.Value("d", 0.0)  # of the bar, by all workers
-    with ProcessPoolExecutor(workers, context, _begin, (done,)) as pool:
-        longest_first = sorted(todo, key=lambda job: -job.work())  # so that no core waits at the end
-        futures = {pool.submit(_in_worker, job): job for job in longest_first}
+    devices = context.SimpleQueue()
+    for k in range(workers):
+        devices.put(gpus[k % len(gpus)] if gpus else None)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(workers, context, _begin, (done, devices, threads)) as pool:
+        longest_first = sorted(todo, key=lambda job: -job.work())  # so that no worker waits at the end
+        futures = {pool.submit(_run_in_worker, job): job for job in longest_first}
         left = set(futures)
         try:
             while left:
                 ended, left = wait(left, timeout=1, return_when=FIRST_COMPLETED)
                 for future in ended:
-                    bar.set_postfix_str(_words(futures[future]))
+                    bar.set_postfix_str(futures[future].key_text)
                     # a worker that was killed raises here, for every job that it leaves undone
-                    failed = future.result() if future.exception() is None else [_told(future.exception())]
+                    failed = future.result() if future.exception() is None else [_one_line(future.exception())]
                     failures += _report(futures[future], failed)
                 bar.update(done.value - bar.n)
         except KeyboardInterrupt:
@@ -99,13 +142,13 @@ def _in_workers(todo: Sequence[Job], bar: tqdm, workers: int) -> list[str]:
     return failures
 
 
-def _in_queue(todo: Sequence[Job], bar: tqdm, launcher: Sequence[str], folder: Path) -> list[str]:
+def _run_in_queue(todo: Sequence[Job], bar: tqdm, launcher: Sequence[str], folder: Path) -> list[str]:
     failures = []
     if todo:
         tqdm.write(f"{len(todo)} jobs by {launcher[0]}; their logs: {folder}", file=sys.stderr)
     try:
-        for job, failed in cluster.in_queue(_alone, todo, launcher, folder):
-            bar.set_postfix_str(_words(job))
+        for job, failed in cluster.run_in_queue(_attempt, todo, launcher, folder):
+            bar.set_postfix_str(job.key_text)
             failures += _report(job, failed)
             bar.update(job.work())
     except RuntimeError as error:  # the queue does not take them
@@ -113,57 +156,58 @@ def _in_queue(todo: Sequence[Job], bar: tqdm, launcher: Sequence[str], folder: P
     return failures
 
 
-def _alone(job: Job, on_progress: Progress = lambda done: None) -> list[str]:
-    """In another process; in a queue nobody listens to the progress."""
+def _attempt(job: Job, on_progress: Progress = lambda done: None) -> list[str]:
+    """Run a job. Returns its failures; an exception is one."""
     try:
         return job.run(on_progress)
     except Exception as error:
-        return [_told(error)]
+        return [_one_line(error)]
 
 
-def _begin(done) -> None:
-    """A worker: one thread, a counter of progress that it shares with the others; it ends when its parent does."""
+def _begin(done, devices, threads: int) -> None:
+    """Prepare a worker: its GPU, its threads, and the counter of progress that it shares with the others.
+
+    It ends when its parent does.
+    """
     global _done
-    _done = done
-    torch.set_num_threads(1)
+    _done, gpu = done, devices.get()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # CUDA has not been used here yet
+    torch.set_num_threads(threads)
     threading.Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
 
 
 def _end_with(parent: BaseProcess) -> None:
-    """A parent that was killed can tell its workers nothing; they would go on with a job that is nobody's."""
+    """A parent that was killed cannot stop its workers; they would go on with a job that is nobody's."""
     parent.join()
     os._exit(1)
 
 
-def _in_worker(job: Job) -> list[str]:
-    work, told = job.work(), 0.0
+def _run_in_worker(job: Job) -> list[str]:
+    work, reported = job.work(), 0.0
 
     def add(progress: float) -> None:
-        nonlocal told
-        told += progress
+        nonlocal reported
+        reported += progress
         with _done.get_lock():
             _done.value += progress
 
     try:
-        failed = _alone(job, add)
+        failed = _attempt(job, add)
     except KeyboardInterrupt:  # Ctrl-C reaches the workers too; the pool would go on with the next job
         os._exit(130)
-    add(work - told)  # what a failure left undone is not waited for
+    add(work - reported)  # a failure leaves some of its work undone
     return failed
 
 
-def _told(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     if not isinstance(error, EXPECTED):
         traceback.print_exception(error)
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _report(job: Job, failed: Sequence[str]) -> list[str]:
-    lines = [f"{_words(job)}: {line}" for line in failed]
+    lines = [f"{job.key_text}: {line}" for line in failed]
     for line in lines:
         tqdm.write(f"failed: {line}", file=sys.stderr)
     return lines
-
-
-def _words(job: Job) -> str:
-    return " ".join(str(part) for part in job.key)

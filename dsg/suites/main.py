@@ -31,10 +31,12 @@ def parser(description: str) -> Parser:
     result.add_argument("--options", nargs="+", help="overrides of every run, as for run.py")
     result.add_argument("--tuning", nargs="+", metavar="NAME=VALUE", help="images=64 seeds=3 trials=8 store=FOLDER")
     result.add_argument("--out", type=Path, help="folder (default: the suite's); of a group, a folder of each in it")
-    result.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:<index>, mps")
+    result.add_argument("--device", help="auto (default), cpu, cuda, cuda:<index>, mps")
     result.add_argument("--wandb", default="offline", choices=MODES)
-    result.add_argument("--workers", type=int, help="processes, one thread each (default: the suite's)")
-    result.add_argument("--launcher", nargs="+", help="a job per run in a cluster's queue: slurm partition=gpu (docs)")
+    result.add_argument("--workers", type=positive, help="processes (default: the suite's, or one per GPU)")
+    result.add_argument(
+        "--launcher", nargs="+", default=(), help="a job per run in a cluster's queue: slurm partition=gpu (docs)"
+    )
     result.add_argument("--dry", action="store_true", help="print the plan, and run nothing")
     return result
 
@@ -55,9 +57,8 @@ def main(arguments: Sequence[str], description: str = "") -> int:
             )
             for name in chosen
         ]  # fmt: skip
-        pick_device(args.device)
-        if args.launcher:
-            cluster.settings(args.launcher)
+        pick_device(args.device or "auto")
+        cluster.check(args.launcher)
         check_login(args.wandb)
     except ValueError as error:
         command_line.error(str(error))
@@ -92,7 +93,7 @@ def run_suites(suites: Sequence[Suite], dry: bool = False, ready: bool = False) 
         the exit code: 0; 1 if anything failed or was left out, whatever else was done; 2 if something is wrong with a
         suite, and nothing was begun; 130 if it was interrupted.
     """
-    plans = [Planned(suite, *engine.planned(partial(planned_within, suite))) for suite in suites]
+    plans = [Planned(suite, *engine.plan_and_check(partial(plan_within, suite))) for suite in suites]
     errors = list(dict.fromkeys(error for planned in plans for error in planned.errors))
     if dry:
         show(plans, errors)
@@ -115,7 +116,7 @@ def run_suites(suites: Sequence[Suite], dry: bool = False, ready: bool = False) 
     return 1 if failures else 0
 
 
-def planned_within(suite: Suite) -> list[Job]:
+def plan_within(suite: Suite) -> list[Job]:
     """The jobs of the suite, if its folder has no tables of more than these."""
     jobs = plan(suite)
     kept.check(suite, jobs)
@@ -128,7 +129,7 @@ def run_jobs(suite: Suite, jobs: Sequence[Job]) -> list[str]:
         suite.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return [f"{suite.out}: {error}"]
-    failures = engine.run(jobs, f"suite {suite.name}", suite.workers, suite.launcher, suite.out / "queue")
+    failures = engine.run(jobs, f"suite {suite.name}", suite.workers, suite.device, suite.launcher, suite.out / "queue")
     written = draw(suite, jobs, failures)
     print(f"{suite.out}: {', '.join(written)}")
     return failures

@@ -1,6 +1,5 @@
 """A suite as it was asked for: its YAML with the choices of the command line, and what came out of it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ class Suite:
         Before them come those of the run's task, `task_options` in the YAML.
     most_steps: jobs of more steps are left out.
     device, wandb: of every run.
-    workers: processes; 1 is this one. In the YAML also `all`: as many as there are cores.
+    workers: processes, see `dsg.suites.engine.worker_count`.
     launcher: a cluster's queue instead of processes here (`dsg.suites.cluster.settings`); empty: none.
     """
 
@@ -43,7 +42,7 @@ class Suite:
     most_steps: int | None = None
     device: str = "auto"
     wandb: str = "offline"
-    workers: int = 1
+    workers: int | str | None = None
     launcher: Sequence[str] = ()
 
 
@@ -122,12 +121,15 @@ def load(name: str, smoke: bool = False, **chosen) -> Suite:
     for option in ("images", "steps", "samples", "tasks"):
         if option in chosen and option not in yaml:
             raise ValueError(f"--{option} does not apply to suite {name}: configs/suite/{name}.yaml has none")
-    usual = {key: yaml[key] for key in ("models", "tasks", "samplers", "images", "samples", "workers") if key in yaml}
+    usual = {
+        key: yaml[key]
+        for key in ("models", "tasks", "samplers", "images", "samples", "workers", "device")
+        if key in yaml
+    }
     usual |= {"steps": as_list(yaml.get("steps", [])), "out": resolve(yaml["out"])}
     if "tuning" in chosen:
         yaml = {**yaml, "tuning": tuning_of(name, yaml.get("tuning"), chosen.pop("tuning"))}
     chosen["options"] = [*yaml.get("options", []), *chosen.get("options", [])]
-    usual["workers"] = os.cpu_count() if usual.get("workers") == "all" else usual.get("workers", 1)
     suite = Suite(name, yaml=yaml, **{**usual, **chosen})
     check(suite)
     return suite
@@ -166,8 +168,6 @@ def check(suite: Suite) -> None:
         raise ValueError("--steps: one or more numbers, 2 to 1000")
     if "steps" in yaml and not isinstance(yaml["steps"], list) and len(suite.steps) > 1:
         raise ValueError(f"--steps: suite {name} takes one number")
-    if suite.workers < 1:
-        raise ValueError("--workers: 1 or more")
 
 
 def as_list(value) -> list:
