@@ -50,9 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--store", type=Path, help="folder of the trials (default: --out, or results/tuning)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=positive, help="processes (default: one per GPU)")
-    parser.add_argument(
-        "--launcher", nargs="+", default=(), help="a job per search in a cluster's queue"
-    )
+    parser.add_argument("--launcher", nargs="+", default=(), help="a job per search in a cluster's queue")
     parser.add_argument("--dry", action="store_true", help="print the plan, and run nothing")
     args = parser.parse_args()
     try:
