@@ -1,192 +1,142 @@
-"""The training of the embedded prior: its draws, its loss, its optimiser and its averages; stopped and resumed."""
+"""The training of the embedded prior: its draws, its optimiser and its averages; killed and resumed."""
 
 import argparse
+import os
+import runpy
+import signal
+import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file
 from torch import nn
 
-from dsg.avatars64.prior_training.averages import Averages, exponent
-from dsg.avatars64.prior_training.draws import faces_of_step, generator, time_density, timesteps
-from dsg.avatars64.prior_training.loss import coarse_error, to_v, weight
-from dsg.avatars64.prior_training.optimizers import optimizers, orthogonal
-from dsg.avatars64.prior_training.recorded import Recorded
-from dsg.avatars64.prior_training.trainer import Trainer
-
+SCRIPT = ROOT / "scripts/avatars64/train_prior.py"
+train_prior = argparse.Namespace(**runpy.run_path(str(SCRIPT)))
 TINY = {
-    "image_size": 8, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2", "attention_resolutions": "4",
+    "image_size": 8, "num_channels": 32, "num_res_blocks": 1, "channel_mult": [1, 2], "attention_resolutions": [4],
     "num_head_channels": 32, "learn_sigma": False,
 }  # fmt: skip
 
 
-def options(out, **other):
+def training(out, **other):
     values = {
-        "prediction": "v", "weighting": "balanced", "coarse": 0.0, "optimizer": "muon", "lr": 2e-3, "warmup": 2,
-        "batch": 4, "flips": True, "seed": 0, "ema": [0.05, 0.15], "linear": 3, "unet": TINY, "steps": 6,
-        "minutes": None, "init": None, "device": "cpu", "bf16": False, "classes": [],
-        "compile": False, "out": out,
+        "lr": 2e-3, "warmup": 2, "batch": 4, "seed": 0, "ema": [0.05, 0.15], "linear": 3, "unet": TINY, "steps": 6,
+        "minutes": None, "device": "cpu", "bf16": False, "attributes": ["a", "b"], "compile": False, "out": out,
     }  # fmt: skip
-    return argparse.Namespace(**{**values, **other})
-
-
-def faces():
-    return torch.randint(0, 256, (10, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-
-
-def train(out, steps, **other):
-    out.mkdir(exist_ok=True)
-    trainer = Trainer(options(out, **other), faces())
-    trainer.run(lambda: trainer.step >= steps)
-    return trainer
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    faces = torch.randint(0, 256, (10, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    labels = [torch.arange(10) % 2, torch.arange(10) // 4]
+    return train_prior.Training(argparse.Namespace(**{**values, **other}), faces, labels)
 
 
 def test_an_epoch_shows_each_face_once():
-    seen = torch.cat([faces_of_step(step, 4, 10, seed=1) for step in range(5)])
+    seen = torch.cat([train_prior.faces_of_step(step, 4, 10, seed=1) for step in range(5)])
     assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
     assert seen[:10].tolist() != seen[10:].tolist()
 
 
 def test_noise_levels_are_stratified_draws_of_their_density():
-    density = time_density()
+    density = train_prior.time_density()
     assert density.sum().item() == pytest.approx(1) and density.min() > 0.9 * 0.5e-3
     below = density.cumsum(0) - density  # probability of a smaller t
     for step in range(20):
-        t = timesteps(10, density, generator(0, step))
+        t = train_prior.timesteps(10, density, train_prior.generator(0, step))
         for stratum, value in enumerate(t.tolist()):
             assert below[value] < (stratum + 1) / 10 and below[value] + density[value] > stratum / 10
 
 
-@pytest.mark.parametrize("prediction", ["v", "eps", "x0"])
-def test_every_prediction_stands_for_the_same_v(prediction):
-    x0, eps, ab = torch.randn(2, 3, 4, 4).double(), torch.randn(2, 3, 4, 4).double(), torch.tensor(0.3).double()
-    v = ab.sqrt() * eps - (1 - ab).sqrt() * x0
-    out = {"v": v, "eps": eps, "x0": x0}[prediction]
-    torch.testing.assert_close(to_v(out, ab.sqrt() * x0 + (1 - ab).sqrt() * eps, ab, prediction), v)
-
-
-@pytest.mark.parametrize("prediction", ["eps", "x0"])
-def test_a_weight_makes_the_error_of_v_that_of_its_name(prediction):
-    """Of eps itself; for eps = snr on x0, for x0 = 1."""
-    ab = torch.tensor([0.2, 0.9]).double()
-    x_t, true, wrong = torch.randn(3, 2).double()
-    off = to_v(wrong, x_t, ab, prediction) - to_v(true, x_t, ab, prediction)
-    torch.testing.assert_close(weight(ab, prediction) * off**2, (wrong - true) ** 2)
-
-
-def test_the_coarse_error_is_that_of_the_means_of_blocks():
-    alternating = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(8, 8)  # no block's mean sees it
-    torch.testing.assert_close(coarse_error(0.5 + alternating.expand(2, 3, 16, 16)), torch.full((2,), 0.25))
-
-
 def test_an_orthogonal_update_has_singular_values_near_one():
     for shape in ((20, 50), (50, 20)):
-        values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+        g = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        values = torch.linalg.svdvals(train_prior.orthogonal(g))
         assert 0.6 < values.min() and values.max() < 1.3
 
 
 def test_muon_moves_hidden_matrices_and_adam_the_rest(tmp_path):
-    net = Trainer(options(tmp_path), faces()).net
-    adam, muon = optimizers(net, "muon", 1e-3)
+    started = training(tmp_path)
+    net, (adam, muon) = started.net, started.optimizers
     of_muon = {id(p) for p in muon.param_groups[0]["params"]}
     assert all((id(p) in of_muon) == (p.ndim > 1) for p in net.middle_block.parameters())
-    assert not any(id(p) in of_muon for p in net.out.parameters())
+    assert not any(id(p) in of_muon for p in (*net.out.parameters(), net.label_emb.weight))
     assert len(of_muon) + len(adam.param_groups[0]["params"]) == len(list(net.parameters()))
 
 
 @pytest.mark.parametrize("width", [0.05, 0.1, 0.15])
 def test_an_average_has_the_profile_of_its_width(width):
     """The weight of step i grows like i^gamma, whose relative standard deviation is the width (EDM2, eq. 123)."""
-    net, steps = nn.Linear(1, 1, bias=False), 2000
-    averages = Averages(net, [width])
+    net, average, steps = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False).requires_grad_(False), 2000
+    power = train_prior.exponent(width)
     profile = torch.zeros(steps)
     for step in range(1, steps + 1):
-        profile *= (1 - 1 / step) ** (exponent(width) + 1)
-        profile[step - 1] = 1 - (1 - 1 / step) ** (exponent(width) + 1)
+        profile *= (1 - 1 / step) ** (power + 1)
+        profile[step - 1] = 1 - (1 - 1 / step) ** (power + 1)
         net.weight.data.fill_(step / steps)
-        averages.update(net, step)
+        train_prior.update_average(average, net, width, step)
     place = torch.arange(1, steps + 1) / steps
     mean = (profile * place).sum()
-    assert averages.nets[width].weight.item() == pytest.approx(mean.item(), abs=1e-4)
+    assert average.weight.item() == pytest.approx(mean.item(), abs=1e-4)
     assert (profile * (place - mean) ** 2).sum().sqrt().item() == pytest.approx(width, rel=0.02)
 
 
-def test_a_stopped_training_is_bit_for_bit_the_uninterrupted_one(tmp_path):
-    train(tmp_path / "whole", 6)
-    train(tmp_path / "parts", 2)
-    train(tmp_path / "parts", 6)
-    for name in ("model_0.05.safetensors", "model_0.15.safetensors"):
-        whole, parts = (load_file(tmp_path / folder / name) for folder in ("whole", "parts"))
-        assert whole.keys() == parts.keys() and all(torch.equal(whole[k], parts[k]) for k in whole)
-    assert "linear.components" in whole
+def test_the_weights_hold_what_a_run_needs(tmp_path):
+    started = training(tmp_path)
+    started.run(lambda: started.step >= 3)
+    weights = load_file(tmp_path / "model_0.05.safetensors")
+    assert weights["linear.components"].dtype == torch.float16 and weights["classes.1.means"].dtype == torch.float32
+    assert weights["label_emb.weight"].shape[0] == 5 and weights["label_emb.weight"].abs().max() > 0
+    assert weights.keys() - {f"{m}.{k}" for m in ("linear", "classes") for k in started.modules[m].state_dict()} == {
+        *started.net.state_dict()
+    }
 
 
 def test_a_training_is_not_resumed_with_other_options(tmp_path):
-    train(tmp_path, 1)
-    with pytest.raises(SystemExit, match="lr=0.002"):
-        Trainer(options(tmp_path, lr=1e-3), faces())
-
-
-@pytest.mark.parametrize("linear", [0, 3])
-def test_a_training_may_begin_with_the_weights_of_another(tmp_path, linear):
-    train(tmp_path / "old", 2, linear=linear)
-    old = tmp_path / "old/model_0.05.safetensors"
-    (tmp_path / "new").mkdir()
-    begun = Trainer(options(tmp_path / "new", init=old), faces())
-    assert all(torch.equal(v, load_file(old)[k].float()) for k, v in begun.net.state_dict().items())
-
-
-def test_a_training_with_classes_begins_where_weights_without_them_stand(tmp_path):
-    """The embeddings of classes are 0 then; they learn, and travel with what tells the classes."""
-    train(tmp_path / "old", 2)
-    old = tmp_path / "old/model_0.05.safetensors"
-    labels = [torch.arange(10) % 2, torch.arange(10) // 4]
-    (tmp_path / "new").mkdir()
-    new = Trainer(options(tmp_path / "new", init=old, classes=[2, 3]), faces(), labels)
-    x_t, t = torch.randn(4, 3, 8, 8), torch.arange(4) * 200
-    plain = Trainer(options(tmp_path / "new", init=old), faces())
-    given = new.probabilities(x_t, new.alpha_bar[t])
-    assert given[0].shape == (4, 5) and torch.equal(new.net(x_t, t, *given), plain.net(x_t, t))
-    new.run(lambda: new.step >= 3)
-    weights = load_file(tmp_path / "new/model_0.05.safetensors")
-    assert weights["label_emb.weight"].abs().max() > 0 and weights["classes.1.means"].dtype == torch.float32
-    with pytest.raises(SystemExit, match="classes"):
-        Trainer(options(tmp_path / "new"), faces())
-
-
-def test_the_coarse_error_counts_in_the_loss(tmp_path):
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "coarse").mkdir()
-    image = {"unet": {**TINY, "image_size": 16}, "linear": 0}
-    larger = torch.nn.functional.interpolate(faces(), 16)
-    plain = Trainer(options(tmp_path / "plain", **image), larger).train_step()
-    coarse = Trainer(options(tmp_path / "coarse", coarse=16.0, **image), larger).train_step()
-    assert coarse[0] == plain[0] and coarse[1] > 1.1 * plain[1]
+    started = training(tmp_path)
+    started.train_step()
+    started.save()
+    with pytest.raises(ValueError, match="lr=0.002"):
+        training(tmp_path, lr=1e-3)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path):
-    with pytest.raises(SystemExit, match="lower --lr"):
-        Trainer(options(tmp_path), faces()).note([torch.full((2,), torch.nan)], None)
+    with pytest.raises(ValueError, match="lower --lr"):
+        training(tmp_path).record(0.1, float("nan"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-def test_a_recorded_function_does_what_it_did_as_written():
-    rate = torch.tensor(0.1, device="cuda")
+def shard(folder, count=12):
+    """Write noise as scripts/avatars64/render.py writes faces."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    np.savez(folder / f"shard_000000_{count}_seed0.npz", images=rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8))
+    table = pd.DataFrame({"skin": list("abc" * 4), "hair_color": list("de" * 6)}).iloc[:count]
+    table.to_csv(folder / f"shard_000000_{count}_seed0.csv", index_label="id")
+    return folder
 
-    def averaging(average):
-        return lambda x: [average.lerp_(x, rate).clone(), x.square().sum()]
 
-    plain, recorded = averaging(torch.zeros(5, device="cuda")), Recorded(averaging(torch.zeros(5, device="cuda")))
-    for call in range(8):
-        rate.fill_(0.1 * call)  # a number that changes, in a tensor that stays
-        x = torch.randn(5, device="cuda")
-        for expected, found in zip(plain(x), recorded(x)):
-            torch.testing.assert_close(found, expected)
+def test_the_command_stopped_and_called_again_is_bit_for_bit_the_uninterrupted_one(tmp_path, monkeypatch, capsys):
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    options = ["--data", shard(tmp_path / "faces"), "--linear", 3, "--batch", 4, "--steps", 4, "--warmup", 2]
+    options += ["--device", "cpu", "--unet", *(f"{name}={value}" for name, value in TINY.items()), "norm_groups=32"]
+    step = train_prior.Training.train_step
+
+    def call(out, stop_at=None):
+        def train_step(self):
+            if self.step + 1 == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(self)
+
+        monkeypatch.setattr(train_prior.Training, "train_step", train_step)
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, options), "--out", str(tmp_path / out)])
+        train_prior.main()
+        return capsys.readouterr().out
+
+    assert call("whole") == "4 steps, 16 faces seen, 100 % of the budget\n"
+    assert call("parts", stop_at=2) == "2 steps, 8 faces seen, 50 % of the budget\n"
+    assert call("parts") == "4 steps, 16 faces seen, 100 % of the budget\n"
+    for width in ("0.03", "0.05", "0.1"):
+        one, other = (load_file(tmp_path / out / f"model_{width}.safetensors") for out in ("whole", "parts"))
+        assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Real faces of what was asked for: what a perfect sampler would reach in the semantic tables of avatars64."""
+"""Rows of the semantic tables that no sampler makes: real faces, which show what a perfect sampler would reach."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ from dsg.suites.suite import Suite
 from dsg.types import Input
 
 DATA = REPOSITORY / "data/avatars64"
-MOST = 4  # faces for a prompt
+MOST = 4  # faces per prompt
 
 Pairs = list[tuple[Input, np.ndarray]]
 
@@ -34,7 +34,7 @@ def faces_that_fit_the_prompt(inputs: Sequence[Input]) -> Pairs:
 
 
 def reference_mirrored(inputs: Sequence[Input]) -> Pairs:
-    """Its style, with other content."""
+    """The reference's style, with other content."""
     return [(one, one.reference[:, ::-1].copy()) for one in inputs]
 
 
@@ -62,5 +62,5 @@ class RealImages(ReferenceJob):
 
 
 def real_images(suite: Suite) -> list[RealImages]:
-    """Of every task that there are real images for."""
+    """A job for every task that has real images."""
     return [job for job in of_every_task(suite, RealImages) if job.like.task in REAL]
