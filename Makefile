@@ -1,13 +1,13 @@
-# make setup | test | test-slow | lint | reproduce | report | benchmark | clean | distclean
+# make setup | test | test-slow | lint | reproduce | report | benchmark | demo | clean | distclean
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 
-.PHONY: setup test test-slow lint reproduce report benchmark clean distclean
+.PHONY: setup test test-slow lint reproduce report benchmark demo clean distclean
 setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,data,fid,semantic,report,slurm]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,data,fid,semantic,report,slurm,demo,photos]"
 	touch $@
 
 # One thread each: the tests are many small networks and processes
@@ -36,6 +36,10 @@ report: setup
 
 benchmark: setup
 	$(BIN)/python scripts/benchmark.py
+
+# Restore a photograph in the browser
+demo: setup
+	$(BIN)/python scripts/demo.py
 
 # Caches only: nothing that was computed or trained
 clean:

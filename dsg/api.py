@@ -8,6 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:  # importing torch takes seconds
     from dsg.priors.base import Prior
+    from dsg.samplers.base import Callback
     from dsg.types import Input
     from tasks.base import Task
 
@@ -42,6 +43,7 @@ def restore(
     overrides: Sequence[str] = (),
     degraded: bool = False,
     mask: np.ndarray | None = None,
+    callback: "Callback | None" = None,
 ) -> Restored:
     """Degrade an image by the task, and restore it; or restore one that is degraded already.
 
@@ -52,6 +54,7 @@ def restore(
         overrides: as on the command line, `["sampler.steps=20", "seed=1"]`.
         degraded: the image is the measurement (super-resolution makes it larger); for a prior of one size it is square.
         mask: [H, W], nonzero = observed, of the restored image's size, for inpainting; None: it is drawn.
+        callback: called with every step's state (`x0`, `x_prev`, ...), as of `dsg.samplers.sample`.
 
     Raises:
         ValueError, FileNotFoundError: one line.
@@ -83,7 +86,7 @@ def restore(
     def one_try(number: int) -> torch.Tensor:
         noise = ImageNoise(chosen.seed, [given.id], [number], shape if None in prior.shape else prior.shape, device)
         x_T = method.start(prior, operator, on_device, noise.start())
-        return sample(prior, operator, on_device, method, x_T, noise)
+        return sample(prior, operator, on_device, method, x_T, noise, callback)
 
     x0, _ = best_try(operator, prior, on_device, one_try)
     if not torch.isfinite(x0).all():
