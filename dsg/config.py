@@ -69,6 +69,7 @@ class RunOptions:
     device: str = "auto"
     out: str | None = None
     save_film: bool = False
+    average: bool = False
     wandb: Tracking = field(default_factory=Tracking)
 
 

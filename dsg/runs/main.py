@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from dsg.files import first_line
+from dsg.runs.averages import write_averages
 from dsg.runs.contact_sheet import write_contact_sheet
 from dsg.runs.evaluation import why_not
 from dsg.runs.film import Film
@@ -62,6 +63,11 @@ def restore(run: Run, on_progress: Callable[[float], None]) -> list[str]:
     failures = run.execute(on_progress, film, *([film.write] if film else []))
     if work and run.results.rows():
         write_contact_sheet(run)
+    if run.config.average:
+        table = write_averages(run)
+        if len(table):
+            values = table.drop(columns=["id", "samples"]).mean()
+            print(f"mean of {run.samples} samples: " + ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
     return [f"{one.id}: not finite at step {one.step_index} (t={one.t})" for one in failures]
 
 

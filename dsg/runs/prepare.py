@@ -38,6 +38,8 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
     for group in ("model", "task", "sampler"):
         check_name(f"{group}.name", config[group].name)
     check_login(config.wandb.mode)
+    if config.average and config.samples < 2:
+        raise ValueError(f"average=true needs several samples: samples=8, not {config.samples}")
     device = pick_device(config.device)
     sampler, task, prior = build(config.sampler), build_task(config), load_once_from(config.model)
     shape = image_shape(config.model.name, prior, config.data.size)

@@ -13,7 +13,7 @@ from dsg.config import OVERRIDE, PARTS, load
 from dsg.options import leaves
 
 # of the machine, or of logging: they change no image, and are in the command only where the user gave them
-ASIDE = ("batch_size", "device", "out", "wandb", "save_film")
+ASIDE = ("batch_size", "device", "out", "wandb", "save_film", "average")
 MARKED = re.compile(rf"( *)([\w.-]+):(?: (.*)  # {OVERRIDE}| .*)?")
 
 
