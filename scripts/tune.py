@@ -9,9 +9,9 @@
 Criterion: mean HaarPSI or PSNR over the same validation images and noise seeds; of semantic tasks the selector's score
 of samples for validation references and prompts (it guides nothing and reports nothing). Every method gets as many
 trials for each task and number of steps: five on a grid of factor 2, the rest where they help most: beyond the grid
-while the best value is at its edge (up to four more than were asked for), then beside the best value. Not the best
-trial is taken, but the optimum of a quadratic through the five about the best pair of neighbours, or the middle of that
-pair. Each trial is added to `results/tuning/<model>.csv` when it is done, its scores
+while the best value is at its edge (up to four more than were asked for), then beside the best value. The choice is the
+optimum of the quadratic through the best trial and its two neighbours, which is less jagged than the best trial. Each
+trial is added to `results/tuning/<model>.csv` when it is done, its scores
 per image to `<model>-images.csv`; a stopped search goes on from there. Entries that are not tuned stay as they are.
 With --out, trials, curves and a copy of the tuned table go there, and configs/ is left alone. --store is another folder
 of trials: a new one for a search of another size, or that of a suite, where only what is missing is searched:

@@ -196,7 +196,7 @@ def test_what_is_missing_is_said(tmp_path, weights, folder, monkeypatch):
     assert "fetch_checkpoints.py fid_inception" in FID(str(folder), weights=str(tmp_path / "none.pth")).missing()
     assert "no reference set at" in KID(str(tmp_path / "none"), weights=weights).missing()
     assert FID(str(folder), weights=weights).missing() is None
-    assert f"has {COUNT} images; kid.subset_size=1000" in KID(str(folder), weights=weights).missing()
+    assert f"has {COUNT} images; kid.subset_size=500" in KID(str(folder), weights=weights).missing()
     (tmp_path / "empty").mkdir()
     assert "no images in it" in FID(str(tmp_path / "empty"), weights=weights).missing()
     for folder_without in ("none", "empty"):
@@ -241,8 +241,8 @@ def test_inception_computes_on_the_run_s_device(device, folder, monkeypatch):
 def test_wrong_options_are_refused():
     with pytest.raises(ValueError, match="resize=nearest is unknown: one of tensorflow, pytorch"):
         FID(resize="nearest")
-    with pytest.raises(ValueError, match="kid.subset_size=1000: from 2 to kid.smallest=500"):
-        KID(smallest=500)
+    with pytest.raises(ValueError, match="kid.subset_size=500: from 2 to kid.smallest=400"):
+        KID(smallest=400)
 
 
 def test_the_configs_build_them():

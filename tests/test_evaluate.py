@@ -125,7 +125,7 @@ def test_why_there_is_no_number_is_said(run):
         (["fid"], {"fid": {"referenc": "x"}}, "did you mean fid.reference"),
         (["fid"], {"fid": {"smallest": "many"}}, "fid.smallest=many: expected an integer"),
         (["psnr"], {"fid": {"smallest": 2}}, "fid has options, but is not asked for"),
-        (["kid"], {"kid": {"smallest": 10}}, "kid.subset_size=1000"),
+        (["kid"], {"kid": {"smallest": 10}}, "kid.subset_size=500"),
     ],
 )
 def test_wrong_metrics_and_options_are_one_line(run, names, options, words):

@@ -10,9 +10,9 @@ from dsg.samplers import Tunable
 from dsg.studies import tradeoff
 from dsg.studies.tradeoff import distances
 from dsg.suites import view_tables
-from dsg.suites.choice import choice, choose
+from dsg.suites.choice import Choice, choice, choose
 from dsg.suites.nested import Measured, interval
-from dsg.suites.protocol import CHOSEN, HIGH, LOW, Extra, outcome_of
+from dsg.suites.protocol import CHOSEN, HIGH, LOW, Extra, outcome_of, recorded_choice
 from dsg.suites.suite import load
 from dsg.suites.trials import Trials
 from dsg.suites.view_tables import markdown, verdict
@@ -34,19 +34,25 @@ def test_on_a_parabola_the_choice_is_its_optimum(optimum):
 
 def test_one_lucky_trial_is_not_chosen():
     """Jagged: the highest score stands between two low ones, the best pair elsewhere."""
-    scores = [20.0, 25.0, 25.2, 21.0, 25.5]
-    value, how = choose(GRID, scores, SIZE)
-    assert how == "pair" and value == pytest.approx(2 * 2**0.5)
+    value, how = choose([*GRID, 32.0], [20.0, 25.0, 25.2, 21.0, 25.5, 20.0], SIZE)
+    assert how == "fit" and 2 < value < 4
 
 
-def test_a_cliff_is_not_fitted_by_a_parabola():
-    value, how = choose([2, 4, 8, 16, 32], [27.0, 27.1, 27.2, 27.1, -10.0], SIZE)
-    assert 4 <= value <= 16
+def test_trials_far_from_the_best_do_not_move_the_choice():
+    near = [27.0, 27.1, 27.0]
+    for far in (-10.0, 26.9):
+        value, how = choose([2, 4, 8, 16, 32], [far, *near, far], SIZE)
+        assert how == "fit" and value == pytest.approx(8.0)
 
 
-def test_a_rising_curve_ends_at_its_bound():
+def test_a_value_at_a_bound_or_at_the_edge_of_what_was_tried_is_not_tuned():
     assert choose([0.25, 0.5, 1.0], [1, 2, 3], RATE) == (1.0, "bound")
-    assert choose([0.25, 0.5, 1.0], [1, 2, 3], SIZE) == (pytest.approx(0.5**0.5), "pair")  # no bound there
+    assert choose([0.25, 0.5, 1.0], [1, 2, 3], SIZE) == (1.0, "edge")  # no bound there
+    scores = np.array([[1, 1], [2, 2], [3, 3]])
+    for tunable, word in ((RATE, "not tuned: a bound"), (SIZE, "not tuned: the outermost trial")):
+        found = choice([0.25, 0.5, 1.0], scores, tunable)
+        assert not found.is_tuned and found.text() == word
+    assert choice(GRID, np.stack([parabola(3.0)] * 2, axis=1), SIZE).is_tuned
 
 
 def test_failed_trials_count_for_nothing():
@@ -217,6 +223,20 @@ def test_the_chosen_value_and_the_ends_of_its_interval_are_reported(made, tmp_pa
     values = {name: run.chosen_value for name, run in job.runs().items()}
     expected = {CHOSEN: 15**0.5, LOW: 3.0, HIGH: 5.0}
     assert values == pytest.approx(expected, rel=1e-2) and len({run.out for run in job.runs().values()}) == 3
+
+
+def test_a_choice_that_a_suite_has_reported_stays(made, tmp_path):
+    """The rule may change; results that are there do not."""
+    (job,) = [job for job in made if job.key == ("hdr", "dps", 4)]
+    search = job.search
+    row = {"task": "hdr", "method": "dps", "steps": 4, "option": "step_size", "value": 7.5, "how": "pair", "low": 6.0,
+           "high": 9.0, "criterion": search.criterion, "trials": len(search.tried()), "images": search.images,
+           "seeds": search.seeds}  # fmt: skip
+    pd.DataFrame([row]).to_csv(tmp_path / "choices.csv", index=False)
+    assert recorded_choice(tmp_path / "choices.csv", search) == Choice(7.5, "pair", 6.0, 9.0)
+    pd.DataFrame([{**row, "trials": 1 + row["trials"]}]).to_csv(tmp_path / "choices.csv", index=False)
+    assert recorded_choice(tmp_path / "choices.csv", search) is None
+    assert recorded_choice(tmp_path / "none.csv", search) is None
 
 
 def test_where_an_image_failed_at_one_value_there_is_no_nested_interval(made, monkeypatch):

@@ -171,6 +171,9 @@ def test_bad_options_are_one_clear_line(tmp_path, capsys, options, words):
     [
         ("embedded", {"tasks": ["inpant"]}, "--tasks inpant: suite embedded has inpaint, super_resolution"),
         ("embedded", {"options": ["sampler.etaa=1"]}, "etaa"),
+        ("embedded", {"options": ["sampler.steps=9"]}, "the plan sets sampler.steps; --steps changes it"),
+        ("embedded", {"options": ["seed=1", "samples=3"]}, "the plan sets samples"),
+        ("headline", {"options": ["seed=1"]}, "the plan sets seed; --tuning seeds= changes it"),
         ("semantic", {"samples": 1}, "--samples: 2 or more"),
         ("semantic", {"steps": [20, 50]}, "takes one number"),
         ("theory", {"images": 4}, "--images does not apply"),

@@ -68,7 +68,7 @@ class KID(InceptionMetric):
     mean over random subsets.
 
     Args:
-        subsets, subset_size: 100 of 1000, as torch-fidelity has them.
+        subsets, subset_size: 100 of 500. torch-fidelity has 1000, which of 1,000 images are one permutation.
     """
 
     column = Column("kid", "KID", 5, False)
@@ -81,7 +81,7 @@ class KID(InceptionMetric):
         weights: str = Inception.weights,
         smallest: int = 1000,
         subsets: int = 100,
-        subset_size: int = 1000,
+        subset_size: int = 500,
     ):
         super().__init__(reference, reference_size, resize, weights, smallest)
         if not 2 <= subset_size <= smallest:

@@ -1,4 +1,4 @@
-"""Which of the values that were tried is taken: a smooth choice, and how sure it is."""
+"""The value that is taken from the trials of a search, and its interval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,17 @@ import numpy as np
 
 from dsg.samplers import Tunable
 
-NEAREST = 5  # trials that the quadratic is fitted to
-EXPLAINED = 0.8  # share of their variance that it must explain to be believed
 RESAMPLES = 500
+WORDS = {
+    "fit": "quadratic fit", "bound": "not tuned: a bound", "edge": "not tuned: the outermost trial", "only": "one trial"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Choice:
     """Attributes:
     value: of the option that is tuned.
-    how: "fit", "pair", "bound" or "only": see `choose`.
+    how: "fit", "bound", "edge" or "only": see `choose`.
     low, high: 95 % bootstrap interval over validation images; the value itself where there are no scores per image.
     """
 
@@ -25,24 +26,30 @@ class Choice:
     low: float
     high: float
 
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the value lies inside its bounds and inside what was tried."""
+        return self.how not in ("bound", "edge")
+
     def text(self) -> str:
-        """What is noted behind the value."""
-        words = {"fit": "quadratic fit", "pair": "middle of the best pair", "bound": "a bound", "only": "one trial"}
+        """The comment on the value in a tuned table."""
         interval = f", 95 % {self.low:.3g} to {self.high:.3g}" if self.low < self.high else ""
-        return words[self.how] + interval
+        return WORDS[self.how] + interval
 
 
 def choose(values: Sequence[float], scores: Sequence[float], tunable: Tunable) -> tuple[float, str]:
-    """The value with the best score, less jagged than the best trial, and how it was found.
+    """The value with the best score, and how it was found.
+
+    The centre is the better trial of the best pair of neighbouring values, by the mean of their scores: a single high
+    score between two low ones is not followed.
 
     Args:
-        values: above 0. scores: larger is better; trials that are not finite count for nothing.
+        values: above 0. scores: larger is better; trials that are not finite are left out.
 
     Returns:
-        The centre is the geometric mean of the best pair of neighbouring values, by the mean of their scores. "fit":
-        the optimum of a quadratic in log(value) through the `NEAREST` trials around the centre, if it has one between
-        them and explains enough of their variance. Else "bound": the bound of the option, if that is the best trial
-        and one of the pair; else "pair": the centre. "only": there was one trial.
+        "fit": the optimum of the quadratic in log(value) through the centre and its two neighbours. Where the centre
+        is the outermost trial it is taken as it is, and the option is not tuned: "bound" if it is a bound of the
+        option, else "edge". "only": there was one trial.
 
     Raises:
         ValueError: no score is finite.
@@ -55,28 +62,13 @@ def choose(values: Sequence[float], scores: Sequence[float], tunable: Tunable) -
     if len(values) == 1:
         return float(values[0]), "only"
     k = int(np.argmax(scores[:-1] + scores[1:]))
-    pair, x = values[k : k + 2], np.log(values)
-    best = values[np.argmax(scores)]
-    if best in (tunable.low, tunable.high) and best in pair:
-        return float(best), "bound"
-    centre = x[k : k + 2].mean()
-    vertex = _vertex(x, scores, centre)
-    return (float(np.exp(centre)), "pair") if vertex is None else (float(np.exp(vertex)), "fit")
-
-
-def _vertex(x: np.ndarray, scores: np.ndarray, centre: float) -> float | None:
-    """Where the local quadratic is largest; None if it is not to be believed."""
-    near = np.argsort(np.abs(x - centre), kind="stable")[:NEAREST]
-    if len(near) < 4:
-        return None
-    x, scores = x[near], scores[near]
-    a, b, c = np.polyfit(x - centre, scores, 2)
-    spread = np.square(scores - scores.mean()).sum()
-    left = np.square(scores - np.polyval((a, b, c), x - centre)).sum()
-    if not a < 0 or left > (1 - EXPLAINED) * spread:
-        return None
-    vertex = centre - b / (2 * a)
-    return vertex if x.min() <= vertex <= x.max() else None
+    centre = k if scores[k] >= scores[k + 1] else k + 1
+    if centre in (0, len(values) - 1):
+        return float(values[centre]), "bound" if values[centre] in (tunable.low, tunable.high) else "edge"
+    near = slice(centre - 1, centre + 2)
+    x, y = np.log(values[near] / values[centre]), scores[near]
+    a, b, _ = np.polyfit(x, y, 2)
+    return float(values[centre] * np.exp(-b / (2 * a) if a < 0 else 0.0)), "fit"
 
 
 def choice(values: Sequence[float], scores: np.ndarray, tunable: Tunable) -> Choice:

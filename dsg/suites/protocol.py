@@ -3,6 +3,7 @@ test images are restored with it, once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -20,6 +21,7 @@ from dsg.suites.trials import Trials
 from dsg.suites.tuning import TITLES, Search
 from dsg.suites.tuning_plan import size_of, start_of, validation
 
+CHOICES = "choices.csv"
 CHOSEN, LOW, HIGH = "chosen", "low", "high"  # at the chosen value, and at the ends of its interval
 
 
@@ -41,12 +43,14 @@ class ReportJob(Job):
         search: of the value; None if there is nothing to tune.
         nested: report at the ends of the chosen value's interval too, for `dsg.suites.nested`.
         extras: further runs.
+        choices: table of the choices that the suite has reported; they stay (`recorded_choice`).
     """
 
     report: ImageJob
     search: Search | None
     nested: bool = False
     extras: Sequence[Extra] = ()
+    choices: Path | None = None
     part: str = ""
     # found by `check`
     left: float = field(default=0.0, init=False)
@@ -82,10 +86,10 @@ class ReportJob(Job):
         return runs | {extra.name: self.at(found.value * extra.factor, extra) for extra in self.extras}
 
     def chosen(self) -> Choice | None:
-        """What the search came to; None as long as it has not ended, or if no trial could be used."""
+        """The result of the search; None as long as it has not ended, or if no trial could be used."""
         if self.search is None or not self.search.is_searched() or not self.search.tried()["score"].notna().any():
             return None
-        return self.search.choice()
+        return recorded_choice(self.choices, self.search) or self.search.choice()
 
     def at(self, value: float | None, extra: Extra | None = None) -> ImageJob:
         """The run at a value, within its bounds, four digits; in a folder of its own."""
@@ -192,7 +196,19 @@ def reported(suite: Suite, run: ImageJob, nested: bool = False, extras: Sequence
         trials=trials_of(store, run.model), options=[*run.options, *validation(run.model, run.task, None)],
         name=None if run.value is None else f"{run.sampler}[{run.value}]", start=start_of(run.task, run.sampler),
     )  # fmt: skip
-    return ReportJob(run, search, nested, extras)
+    return ReportJob(run, search, nested, extras, suite.out / CHOICES)
+
+
+def recorded_choice(file: Path | None, search: Search) -> Choice | None:
+    """The choice that the suite has reported for exactly these trials; a later rule leaves it alone."""
+    if file is None or not file.exists():
+        return None
+    task, method, steps = search.key
+    wanted = {"task": task, "method": method, "steps": steps, "criterion": search.criterion}
+    wanted |= {"trials": len(search.tried()), "images": search.images, "seeds": search.seeds}
+    rows = pd.read_csv(file)
+    found = rows[(rows[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+    return None if found.empty else Choice(*found.iloc[0][["value", "how", "low", "high"]])
 
 
 def trials_of(store, model: str) -> Trials:

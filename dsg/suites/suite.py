@@ -1,16 +1,23 @@
 """A suite as it was asked for: its YAML with the choices of the command line, and what came out of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
-from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from dsg.checkpoints import REPOSITORY, resolve
 from dsg.suites.jobs import Job
 
 FOLDER = REPOSITORY / "configs/suite"
+PLANNED = {  # options that the plan sets, and what changes them instead
+    "model": "another suite", "task": "--tasks", "sampler": "another suite", "sampler.steps": "--steps",
+    "data.limit": "--images", "samples": "--samples", "out": "--out", "device": "--device",
+    "wandb.mode": "--wandb", "wandb.group": "nothing",
+}  # fmt: skip
 
 
 @dataclass
@@ -77,34 +84,42 @@ def members(name: str) -> list[str]:
 
 
 def place(name: str) -> str:
-    """Where the results of a suite go, or the report of a group."""
-    return _above_its_base(f"{name}.yaml").out
+    """The folder of a suite's results, or of a group's report."""
+    return _compose(name)["out"]
 
 
 def read(name: str, smoke: bool = False) -> dict:
-    """What configs/suite/<name>.yaml says, plain.
+    """configs/suite/<name>.yaml, above the suites that its `defaults` name, plain.
 
-    `base: <file>` puts it above a file of configs/suite/base/: mappings entry by entry, all else as a whole; an entry
-    of `jobs` that is null is left out. The blocks `smoke` of both are above that if `smoke` is true, and results go
-    below results/smoke-size/ then.
+    An entry of `jobs` that is null is left out.
+
+    Args:
+        smoke: above that the block `smoke`, the smallest size; results go below results/smoke-size/.
 
     Raises:
         ValueError: it has no such block.
     """
-    yaml = _above_its_base(f"{name}.yaml")
+    yaml = OmegaConf.create(_compose(name))
     small = yaml.pop("smoke", None)
     if smoke and small is None:
         raise ValueError(f"--smoke: suite {name} has no smoke size")
     if smoke:
         yaml = OmegaConf.merge(yaml, {"out": f"results/smoke-size/{name}"}, small)
+    if smoke and yaml.get("tuning"):
+        yaml.tuning.store = f"results/smoke-size/tuning-{name}"
     plain = OmegaConf.to_container(yaml, resolve=True)
     return {**plain, "jobs": {part: spec for part, spec in plain["jobs"].items() if spec is not None}}
 
 
-def _above_its_base(file: str) -> DictConfig:
-    yaml = OmegaConf.load(FOLDER / file)
-    base = yaml.pop("base", None)
-    return yaml if base is None else OmegaConf.merge(_above_its_base(f"base/{base}.yaml"), yaml)
+def _compose(name: str) -> dict:
+    """The suite's file with its Hydra `defaults`, unresolved."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(FOLDER), version_base="1.3"):
+            return OmegaConf.to_container(compose(name))
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def load(name: str, smoke: bool = False, **chosen) -> Suite:
@@ -129,6 +144,7 @@ def load(name: str, smoke: bool = False, **chosen) -> Suite:
     usual |= {"steps": as_list(yaml.get("steps", [])), "out": resolve(yaml["out"])}
     if "tuning" in chosen:
         yaml = {**yaml, "tuning": tuning_of(name, yaml.get("tuning"), chosen.pop("tuning"))}
+    check_options(chosen.get("options", ()), tuned=bool(yaml.get("tuning")))
     chosen["options"] = [*yaml.get("options", []), *chosen.get("options", [])]
     suite = Suite(name, yaml=yaml, **{**usual, **chosen})
     check(suite)
@@ -155,6 +171,15 @@ def tuning_of(name: str, usual: Mapping | None, sizes: Sequence[str]) -> dict:
     return found
 
 
+def check_options(options: Sequence[str], tuned: bool) -> None:
+    """Raises ValueError if an override would contradict the plan, or the keys of its tables."""
+    planned = {**PLANNED, **({"seed": "--tuning seeds="} if tuned else {})}
+    for option in options:
+        name = option.partition("=")[0].lstrip("+~")
+        if name in planned:
+            raise ValueError(f"--options {option}: the plan sets {name}; {planned[name]} changes it")
+
+
 def check(suite: Suite) -> None:
     yaml, name = suite.yaml, suite.name
     unknown = [task for task in suite.tasks if task not in yaml.get("tasks", ())]
@@ -174,7 +199,25 @@ def as_list(value) -> list:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def call(spec: Mapping, *arguments):
-    """What the function named by `_target_` returns for the arguments and the rest of `spec`."""
-    spec = dict(spec)
-    return get_method(spec.pop("_target_"))(*arguments, **spec)
+def call(spec: Mapping | str, *arguments):
+    """Call the function that a YAML names, with the arguments and the rest of `spec`."""
+    spec = {"_target_": spec} if isinstance(spec, str) else dict(spec)
+    return function_of(spec.pop("_target_"))(*arguments, **spec)
+
+
+def function_of(name: str) -> Callable:
+    """The function of a short name: `plan.grid` is in dsg.suites, `tradeoff.write` in dsg.studies; another is a path.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module, _, function = name.rpartition(".")
+    for path in (f"dsg.suites.{module}", f"dsg.studies.{module}", module):
+        try:
+            return getattr(import_module(path), function)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+                raise  # a package that the module needs
+        except AttributeError:
+            continue
+    raise ValueError(f"{name}: no such function in dsg.suites or dsg.studies")
