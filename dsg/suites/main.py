@@ -27,6 +27,7 @@ def parser(description: str) -> Parser:
     result.add_argument("--samples", type=int, help="per image or condition")
     result.add_argument("--steps", help="numbers of steps, '20 100'")
     result.add_argument("--tasks", "--settings", nargs="+", help="only these")
+    result.add_argument("--models", nargs="+", help="priors (default: the suite's)")
     result.add_argument("--most-steps", type=positive, help="leave out what takes more steps")
     result.add_argument("--options", nargs="+", help="overrides of every run, as for run.py")
     result.add_argument("--tuning", nargs="+", metavar="NAME=VALUE", help="images=64 seeds=3 trials=8 store=FOLDER")
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str], description: str = "") -> int:
         chosen = members(args.suite)
         suites = [
             load(
-                name, args.smoke, images=args.images, samples=args.samples, steps=steps, tasks=args.tasks,
+                name, args.smoke, images=args.images, samples=args.samples, steps=steps, tasks=args.tasks, models=args.models,
                 options=args.options, most_steps=args.most_steps, device=args.device, wandb=args.wandb,
                 out=args.out / name if args.out and len(chosen) > 1 else args.out, workers=args.workers,
                 tuning=args.tuning, launcher=args.launcher,

@@ -36,13 +36,13 @@ def grid(suite: Suite) -> list[ImageJob]:
     ]
 
 
-def listed(suite: Suite, steps: Mapping[str, Mapping[str, int]]) -> list[ImageJob]:
-    """By task the samplers that are named, each at its own number of steps."""
+def listed(suite: Suite, steps: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[ImageJob]:
+    """By model and task the samplers that are named, each at its own number of steps."""
     return [
         image_job(suite, model, task, sampler, number)
         for model in suite.models
         for task in suite.tasks
-        for sampler, number in steps[task].items()
+        for sampler, number in steps.get(model, {}).get(task, {}).items()
     ]
 
 
@@ -85,7 +85,8 @@ def pooled_floor(suite: Suite, task: str, sampler: str, enough: int) -> list[Ima
 def image_job(suite: Suite, model: str, task: str, sampler: str, steps: int) -> ImageJob:
     section = f"{model}/{task}" if len(suite.models) > 1 else task
     common = [f"device={suite.device}", f"wandb.group={suite.name}", f"wandb.mode={suite.wandb}"]
-    common += [*(suite.yaml.get("task_options") or {}).get(task, ()), *suite.options]
+    of_task = suite.yaml.get("task_options") or {}
+    common += [*of_task.get(task, ()), *of_task.get(f"{model}/{task}", ()), *suite.options]
     return ImageJob(
         section, model, task, sampler, steps, None, suite.images, suite.samples,
         suite.out / "runs" / section, common, suite.yaml.get("watch"),

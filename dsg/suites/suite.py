@@ -14,7 +14,7 @@ from dsg.suites.jobs import Job
 
 FOLDER = REPOSITORY / "configs/suite"
 PLANNED = {  # options that the plan sets, and what changes them instead
-    "model": "another suite", "task": "--tasks", "sampler": "another suite", "sampler.steps": "--steps",
+    "model": "--models", "task": "--tasks", "sampler": "another suite", "sampler.steps": "--steps",
     "data.limit": "--images", "samples": "--samples", "out": "--out", "device": "--device",
     "wandb.mode": "--wandb", "wandb.group": "nothing",
 }  # fmt: skip
@@ -29,7 +29,7 @@ class Suite:
     models, tasks, samplers, steps: the grid.
     images, samples: how many inputs of a task, how many samples of each.
     options: overrides of every run, as on the command line of `run.py`: the YAML's, then those that were asked for.
-        Before them come those of the run's task, `task_options` in the YAML.
+        Before them come `task_options` of the YAML: those of the run's task, then of <model>/<task>.
     most_steps: jobs of more steps are left out.
     device, wandb: of every run.
     workers: processes, see `dsg.suites.engine.worker_count`.
@@ -99,16 +99,28 @@ def read(name: str, smoke: bool = False) -> dict:
     Raises:
         ValueError: it has no such block.
     """
-    yaml = OmegaConf.create(_compose(name))
+    yaml = _compose(name)
     small = yaml.pop("smoke", None)
     if smoke and small is None:
         raise ValueError(f"--smoke: suite {name} has no smoke size")
     if smoke:
-        yaml = OmegaConf.merge(yaml, {"out": f"results/smoke-size/{name}"}, small)
+        yaml = _shrink(yaml, {**small, "out": f"results/smoke-size/{name}"})
     if smoke and yaml.get("tuning"):
-        yaml.tuning.store = f"results/smoke-size/tuning-{name}"
-    plain = OmegaConf.to_container(yaml, resolve=True)
+        yaml["tuning"]["store"] = f"results/smoke-size/tuning-{name}"
+    plain = OmegaConf.to_container(OmegaConf.create(yaml), resolve=True)
     return {**plain, "jobs": {part: spec for part, spec in plain["jobs"].items() if spec is not None}}
+
+
+def _shrink(yaml: Mapping, small: Mapping) -> dict:
+    """A suite with the values of its smoke size; an entry that the suite has set to null stays null."""
+    found = dict(yaml)
+    for key, value in small.items():
+        below = found.get(key, {})
+        if isinstance(value, Mapping):
+            found[key] = None if below is None else _shrink(below, value)
+        else:
+            found[key] = value
+    return found
 
 
 def _compose(name: str) -> dict:
@@ -133,7 +145,7 @@ def load(name: str, smoke: bool = False, **chosen) -> Suite:
     """
     yaml = read(name, smoke)
     chosen = {option: value for option, value in chosen.items() if value is not None}
-    for option in ("images", "steps", "samples", "tasks"):
+    for option in ("images", "steps", "samples", "tasks", "models"):
         if option in chosen and option not in yaml:
             raise ValueError(f"--{option} does not apply to suite {name}: configs/suite/{name}.yaml has none")
     usual = {
@@ -212,7 +224,7 @@ def function_of(name: str) -> Callable:
         ValueError: there is none.
     """
     module, _, function = name.rpartition(".")
-    for path in (f"dsg.suites.{module}", f"dsg.studies.{module}", module):
+    for path in (f"dsg.suites.{module}", f"dsg.studies.{module}", module or "dsg"):
         try:
             return getattr(import_module(path), function)
         except ModuleNotFoundError as error:
