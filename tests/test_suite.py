@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from omegaconf import OmegaConf
 from PIL import Image
 
 from dsg.runs.statistics import paired, summarise
@@ -19,8 +20,8 @@ from dsg.samplers.denoise_oracle import DenoiseOracle
 from dsg.suites import figures, kept
 from dsg.suites.main import main
 from dsg.suites.methods import Method, style
-from dsg.suites.plan import plan
-from dsg.suites.suite import FOLDER, load, members, names, read
+from dsg.suites.plan import image_job, plan
+from dsg.suites.suite import function_of, load, members, names, read
 from dsg.suites.tables import method_and_steps, sections
 from dsg.types import Column
 
@@ -87,31 +88,40 @@ def test_a_base_method_and_its_dsg_share_a_colour_and_differ_in_the_line():
 
 def test_every_suite_names_functions_that_exist():
     for name in {member for suite in names() for member in members(suite)}:
-        suite = load(name)
-        for spec in [*suite.yaml["jobs"].values(), *suite.yaml["tables"], *suite.yaml.get("figures", [])]:
-            module, _, function = spec["_target_"].rpartition(".")
-            assert callable(getattr(__import__(module, fromlist=[function]), function)), f"{FOLDER / name}: {spec}"
+        yaml = read(name)
+        for spec in [*yaml["jobs"].values(), *yaml["tables"], *yaml.get("figures", [])]:
+            assert callable(function_of(spec if isinstance(spec, str) else spec["_target_"])), f"{name}: {spec}"
+    with pytest.raises(ValueError, match="plan.gird: no such function"):
+        function_of("plan.gird")
 
 
-def test_a_suite_stands_on_its_base_and_has_a_smoke_size():
+def test_a_suite_stands_on_another_and_has_a_smoke_size():
     full, small = read("imagenet256"), read("imagenet256", smoke=True)
     assert full["images"] == 1000 and full["steps"] == [20, 50, 100, 1000] and full["models"] == ["imagenet256"]
-    assert set(full["jobs"]) == set(small["jobs"]) == {"baselines", "grid", "values"}  # of base/linear.yaml
+    assert set(full["jobs"]) == set(small["jobs"]) == {"baselines", "grid", "values"}  # curve is null
     assert full["jobs"]["values"]["images"] == 16 and small["jobs"]["values"]["images"] == 2  # interpolated afterwards
     assert small["models"] == ["gaussian_mixture"] and small["tasks"] == full["tasks"] and "smoke" not in small
     assert small["out"] != full["out"]
+    without = read("control", smoke=True)  # `benchmark` has views.compute, also in its smoke size
+    assert without["views"]["compute"] is None and without["tuning"]["store"] == "results/smoke-size/tuning-control"
     with pytest.raises(ValueError, match="theory has no smoke size"):
         read("theory", smoke=True)
 
 
 def test_the_smoke_sizes_of_the_paper_s_suites_are_on_embedded_models():
-    for name in [*members("paper"), *members("published")]:
+    for name in [*members("paper"), "published"]:
         small = load(name, smoke=True)
-        assert (
-            set(small.models) <= {"avatars64", "gaussian_mixture"}
-            and small.images == 2
-            and max(small.steps, default=4) == 4
-        )
+        embedded = set(small.models) <= {"avatars64", "gaussian_mixture"}
+        assert embedded and small.images == 2 and max(small.steps, default=4) == 4
+
+
+def test_models_are_chosen_on_the_command_line(tmp_path):
+    jobs = plan(load("published", models=["imagenet256"], out=tmp_path))
+    assert {job.model for job in jobs} == {"imagenet256"} and {job.sampler for job in jobs} == {"dps", "diffpir"}
+    both = load("clip", out=tmp_path)
+    prompts = {model: image_job(both, model, "clip_text", "mpgd", 20).options for model in both.models}
+    assert "task.prompt=data/prompts/things.txt" in prompts["imagenet256"]
+    assert "task.prompt=data/prompts/things.txt" not in prompts["ffhq256"]
 
 
 def test_an_ablation_has_every_combination_of_values(tmp_path):
@@ -264,6 +274,10 @@ def test_a_killed_suite_goes_on_leaves_its_tables_and_then_only_draws(suite):
     table = pd.read_csv(out / "table.csv")
     assert set(table["method"]) == {"A^T y", "unconditional", "dps", "dps_dsg"} and (table["images"] == 2).all()
     assert list(table["backward_passes"]) == [0, 0, 2, 1]  # DSG takes no gradient at the last step
+    for row in table[table["method"] != "A^T y"].itertuples():
+        config = OmegaConf.load(out / "runs" / row.task / f"{row.method}-{row.steps}" / "config.yaml")
+        assert (config.task.name, config.sampler.name, config.sampler.steps) == (row.task, row.method, row.steps)
+        assert config.data.limit == row.images
     complete = times(out)
     assert complete.items() > before.items()  # what was there was not made again
     again = call()
@@ -277,7 +291,7 @@ def times(out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*members("paper"), *members("published")])
+@pytest.mark.parametrize("name", [*members("paper"), "published"])
 def test_every_experiment_of_the_paper_runs_small_on_embedded_models(tmp_path, name):
     done = reproduce(f"--suite={name}", "--smoke", f"--out={tmp_path}", "--wandb=disabled")
     assert done.returncode == 0, done.stderr

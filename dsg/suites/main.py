@@ -51,10 +51,10 @@ def main(arguments: Sequence[str], description: str = "") -> int:
         chosen = members(args.suite)
         suites = [
             load(
-                name, args.smoke, images=args.images, samples=args.samples, steps=steps, tasks=args.tasks, models=args.models,
-                options=args.options, most_steps=args.most_steps, device=args.device, wandb=args.wandb,
-                out=args.out / name if args.out and len(chosen) > 1 else args.out, workers=args.workers,
-                tuning=args.tuning, launcher=args.launcher,
+                name, args.smoke, images=args.images, samples=args.samples, steps=steps, tasks=args.tasks,
+                models=args.models, options=args.options, most_steps=args.most_steps, device=args.device,
+                wandb=args.wandb, out=args.out / name if args.out and len(chosen) > 1 else args.out,
+                workers=args.workers, tuning=args.tuning, launcher=args.launcher,
             )
             for name in chosen
         ]  # fmt: skip
