@@ -6,10 +6,12 @@ import pytest
 import torch
 from conftest import compose_config
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from dsg.constraint import norm
 from dsg.noise import ImageNoise, standard_normal
 from dsg.priors.base import CountedPrior, Prediction, Prior
+from dsg.runs.results import identity
 from dsg.samplers import DPS, MPGD, FreeDoM, Unconditional, sample
 from dsg.samplers.diffrgd import DiffRGD
 from dsg.schedule import NoiseSchedule, linear_betas
@@ -329,3 +331,30 @@ def test_diffrgd_stays_at_the_distance_that_the_noise_had():
         assert (norm(out - x) > 0.1).all()
     for state in seen[:8]:
         assert (state.losses[:, -1] < state.losses[:, 0]).all()
+
+
+LABELS = {
+    "unconditional": "unconditional", "dps": "DPS", "dps_dsg": "DPS + DSG", "additive": "DPS, additive",
+    "freedom": "FreeDoM", "freedom_dsg": "FreeDoM + DSG", "freedom_additive": "FreeDoM, additive",
+    "mpgd": "MPGD", "mpgd_dsg": "MPGD + DSG", "mpgd_additive": "MPGD, additive",
+    "diffrgd": "DiffRGD", "trust": "Trust Sampling", "daps": "DAPS", "diffpir": "DiffPIR", "reddiff": "RED-diff",
+    "sitcom": "SITCOM", "ddrm": "DDRM", "denoise_oracle": "posterior of the prior itself",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "label"), LABELS.items())
+def test_every_sampler_says_its_label_and_its_control(name, label):
+    sampler = instantiate(compose_config(f"sampler={name}", "task=denoise").sampler)
+    assert sampler.label == label
+    controls = {"dps_dsg": "additive", "freedom_dsg": "freedom_additive", "mpgd_dsg": "mpgd_additive"}
+    assert sampler.control == controls.get(name)
+    if sampler.control is not None:
+        control = instantiate(compose_config(f"sampler={sampler.control}").sampler)
+        assert control.base_method == sampler.base_method and control.control is None
+
+
+def test_a_label_of_one_s_own_and_a_control_change_no_run_s_identity():
+    plain, named = (compose_config(*o) for o in ((), ("sampler.label=Ours", "sampler.control=mpgd")))
+    assert instantiate(named.sampler).label == "Ours"
+    plain, named = (identity(OmegaConf.to_container(config), "weights", None) for config in (plain, named))
+    assert plain == named and not {"label", "control"} & set(plain["sampler"])

@@ -25,6 +25,7 @@ from dsg.samplers.base import unused_options
 PARTS, SUMMARY = "parts", "metrics.json"
 BY = "by:"  # in a record: with which settings a metric was computed
 # of a model: where its file lies (its hash counts) and what changes no more than rounding
+PRESENTATION = {"label", "control"}  # of a sampler: what tables say of it
 SPEED = {"checkpoint", "compile", "channels_last", "cpu_batch", "use_checkpoint"}
 
 
@@ -36,7 +37,7 @@ def identity(config: Mapping, prior_hash: str, task_hash: str | None) -> dict:
     the sampler without effect. Whether there are several samples is, because their files are numbered then.
     """
     task, sampler = _without_speed(config["task"]), config["sampler"]
-    unused = unused_options(sampler)
+    unused = {*unused_options(sampler), *PRESENTATION}
     return {
         "model": {**_without_speed(config["model"]), "weights": prior_hash},
         "task": task if task_hash is None else {**task, "weights": task_hash},

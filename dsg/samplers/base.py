@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -86,22 +86,35 @@ class Cost(NamedTuple):
         return self.forward + 2 * self.backward
 
 
+@dataclass
 class Sampler(ABC):
     """A method. Everything is per image: losses, norms, step sizes, when to stop.
 
-    Attributes:
-        name: what results are filed under.
+    Args:
+        name: names the results.
+        base_method: name of the sampler that this one modifies, such as dps for dps_dsg; None if there is none.
+        label: the method's name in tables and figures, such as "DPS + DSG"; null: the class's own.
+        control: name of the sampler that differs from this one only in what is claimed for it, such as additive for
+            dps_dsg; null: there is none.
         steps: number of reverse steps.
-        base_method: name of the sampler that it is compared with; None if with none.
+
+    Attributes:
         guided: whether it uses the task's loss.
         clip_denoised: whether it clamps x0 to [-1, 1].
     """
 
     name: str
-    steps: int
     base_method: str | None = None
+    label: str | None = None
+    control: str | None = None
+    steps: int = 100
+
     guided = True
     clip_denoised = False
+    title: ClassVar[str | None] = None  # the label of the class
+
+    def __post_init__(self):
+        self.label = self.label or self.title or self.name
 
     @abstractmethod
     def sample(

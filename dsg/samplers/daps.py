@@ -38,7 +38,6 @@ class DAPS(InverseSampler):
     """
 
     name: str = "daps"
-    base_method: str | None = None
     steps: int = 200
     sigma_max: float = 100.0
     sigma_min: float = 0.1
@@ -49,7 +48,10 @@ class DAPS(InverseSampler):
     langevin_step_ratio: float = 0.01
     tau: float = 0.01
 
+    title = "DAPS"
+
     def __post_init__(self):
+        super().__post_init__()
         check_range("steps", self.steps, 2, kind=int)
         check_range("ode_sigma_min", self.ode_sigma_min, 1e-4)
         check_range("sigma_min", self.sigma_min, self.ode_sigma_min)

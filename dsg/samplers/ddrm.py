@@ -30,12 +30,14 @@ class DDRM(StridedSampler):
     """
 
     name: str = "ddrm"
-    base_method: str | None = None
     steps: int = 20
     eta: float = 0.85
     eta_b: float = 1.0
 
+    title = "DDRM"
+
     def __post_init__(self):
+        super().__post_init__()
         check_range("steps", self.steps, 2, kind=int)
         check_range("eta", self.eta, 0, 1)
         check_range("eta_b", self.eta_b, 0, 1)

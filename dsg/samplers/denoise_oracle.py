@@ -31,13 +31,14 @@ class DenoiseOracle(InverseSampler):
     """
 
     name: str = "denoise_oracle"
-    base_method: str | None = None
     steps: int = 200
     clip_denoised: bool = True
 
     guided = False
+    title = "posterior of the prior itself"
 
     def __post_init__(self):
+        super().__post_init__()
         check_switch("clip_denoised", self.clip_denoised)
         check_range("steps", self.steps, 2, kind=int)
 

@@ -37,13 +37,15 @@ class DiffPIR(InverseSampler):
     """
 
     name: str = "diffpir"
-    base_method: str | None = None
     steps: int = 100
     clip_denoised: bool = True
     data_weight: float = 1.0
     zeta: float = 0.25
 
+    title = "DiffPIR"
+
     def __post_init__(self):
+        super().__post_init__()
         check_switch("clip_denoised", self.clip_denoised)
         check_range("steps", self.steps, 2, kind=int)
         check_range("data_weight", self.data_weight, 1e-6)

@@ -54,7 +54,6 @@ class DiffRGD(Sampler):
     """
 
     name: str = "diffrgd"
-    base_method: str | None = None
     steps: int = 100
     eta: float = 1.0
     clip_denoised: bool = True
@@ -62,7 +61,10 @@ class DiffRGD(Sampler):
     inner_steps: int = 3
     interval: int = 1
 
+    title = "DiffRGD"
+
     def __post_init__(self):
+        super().__post_init__()
         check_switch("clip_denoised", self.clip_denoised)
         check_range("steps", self.steps, 2, kind=int)
         check_range("eta", self.eta, 0, 1)

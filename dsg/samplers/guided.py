@@ -79,8 +79,7 @@ class GuidedSampler(Sampler):
     """Settings of the loop, and the two rules of a method.
 
     Args:
-        name: what results are filed under.
-        base_method: name of the sampler that it is compared with.
+        name, base_method, label, control: see `Sampler`; the label says whether the method is DSG or a control.
         steps: S >= 2 reverse steps.
         kernel: ddim, ddpm or freedom (`dsg.schedule.reverse_kernel`).
         eta: noise of the ddim and freedom kernels, in [0, 1]; ddpm has none to choose.
@@ -109,9 +108,6 @@ class GuidedSampler(Sampler):
         ValueError: naming the option that is out of range.
     """
 
-    name: str
-    base_method: str | None = None
-    steps: int = 100
     kernel: str = "ddim"
     eta: float = 1.0
     spacing: str = "linspace"
@@ -131,6 +127,11 @@ class GuidedSampler(Sampler):
     through_network = False  # where the gradient is taken: at x_t, through the network, or at x0, beside it
 
     def __post_init__(self):
+        if self.label is None and self.title is not None:
+            parts = (self.scaling, self.projected, self.keeps_noise)
+            control = ", additive" if parts == ("sphere", False, True) else ""
+            self.label = self.title + (" + DSG" if self.spherical else control)
+        super().__post_init__()
         self.travel = self.travel if isinstance(self.travel, Travel) else Travel(**(self.travel or {}))
         self.boost = self.boost if isinstance(self.boost, Boost) else Boost(**(self.boost or {}))
         for option, choices in (("kernel", KERNELS), ("spacing", SPACINGS)):
@@ -336,6 +337,8 @@ class Unconditional(GuidedSampler):
     """The prior's own samples."""
 
     name: str = "unconditional"
+
+    title = "unconditional"
     guided = False
 
     def wants_guidance(self, step: Step) -> bool:
@@ -359,6 +362,8 @@ class DPS(GuidedSampler):
     """Chung et al., "Diffusion Posterior Sampling", arXiv 2209.14687: x_prev -= zeta grad_{x_t} |y - A(x0)|."""
 
     name: str = "dps"
+
+    title = "DPS"
     through_network = True
 
 
@@ -371,6 +376,8 @@ class FreeDoM(GuidedSampler):
     """
 
     name: str = "freedom"
+
+    title = "FreeDoM"
     through_network = True
 
     def step_length(self, step: Step) -> float:
@@ -387,6 +394,8 @@ class MPGD(GuidedSampler):
     """
 
     name: str = "mpgd"
+
+    title = "MPGD"
 
     def step_length(self, step: Step) -> float:
         per_x0 = step.posterior_x0 if self.kernel == "ddpm" else math.sqrt(step.alpha_bar_prev)

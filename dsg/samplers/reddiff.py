@@ -52,14 +52,16 @@ class REDDiff(StridedSampler):
     """
 
     name: str = "reddiff"
-    base_method: str | None = None
     steps: int = 100
     learning_rate: float = 0.1
     prior_weight: float = 0.25
     data_weight: float = 1.0
     weighting: Weighting = "linear"
 
+    title = "RED-diff"
+
     def __post_init__(self):
+        super().__post_init__()
         check_choice("weighting", self.weighting, get_args(Weighting))
         check_range("steps", self.steps, 2, kind=int)
         for option in ("learning_rate", "prior_weight", "data_weight"):

@@ -32,7 +32,6 @@ class SITCOM(InverseSampler):
     """
 
     name: str = "sitcom"
-    base_method: str | None = None
     steps: int = 20
     clip_denoised: bool = True
     learning_rate: float = 0.02
@@ -40,7 +39,10 @@ class SITCOM(InverseSampler):
     tolerance: float = 0.001
     projection: float = 0.5
 
+    title = "SITCOM"
+
     def __post_init__(self):
+        super().__post_init__()
         check_switch("clip_denoised", self.clip_denoised)
         check_range("steps", self.steps, 2, kind=int)
         check_range("learning_rate", self.learning_rate, 0)

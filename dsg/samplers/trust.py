@@ -35,7 +35,6 @@ class TrustSampling(Sampler):
     """
 
     name: str = "trust"
-    base_method: str | None = None
     steps: int = 200
     eta: float = 1.0
     clip_denoised: bool = True
@@ -43,7 +42,10 @@ class TrustSampling(Sampler):
     inner_steps: int = 4
     norm_bound: float | None = None
 
+    title = "Trust Sampling"
+
     def __post_init__(self):
+        super().__post_init__()
         check_switch("clip_denoised", self.clip_denoised)
         check_range("steps", self.steps, 2, kind=int)
         check_range("eta", self.eta, 0, 1)
