@@ -6,15 +6,23 @@ from collections.abc import Sequence
 from copy import copy
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from dsg.types import Column, Input
 
-if TYPE_CHECKING:
-    from dsg.runs.runner import Run
+
+class EvaluatedRun(Protocol):
+    """What a metric may ask of the run that it evaluates (`dsg.runs.runner.Run`)."""
+
+    device: torch.device
+    config: Any
+    task: Any
+    inputs: Sequence[Input]
+    samples: int
+    seed: int
 
 
 class Metric(ABC):
@@ -34,9 +42,8 @@ class Metric(ABC):
     def name(self) -> str:
         return self.column.name
 
-    def of(self, run: "Run") -> "Metric":
-        """This metric of a run: what is asked of a metric is asked of this. By default it knows no more than the
-        images, and the run's device."""
+    def of(self, run: EvaluatedRun) -> "Metric":
+        """The metric bound to a run, on whose device it computes; subclasses may ask the run for more."""
         bound = copy(self)
         bound.device = run.device
         return bound

@@ -2,18 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dsg.checkpoints import read_state_dict, require, resolve
-from dsg.metrics.base import SetMetric
+from dsg.metrics.base import EvaluatedRun, SetMetric
 from dsg.metrics.inception import Inception, Reference, Statistics
 from dsg.records import file_hash
 from dsg.types import Column
-
-if TYPE_CHECKING:
-    from dsg.runs.runner import Run
 
 
 class InceptionMetric(SetMetric):
@@ -39,7 +35,7 @@ class InceptionMetric(SetMetric):
         self.reference = None if reference is None else Reference(reference, reference_size)
         self.smallest = smallest
 
-    def of(self, run: "Run") -> "InceptionMetric":
+    def of(self, run: EvaluatedRun) -> "InceptionMetric":
         bound = super().of(run)
         bound.inception = replace(self.inception, device=run.device)
         return bound
