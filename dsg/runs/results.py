@@ -161,6 +161,11 @@ class Results:
         with Image.open(self.images / f"{name}.png") as image:
             return np.asarray(image.convert("RGB"))
 
+    def image_size(self, name: str) -> tuple[int, int]:
+        """(width, height) of the saved image."""
+        with Image.open(self.images / f"{name}.png") as image:
+            return image.size
+
     def set_record(self, metric: Metric, names: Sequence[str]) -> dict | None:
         """What was computed of exactly these saved images, all together, with the metric's present settings."""
         wanted = {"set": metric.name, "of": self.digest_of(names), "by": metric.fingerprint}

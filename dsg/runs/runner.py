@@ -306,15 +306,15 @@ def evaluate(run: Run) -> None:
     """Compute the metrics that are missing, from the saved images."""
     run.broken.clear()
     for metric, items in unevaluated(run):
-        for _, alike in groupby(items, key=run.shape_of):
+        for _, alike in groupby(items, key=lambda item: run.results.image_size(item.name)):
             if metric.name not in run.broken:
                 evaluate_images(run, metric, list(alike))
     rows = run.results.rows()
     names = [item.name for item in run.items if item.name in rows]
     for metric in run.metrics:
         wanted = isinstance(metric, SetMetric) and metric.missing() is None and len(names) >= metric.smallest
-        wanted = wanted and len({run.shape_of(item) for item in run.items}) == 1  # a set is of one size
-        if wanted and len(names) == len(run.items) and run.results.set_record(metric, names) is None:
+        wanted = wanted and len(names) == len(run.items) and len(set(map(run.results.image_size, names))) == 1
+        if wanted and run.results.set_record(metric, names) is None:
             pixels = np.stack([run.results.image(name) for name in names])
             numbers = attempt(run, metric, set_numbers, metric, pixels)
             if numbers is not None:
