@@ -26,8 +26,8 @@ from pathlib import Path
 
 from dsg.arguments import Parser, positive
 from dsg.suites import cluster, engine
-from dsg.suites.dry import describe
-from dsg.suites.main import tell
+from dsg.suites.main import report_errors
+from dsg.suites.plan_report import describe
 from dsg.suites.tuning import TITLES
 from dsg.suites.tuning_curves import draw
 from dsg.suites.tuning_plan import RESULTS, copy_table, defaults, plan
@@ -68,7 +68,7 @@ def main() -> int:
         print(describe(jobs, errors), end="")
         return 2 if errors else 0
     if errors:
-        return tell(errors)
+        return report_errors(errors)
     if args["out"] is not None:
         copy_table(args["model"], args["out"])
     try:

@@ -17,7 +17,7 @@ from PIL import Image
 from dsg.runs.statistics import paired, summarise
 from dsg.samplers import DPS, Unconditional
 from dsg.samplers.denoise_oracle import DenoiseOracle
-from dsg.suites import figures, kept
+from dsg.suites import figures, plan_report
 from dsg.suites.main import main
 from dsg.suites.methods import Method, style
 from dsg.suites.plan import image_job, plan
@@ -204,20 +204,20 @@ def test_a_suite_refuses_what_it_does_not_have(name, options, words):
 def test_a_part_does_not_take_the_place_of_the_whole(tmp_path, less, words):
     whole = {"tasks": ["inpaint", "super_resolution"], "steps": [20, 100], "images": 4, "out": tmp_path}
     suite = load("embedded", **whole)
-    kept.record(suite, plan(suite))
-    kept.check(suite, plan(suite))
+    plan_report.record(suite, plan(suite))
+    plan_report.check(suite, plan(suite))
     more = load("embedded", **{**whole, "images": 8})
-    kept.check(more, plan(more))
+    plan_report.check(more, plan(more))
     part = load("embedded", **{**whole, **less})
     with pytest.raises(ValueError, match=words):
-        kept.check(part, plan(part))
+        plan_report.check(part, plan(part))
     elsewhere = load("embedded", **{**whole, **less, "out": tmp_path / "o"})
-    kept.check(elsewhere, plan(elsewhere))
+    plan_report.check(elsewhere, plan(elsewhere))
 
 
 def test_the_committed_tables_are_guarded():
     for folder in ("headline", "suite-benchmark", "theory", "factors"):
-        assert json.loads((ROOT / "results" / folder / kept.FILE).read_text())["jobs"]
+        assert json.loads((ROOT / "results" / folder / plan_report.FILE).read_text())["jobs"]
     done = reproduce("--suite=headline", "--tasks", "inpaint", "--dry")
     assert done.returncode == 2 and "results/headline has tables of more than that" in done.stdout + done.stderr
 

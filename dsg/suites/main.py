@@ -1,4 +1,4 @@
-"""A suite, or a group of suites, on the command line: plan, check, run, tables and figures, exit code."""
+"""A suite, or a group of suites, on the command line: plan, check, run, write tables and figures."""
 
 import sys
 import traceback
@@ -10,14 +10,14 @@ from pathlib import Path
 from dsg.arguments import Parser, positive
 from dsg.runs.prepare import pick_device
 from dsg.runs.tracking import MODES, check_login
-from dsg.suites import cluster, engine, kept
-from dsg.suites.dry import describe, total
+from dsg.suites import cluster, engine, plan_report
 from dsg.suites.jobs import Job
 from dsg.suites.plan import plan
 from dsg.suites.suite import Outcome, Suite, call, load, members, names
 
 
 def parser(description: str) -> Parser:
+    """The options of scripts/reproduce.py."""
     result = Parser(description)
     usual = "benchmark_small"
     result.add_argument("--suite", default=usual, choices=names(), help="one, or a group of them, such as paper")
@@ -43,7 +43,7 @@ def parser(description: str) -> Parser:
 
 
 def main(arguments: Sequence[str], description: str = "") -> int:
-    """The exit code of `scripts/reproduce.py`."""
+    """Run scripts/reproduce.py. Returns its exit code."""
     command_line = parser(description)
     args = command_line.parse_args(arguments)
     try:
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str], description: str = "") -> int:
 
 
 def numbers(text: str) -> list[int]:
-    """Of '20 100'."""
+    """The numbers of a text such as '20 100'."""
     words = text.replace(",", " ").split()
     if not all(word.isdecimal() for word in words):
         raise ValueError(f"--steps {text}: whole numbers are expected, such as '20 100'")
@@ -76,7 +76,7 @@ def numbers(text: str) -> list[int]:
 
 @dataclass
 class Planned:
-    """A suite, its jobs, and what is missing."""
+    """A suite with its jobs and their errors."""
 
     suite: Suite
     jobs: Sequence[Job]
@@ -91,8 +91,8 @@ def run_suites(suites: Sequence[Suite], dry: bool = False, ready: bool = False) 
         ready: run the suites that lack nothing, even if others do.
 
     Returns:
-        the exit code: 0; 1 if anything failed or was left out, whatever else was done; 2 if something is wrong with a
-        suite, and nothing was begun; 130 if it was interrupted.
+        the exit code: 0; 1 if anything failed or was left out; 2 if a suite has errors, and nothing was begun; 130 if
+        it was interrupted.
     """
     plans = [Planned(suite, *engine.plan_and_check(partial(plan_within, suite))) for suite in suites]
     errors = list(dict.fromkeys(error for planned in plans for error in planned.errors))
@@ -101,7 +101,7 @@ def run_suites(suites: Sequence[Suite], dry: bool = False, ready: bool = False) 
         return 2 if errors else 0
     able = [planned for planned in plans if not planned.errors]
     if errors and not (ready and able):
-        return tell(errors)
+        return report_errors(errors)
     failures = [f"{p.suite.name}: not begun: {p.errors[0]}" for p in plans if p.errors]
     try:
         for planned in able:
@@ -120,12 +120,12 @@ def run_suites(suites: Sequence[Suite], dry: bool = False, ready: bool = False) 
 def plan_within(suite: Suite) -> list[Job]:
     """The jobs of the suite, if its folder has no tables of more than these."""
     jobs = plan(suite)
-    kept.check(suite, jobs)
+    plan_report.check(suite, jobs)
     return jobs
 
 
 def run_jobs(suite: Suite, jobs: Sequence[Job]) -> list[str]:
-    """What failed, a line each."""
+    """Run the jobs, and write tables and figures. Returns the failures, a line each."""
     try:
         suite.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -137,32 +137,35 @@ def run_jobs(suite: Suite, jobs: Sequence[Job]) -> list[str]:
 
 
 def show(plans: Sequence[Planned], errors: Sequence[str]) -> None:
-    """The plan of each suite, and of several what they come to together."""
+    """Print the plan of each suite, and the total of several."""
     for planned in plans:
         if len(plans) > 1:
             print(f"## {planned.suite.name}: {planned.suite.out}\n")
-        print(describe(planned.jobs, planned.errors))
+        print(plan_report.describe(planned.jobs, planned.errors))
     if len(plans) > 1:
-        print(f"## all {len(plans)} suites\n\n{total([job for p in plans for job in p.jobs], errors)}", end="")
+        print(
+            f"## all {len(plans)} suites\n\n{plan_report.total([job for p in plans for job in p.jobs], errors)}", end=""
+        )
 
 
 def draw(suite: Suite, jobs: Sequence[Job], failures: list[str]) -> list[str]:
-    """The names of the tables and figures that were written; one that fails is added to `failures`."""
+    """Write tables and figures. Returns their names; one that fails is added to `failures`."""
     outcome, written = Outcome(suite, jobs), []
     for spec in [*suite.yaml.get("tables", ()), *suite.yaml.get("figures", ())]:
         try:
             written += call(spec, outcome)
         except Exception as error:
-            if not failures:  # everything is there: this is a fault of ours
+            if not failures:  # all results are there: this is a fault of the code
                 traceback.print_exception(error)
-            failures.append(f"{spec['_target_']}: {type(error).__name__}: {error}")
+            name = spec if isinstance(spec, str) else spec["_target_"]
+            failures.append(f"{name}: {type(error).__name__}: {error}")
     if written:
-        kept.record(suite, jobs)
+        plan_report.record(suite, jobs)
     return written
 
 
-def tell(errors: Sequence[str]) -> int:
-    """The first error; a dry run lists them all."""
+def report_errors(errors: Sequence[str]) -> int:
+    """Print the first error; a dry run lists them all."""
     more = f" (and {len(errors) - 1} more: --dry lists them)" if len(errors) > 1 else ""
     print(f"error: {errors[0].splitlines()[0]}{more}", file=sys.stderr)
     return 2

@@ -1,4 +1,4 @@
-"""From a suite to its jobs. The functions that plan runs of images are named in a suite's YAML, under `jobs`."""
+"""Plans the jobs of a suite. Its YAML names the functions below under `jobs`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from dsg.suites.suite import Suite, call
 def plan(suite: Suite) -> list[Job]:
     """All jobs of the suite: each entry of `jobs` is a name and the function that plans it.
 
-    A job that another one does already (the same key, with no fewer images) is left out.
+    A job that another one covers (the same key, with no fewer images) is left out.
     """
     planned: list[Job] = []
     for part, spec in suite.yaml["jobs"].items():

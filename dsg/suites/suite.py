@@ -1,4 +1,4 @@
-"""A suite as it was asked for: its YAML with the choices of the command line, and what came out of it."""
+"""A suite: its YAML with the options of the command line, and its jobs for tables and figures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,11 +24,11 @@ PLANNED = {  # options that the plan sets, and what changes them instead
 class Suite:
     """Attributes:
     name: of the file in configs/suite/.
-    out: where everything goes.
-    yaml: all that the file says, plain; further keys are read from here by the functions that it names.
+    out: folder of its results.
+    yaml: the whole file, plain; the functions that it names read further keys from here.
     models, tasks, samplers, steps: the grid.
     images, samples: how many inputs of a task, how many samples of each.
-    options: overrides of every run, as on the command line of `run.py`: the YAML's, then those that were asked for.
+    options: overrides of every run, as for `run.py`: the YAML's, then the command line's.
         Before them come `task_options` of the YAML: those of the run's task, then of <model>/<task>.
     most_steps: jobs of more steps are left out.
     device, wandb: of every run.
@@ -55,7 +55,7 @@ class Suite:
 
 @dataclass
 class Outcome:
-    """What the tables and figures are made of.
+    """The results that tables and figures are made of.
 
     Attributes:
         jobs: all jobs, finished or not, in the order of the plan.
@@ -74,7 +74,7 @@ class Outcome:
 
 
 def names() -> list[str]:
-    """Of all suites and groups of suites."""
+    """The names of all suites and groups of suites."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
