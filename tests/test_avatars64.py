@@ -1,5 +1,6 @@
 """The scripts of avatars64: what they draw, and that they overwrite nothing."""
 
+import io
 import runpy
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, save_clip
+from PIL import Image
 from safetensors.torch import load_file
 
 from dsg import image_files as images
@@ -47,11 +49,19 @@ def draw(out, split, count, seed=0):
         write_faces(out, split, count, seed, pool)
 
 
-def test_a_face_is_the_shipped_png_byte_for_byte():
+def alike(content, shipped):
+    """Whether a PNG is the shipped one but for edges, which another build of resvg rounds by 2 of 255 at most; the
+    bytes depend on the zlib that Pillow was built with."""
+    one, other = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int) for png in (content, shipped))
+    return one.shape == other.shape and abs(one - other).max() <= 2
+
+
+def test_a_face_is_the_shipped_one():
     attributes, image = face(0, "test", 3)
     assert set(attributes) == {*VALUES, "background"}
-    assert png(image) == (SHIPPED / "test/00003.png").read_bytes()
-    assert png(drawing.render_parts(attributes)) == (SHIPPED / "test_parts/00003.png").read_bytes()
+    assert alike(png(image), (SHIPPED / "test/00003.png").read_bytes())
+    assert alike(png(drawing.render_parts(attributes)), (SHIPPED / "test_parts/00003.png").read_bytes())
+    assert not alike(png(drawing.render(attributes | {"skin": "BLACK"})), png(image))
 
 
 def test_the_values_are_those_that_python_avatars_draws():
@@ -67,7 +77,7 @@ def test_the_script_draws_the_shipped_files(tmp_path):
     assert done.returncode == 0, done.stderr
     drawn = contents(tmp_path)
     table = drawn.pop("val_attributes.csv")
-    assert len(drawn) == 6 and all(content == (SHIPPED / name).read_bytes() for name, content in drawn.items())
+    assert len(drawn) == 6 and all(alike(content, (SHIPPED / name).read_bytes()) for name, content in drawn.items())
     assert (SHIPPED / "val_attributes.csv").read_bytes().startswith(table)
 
 

@@ -37,6 +37,7 @@ def test_no_linear_denoiser_is_better(prior, faces, t):
     eps = prior.predict(x_t, t).eps
     x0 = ((x_t - math.sqrt(1 - ab) * eps) / math.sqrt(ab)).clamp(-1, 1)
     psnr = -10 * torch.log10(((x0 - faces) / 2).square().flatten(1).mean(1)).mean().item()
+    # the card's noise is drawn on this machine: processors round it, by less than 1e-6 of its length
     assert psnr == pytest.approx(TABLE.loc[t, "network"], abs=0.02), "the card is of other weights"
     assert psnr >= TABLE.loc[t, "linear"] - 0.005
 

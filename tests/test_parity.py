@@ -1,4 +1,9 @@
-"""Replays of what the official code recorded (random weights, float32, CPU)."""
+"""Replays of what the official code recorded (random weights, float32, CPU).
+
+A processor changes the order of sums and the last digits of exponentials. Without any vector instructions
+(ATEN_CPU_CAPABILITY=default) the network's output moves by 1e-6 of itself, DPS's sample by 8e-6. The limits below are
+ten times that, and a step that is one percent off is far beyond them.
+"""
 
 import json
 import os
@@ -20,8 +25,8 @@ def relative(a, b):
     return ((a - b).norm() / b.norm()).item()
 
 
-def replay(prior, name):
-    """Our sample and losses for a recorded run."""
+def replay(prior, name, factor=1.0):
+    """Our sample and losses for a recorded run. `factor`: of its step size, or of its guidance rate."""
     r = recording(name)
     meta = r["meta"]
     method = "dps" if meta["method"] == "ps" else "dps_dsg"
@@ -36,6 +41,7 @@ def replay(prior, name):
     overrides += [f"sampler.guidance_rate={meta['g']}", f"sampler.interval={meta['interval']}"] if "g" in meta else []
     config = compose_config("task=inpaint", *overrides)
     task, sampler = instantiate(config.task), instantiate(config.sampler)
+    setattr(sampler, sampler.tunable.option, factor * getattr(sampler, sampler.tunable.option))
     losses = []
     out = sample(
         prior,
@@ -83,7 +89,14 @@ def test_dsg_first_steps(tiny_prior):
     set, below."""
     _, losses, r = replay(tiny_prior, "inpaint_dsg_ddim10")
     assert relative(losses[:3], r["distance"][:3]) <= 1e-5
-    assert relative(losses, r["distance"]) <= 3e-3
+    assert relative(losses, r["distance"]) <= 1e-2  # 5e-4 without vector instructions
+
+
+def test_a_step_that_is_one_percent_off_is_not_taken_for_rounding(tiny_prior):
+    out, losses, r = replay(tiny_prior, "inpaint_dps_ddim10", 1.01)
+    assert relative(out, r["sample"]) > 1e-3 and relative(losses, r["distance"]) > 1e-4
+    _, losses, r = replay(tiny_prior, "inpaint_dsg_ddim10", 1.01)
+    assert relative(losses[:3], r["distance"][:3]) > 1e-4
 
 
 class Measured:

@@ -100,6 +100,17 @@ def test_the_official_run_is_replayed(tiny_prior, name):
     assert [tuple(draw) for draw in replay.sampler.draws(tiny_prior.schedule)] == replay.asked
 
 
+@pytest.mark.parametrize(
+    "name, option", [("daps", "langevin_step_size"), ("diffpir", "zeta"), ("reddiff", "learning_rate"),
+                     ("ddrm", "eta_b")]
+)  # fmt: skip
+def test_an_option_that_is_one_percent_off_is_not_taken_for_rounding(tiny_prior, name, option):
+    """The limits above are ten times what another processor changes."""
+    replay = Replay(name)
+    setattr(replay.sampler, option, 0.99 * getattr(replay.sampler, option))
+    assert relative(replay.run(tiny_prior), replay.recording["sample"]) > 5e-4
+
+
 @pytest.mark.parametrize("name", ["daps", "ddrm", "diffpir"])
 def test_runs_begin_where_the_official_run_began(tiny_prior, name):
     replay = Replay(name)
@@ -112,7 +123,7 @@ def test_runs_begin_where_the_official_run_began(tiny_prior, name):
 def test_reddiff_begins_at_the_pseudo_inverse(tiny_prior):
     replay = Replay("reddiff")
     mu = replay.sampler.start(tiny_prior, replay.task, replay.condition, torch.zeros(1, 3, 32, 32))
-    assert torch.equal(mu, replay.recording["mu_init"])
+    assert torch.equal(mu, replay.recording["mu_init"])  # a copy of y: nothing is rounded
 
 
 class Bimodal(Prior):
