@@ -178,7 +178,8 @@ def draw(shown: Mapping[tuple[str, str], Mapping[str, np.ndarray]], out: Path) -
     columns = max(map(len, shown.values()))
     figure, axes = plt.subplots(len(shown), columns, figsize=(2.6 * columns, 2.8 * len(shown)), squeeze=False)
     for row, ((task, _), cells) in zip(axes, shown.items()):
-        for axis, (label, image) in zip(row, cells.items()):
+        places = [*row[: len(cells) - 1], row[-1]]  # the truth last, in every row
+        for axis, (label, image) in zip(places, cells.items()):
             axis.imshow(np.clip(image, 0, 1), interpolation="nearest")
             axis.set_title(label, fontsize=9)
         for axis in row:

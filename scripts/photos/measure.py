@@ -136,9 +136,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, default=REPOSITORY / "checkpoints/photos/model.safetensors")
     parser.add_argument("--photos", type=Path, default=REPOSITORY / "data/photos/images")
+    parser.add_argument("--validation", type=int, default=8, help="so many validation photographs besides the four")
     parser.add_argument("--out", type=Path, help="folder of the tables (default: beside the weights)")
     options = parser.parse_args()
-    prior, images = PhotoPrior("photos", str(options.weights)).load(), crops(options.photos / "validation")
+    prior = PhotoPrior("photos", str(options.weights)).load()
+    images = dict(list(crops(options.photos / "validation").items())[: len(PACKAGED) + options.validation])
     out = options.out or options.weights.parent
     table = levels(prior, images, options.photos / "train")
     table.to_csv(out / "levels.csv", index=False, float_format="%.6g")
