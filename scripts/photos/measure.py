@@ -8,6 +8,7 @@ against the best linear denoiser of patches of 8 px, fitted on the training phot
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from dsg.arguments import Parser, exit_code
 from dsg.noise import standard_normal
 from dsg.priors.photos import PhotoPrior, denoise
 from dsg.types import to_tensor
@@ -132,13 +134,16 @@ def levels(prior: PhotoPrior, images: dict[str, np.ndarray], training: Path) -> 
     return pd.DataFrame(rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = Parser(__doc__)
     parser.add_argument("--weights", type=Path, default=REPOSITORY / "checkpoints/photos/model.safetensors")
     parser.add_argument("--photos", type=Path, default=REPOSITORY / "data/photos/images")
     parser.add_argument("--validation", type=int, default=8, help="so many validation photographs besides the four")
     parser.add_argument("--out", type=Path, help="folder of the tables (default: beside the weights)")
-    options = parser.parse_args()
+    return exit_code(lambda: measure(parser.parse_args()))
+
+
+def measure(options: argparse.Namespace) -> None:
     prior = PhotoPrior("photos", str(options.weights)).load()
     images = dict(list(crops(options.photos / "validation").items())[: len(PACKAGED) + options.validation])
     out = options.out or options.weights.parent
@@ -153,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,6 +16,7 @@ import argparse
 import csv
 import math
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dsg.arguments import Parser, exit_code
 from dsg.priors.photos import PatchUNet, denoise
 
 SCALES = (1.0, 0.7, 0.5, 0.35, 0.25)
@@ -180,8 +182,8 @@ class Trainer:
         os.replace(temporary, path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = Parser(__doc__)
     parser.add_argument("--photos", type=Path, default=REPOSITORY / "data/photos/images/train")
     parser.add_argument("--state", type=Path, default=REPOSITORY / "checkpoints/photos/training/state.pt")
     parser.add_argument("--weights", type=Path, default=REPOSITORY / "checkpoints/photos/model.safetensors")
@@ -192,7 +194,10 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--every", type=int, default=200, help="steps between two saved states")
-    options = parser.parse_args()
+    return exit_code(lambda: train(parser.parse_args()))
+
+
+def train(options: argparse.Namespace) -> None:
     crops, trainer = Crops(options.photos, options.size), Trainer(options)
     if options.state.exists():
         trainer.load(options.state)
@@ -211,4 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
