@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,22 +16,15 @@ from conftest import ROOT, save_clip
 from PIL import Image
 from safetensors.torch import load_file
 
-from dsg import image_files as images
 from dsg.avatars64 import drawing, faces
 from dsg.avatars64.attributes import VALUES, draw_attributes
-from dsg.avatars64.estimates import estimate_shard, estimates
-from dsg.avatars64.faces import face, load_estimates, load_faces, png, read_shards, shards_of, write_faces
-from dsg.avatars64.guidance_card import card
-from dsg.avatars64.guidance_card.attributes import agreement
-from dsg.avatars64.guidance_card.networks import FILES
-from dsg.avatars64.guidance_card.text import agreement_reason
-from dsg.avatars64.guidance_training.base import seen
-from dsg.avatars64.guidance_training.clip import Clip, word_tokenizer
-from dsg.avatars64.guidance_training.loop import JOBS, Training
-from dsg.avatars64.prior_card.denoising import load_prior
-from dsg.types import to_tensor
+from dsg.avatars64.faces import face, read_shards
 from tasks.networks.evaluator import IDENTITY as COMPARED
 
+render, measure, train_guidance = (
+    SimpleNamespace(**runpy.run_path(str(ROOT / f"scripts/avatars64/{name}.py")))
+    for name in ("render", "measure", "train_guidance")
+)
 SHIPPED = ROOT / "data/avatars64"
 
 
@@ -44,9 +37,13 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+def load_faces(folder):
+    return read_shards(folder, "images")[1][0]
+
+
 def draw(out, split, count, seed=0):
     with ThreadPoolExecutor(1) as pool:
-        write_faces(out, split, count, seed, pool)
+        render.write_faces(out, split, count, seed, pool)
 
 
 def alike(content, shipped):
@@ -59,9 +56,9 @@ def alike(content, shipped):
 def test_a_face_is_the_shipped_one():
     attributes, image = face(0, "test", 3)
     assert set(attributes) == {*VALUES, "background"}
-    assert alike(png(image), (SHIPPED / "test/00003.png").read_bytes())
-    assert alike(png(drawing.render_parts(attributes)), (SHIPPED / "test_parts/00003.png").read_bytes())
-    assert not alike(png(drawing.render(attributes | {"skin": "BLACK"})), png(image))
+    assert alike(render.png(image), (SHIPPED / "test/00003.png").read_bytes())
+    assert alike(render.png(drawing.render_parts(attributes)), (SHIPPED / "test_parts/00003.png").read_bytes())
+    assert not alike(render.png(drawing.render(attributes | {"skin": "BLACK"})), render.png(image))
 
 
 def test_the_values_are_those_that_python_avatars_draws():
@@ -127,9 +124,8 @@ def test_shards_of_two_sets_are_neither_drawn_nor_read_together(tmp_path, monkey
     assert contents(tmp_path) == before
     draw(tmp_path / "other", "train", count, seed)
     shutil.copytree(tmp_path / "other/train", tmp_path / "train", dirs_exist_ok=True)
-    for read in (shards_of, load_faces, load_estimates, lambda folder: read_shards(folder, "images")):
-        with pytest.raises(ValueError, match=words):
-            read(tmp_path / "train")
+    with pytest.raises(ValueError, match=words):
+        read_shards(tmp_path / "train")
 
 
 def test_a_set_of_whole_shards_is_extended(tmp_path, monkeypatch):
@@ -142,23 +138,37 @@ def test_a_set_of_whole_shards_is_extended(tmp_path, monkeypatch):
         load_faces(tmp_path / "train")
 
 
-@pytest.mark.slow
-def test_a_training_is_resumed_and_replaces_no_weights_of_another(tmp_path):
+@pytest.mark.parametrize("name", ["labels", pytest.param("identity", marks=pytest.mark.slow)])
+def test_a_training_is_resumed_and_replaces_no_weights_of_another(tmp_path, name, monkeypatch):
     draw(tmp_path, "identities", 1)
     table, (images, parts) = read_shards(tmp_path / "identities", "images", "parts")
     assert set(table["identity"]) == {0} and images.shape[0] == parts.shape[0] == 16 and parts.max() < 4
-    out, data = tmp_path / "out", tmp_path
-    training = Training("labels", 1, 0, data, out)
+    args = SimpleNamespace(
+        name=name, minutes=1, seed=0, data=tmp_path, out=tmp_path / "out", bf16=False, overwrite=False
+    )
+    job = train_guidance.JOBS[name]
+    monkeypatch.setattr(job, "batch", 4)
+    training = train_guidance.Training(args)
     assert np.isfinite(training.train_step())
     training.save()
-    again = Training("labels", 1, 0, data, out)
+    again = train_guidance.Training(args)
     assert again.step == 1 and again.train_step() == training.train_step()
-    weights = (out / "evaluator/labels.safetensors").read_bytes()
-    (out / "training_labels.pt").unlink()
-    with pytest.raises(FileExistsError, match="labels.safetensors is there already: add --overwrite"):
-        Training("labels", 1, 0, data, out)
-    assert (out / "evaluator/labels.safetensors").read_bytes() == weights
-    assert Training("labels", 1, 0, data, out, overwrite=True).step == 0
+    weights = (args.out / job.file).read_bytes()
+    (args.out / f"training_{name}.pt").unlink()
+    with pytest.raises(FileExistsError, match="safetensors is there already: add --overwrite"):
+        train_guidance.Training(args)
+    assert (args.out / job.file).read_bytes() == weights
+    args.overwrite = True
+    assert train_guidance.Training(args).step == 0
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_its_budget_of_time(tmp_path):
+    draw(tmp_path, "identities", 1)
+    options = ["selector_labels", "--minutes", 0.05, "--data", tmp_path, "--out", tmp_path / "out"]
+    done = call("train_guidance", *options)
+    assert "steps of 32 faces, loss" in done.stdout, done.stderr
+    assert "finished already" in call("train_guidance", *options).stdout
 
 
 def test_a_missing_extra_is_one_clear_line(monkeypatch):
@@ -180,13 +190,9 @@ def test_a_missing_extra_is_one_clear_line(monkeypatch):
         ("train_prior", ["--unet", "channels=32"], "unexpected keyword argument 'channels'"),
         ("train_prior", ["--device", "cuda:99"], "device=cuda:99: this machine has"),
         ("train_prior", ["--data", "/none", "--device", "auto"], "no faces in /none"),
-        ("describe_prior", [], "README.md exists; add --overwrite"),
-        ("describe_prior", ["--tints", "100"], "--tints 100: at least 500"),
-        ("estimate", ["train", "--data", "/none"], "no faces in /none"),
-        ("describe_guidance", ["--people", "7"], "at least 100"),
-        ("describe_guidance", ["--trained", "parts=1:2"], f"nothing on {', '.join(n for n in JOBS if n != 'parts')} ("),
-        ("describe_guidance", ["--folder", "nowhere"], "no checkpoint at nowhere/identity.safetensors"),
-        ("describe_guidance", [], "add --overwrite"),
+        ("measure", ["prior", "--tints", "100"], "--tints 100: 500 to 512"),
+        ("measure", ["prior", "--weights", "/none"], "no checkpoint at /none"),
+        ("measure", ["guidance", "--people", "7"], "at least 100"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(script, options, words, monkeypatch, capsys):
@@ -199,78 +205,31 @@ def test_what_cannot_be_done_is_one_line(script, options, words, monkeypatch, ca
     assert said.err.startswith("error: ") and said.out == ""
 
 
-def test_a_prior_without_weights_is_one_line():
-    with pytest.raises(FileNotFoundError, match="^no checkpoint at /none; get it with"):
-        load_prior(Path("/none"), [])
-
-
 def test_agreement_counts_what_evaluator_and_selector_say_of_the_same_face():
     truth = pd.DataFrame({name: ["a"] * 5 for name in COMPARED})
     evaluator, selector = truth.copy(), truth.copy()
     evaluator["skin"] = ["a", "b", "b", "b", "a"]
     selector["skin"] = ["a", "b", "c", "a", "a"]
     selector["hair"] = ["a", "a", "a", "a", "b"]
-    table = agreement(evaluator, selector, truth.set_axis(range(7, 12)))
-    found = table.set_index("attribute")
+    found = measure.agreement(evaluator, selector, truth).set_index("attribute")
     shares = ["evaluator right", "selector right", "agree", "both wrong", "if independent", "wrong alike"]
     assert found.loc["skin", shares].tolist() == pytest.approx([0.4, 0.6, 0.6, 0.4, 0.24, 0.2])
     assert found.loc["facial_hair", shares].tolist() == [1, 1, 1, 0, 0, 0]
     assert found.loc["the four of a person", shares].tolist() == pytest.approx([0.4, 0.4, 0.4, 0.4, 0.36, 0.2])
-    said = agreement_reason(table).replace("\n", " ")
-    assert "misses one of the four, the selector does so on 66.7 %; of all faces, on 60.0 %." in said
-    assert said.endswith(
-        "Only the evaluator is above 95 % at hair: the faces do show it, and the selector has not learned it."
-    )
-
-
-def test_the_card_is_of_every_embedded_network():
-    text = (ROOT / "checkpoints/avatars64/GUIDANCE.md").read_text()
-    assert set(FILES) == set(JOBS)
-    for file in FILES.values():
-        row = next(line for line in text.splitlines() if line.startswith(f"| `{file.path}`"))
-        assert f"{(ROOT / 'checkpoints/avatars64' / file.path).stat().st_size / 1e6:.2f}" in row
 
 
 @pytest.mark.slow
-def test_a_card_of_few_faces_has_evaluator_and_selector(tmp_path, monkeypatch):
-    monkeypatch.setattr(card, "REFERENCE", range(2000, 2064))
-    monkeypatch.setattr(card, "OTHERS", range(6096, 6128))
-    with ThreadPoolExecutor(1) as pool:
-        faces = card.draw_faces(0, card.GROUP, pool)
-        template = (ROOT / "scripts/avatars64/guidance_card.template.md").read_text()
-        trained = {name: (7, 1234) for name in FILES}
-        folder = ROOT / "checkpoints/avatars64"
-        written = card.write_card(folder, tmp_path, template, faces, trained, 0, pool)
-    assert all((tmp_path / name).is_file() for name in written)
-    text = (tmp_path / "GUIDANCE.md").read_text()
-    assert "{" not in text and "nan" not in text and text.count("| 1,234 ") == len(FILES)
-    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
-    assert {"guidance network", "evaluator", "selector", "the four of a person", *card.BESIDE.values()} <= set(rows)
-
-
-def test_an_estimate_is_the_prior_s_x0_at_each_face_s_own_t(avatars):
-    x = to_tensor(list(images.load(SHIPPED / "test", 64, limit=3).values()))
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    found = estimates(avatars, x, torch.tensor([20, 600, 20]), noise)
-    ab = avatars.schedule.alpha_bar[600].float()
-    x_t = ab.sqrt() * x[1:2] + (1 - ab).sqrt() * noise[1:2]
-    x0 = (x_t - (1 - ab).sqrt() * avatars.predict(x_t, 600).eps) / ab.sqrt()
-    torch.testing.assert_close(found[1:2], x0.clamp(-1, 1), rtol=1e-4, atol=1e-4)
-    assert (found - x)[::2].square().mean() < 0.01 * (found - x)[1].square().mean()
-
-
-def test_estimates_are_in_the_order_of_the_faces_and_are_asked_for_by_name(tmp_path, avatars):
-    draw(tmp_path, "train", 6)
-    with pytest.raises(FileNotFoundError, match="estimate.py train"):
-        load_estimates(tmp_path / "train")
-    (shard,) = shards_of(tmp_path / "train")
-    (tmp_path / "train_estimates").mkdir()
-    estimate_shard(avatars, shard, tmp_path / "train_estimates" / shard.name, seed=0)
-    made, faces = load_estimates(tmp_path / "train"), load_faces(tmp_path / "train")
-    assert made.shape == faces.shape and made.dtype == torch.uint8
-    seen_ = seen(faces, made, np.arange(6), np.random.default_rng(0))
-    of_estimates = [torch.equal(a, b.float() / 127.5 - 1) for a, b in zip(seen_, made)]
-    assert 0 < sum(of_estimates) < 6
+def test_few_faces_give_every_table_and_the_figure(tmp_path, monkeypatch):
+    values = {"REFERENCE": range(2000, 2064), "OTHERS": range(6096, 6128), "GROUP": 10}
+    for name, value in {**values, "ProcessPoolExecutor": lambda workers: ThreadPoolExecutor(1)}.items():
+        monkeypatch.setitem(measure.main.__globals__, name, value)
+    measure.measure_guidance(SimpleNamespace(out=tmp_path, people=12, seed=0, workers=1))
+    tables = {file.stem: pd.read_csv(file) for file in tmp_path.glob("*.csv")}
+    assert {"networks", "identity", "hard_pairs", "clip", "words", "labels", "metrics", "frechet"} < set(tables)
+    assert tables["labels"]["network"].tolist() == ["guidance network", "evaluator", "selector"]
+    assert tables["agreement"]["attribute"].iloc[-1] == tables["attributes"]["attribute"].iloc[-1]
+    assert (tables["identity"]["same mean"] < tables["identity"]["different mean"]).all()
+    assert (tmp_path / "guidance.png").is_file() and (tmp_path / "evaluator/statistics.safetensors").is_file()
 
 
 def half_written(tensors, path):
@@ -283,9 +242,9 @@ def half_written(tensors, path):
 def test_clip_s_files_are_replaced_when_they_are_whole(tmp_path, monkeypatch):
     weights = "model.safetensors"
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    job = Clip.__new__(Clip)  # its data are many faces
+    job = train_guidance.Clip.__new__(train_guidance.Clip)  # its data are many faces
     torch.nn.Module.__init__(job)
-    job.network, job.tokenizer = save_clip(tmp_path / "any", small, image_size=32), word_tokenizer()
+    job.network, job.tokenizer = save_clip(tmp_path / "any", small, image_size=32), train_guidance.word_tokenizer(32)
     job.save(tmp_path / "out")
     before = contents(tmp_path / "out")
     assert {f"clip/{name}" for name in (weights, "config.json", "tokenizer.json")} < set(before)
@@ -309,7 +268,8 @@ def test_a_mixture_is_replaced_when_it_is_whole(tmp_path, monkeypatch):
     def no_card(config):
         raise KeyboardInterrupt
 
-    found = {"FOLDER": tmp_path, "load_faces": lambda: torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "build": no_card}
+    faces = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    found = {"FOLDER": tmp_path, "read_shards": lambda *_: (None, [faces]), "build": no_card}
     for name, value in {**found, "fit": lambda *_: {"means": torch.ones(2)}}.items():
         monkeypatch.setitem(main.__globals__, name, value)
     (tmp_path / "avatars16.safetensors").write_bytes(b"before")

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import runpy
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from torch.distributions import MultivariateNormal
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dsg.priors.gaussian_mixture import GaussianMixture, from_file, seeded
-from dsg.priors.mixture_fit import fit
 from dsg.samplers import Unconditional, sample
 
 AB = 0.6
@@ -197,6 +197,7 @@ def test_em_finds_a_mixture_again():
     truth = seeded(dimension=6, components=2, rank=2, floor=0.2, spread=2.0, scale=1.0)
     g = torch.Generator().manual_seed(0)
     seen, unseen = truth.sample(4000, g).flatten(1).float(), truth.sample(4000, g).flatten(1)
+    fit = runpy.run_path(str(ROOT / "scripts/fit_mixture.py"))["fit"]
     fitted = GaussianMixture(**fit(seen, components=2, rank=2, iterations=8, seed=0))
     gap = (truth.log_density(unseen) - fitted.log_density(unseen)).mean().item()
     assert 0 < gap < 0.05

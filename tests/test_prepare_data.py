@@ -1,21 +1,27 @@
 """Evaluation sets from small synthetic folders and archives."""
 
 import io
+import runpy
 import subprocess
 import sys
 import tarfile
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
 
-from dsg import datasets
 from dsg import image_files as images
-from dsg.datasets import DATASETS, candidates, choose, damaged, opened, prepare_image, read_manifest, write_images
 
-FFHQ, IMAGENET, CELEBAHQ = (DATASETS[name] for name in ("ffhq", "imagenet", "celebahq"))
+SCRIPT = ROOT / "scripts/prepare_data.py"
+prepare_data = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+FFHQ, IMAGENET, CELEBAHQ = (prepare_data.DATASETS[name] for name in ("ffhq", "imagenet", "celebahq"))
+candidates, choose, damaged, opened = (getattr(prepare_data, n) for n in ("candidates", "choose", "damaged", "opened"))
+prepare_image, read_manifest, write_images = (
+    getattr(prepare_data, name) for name in ("prepare_image", "read_manifest", "write_images")
+)
 
 
 def encoded(width=20, height=16, seed=0, kind="PNG", **options) -> bytes:
@@ -117,10 +123,10 @@ def test_a_damaged_archive_is_one_line(tmp_path):
 
 
 def test_images_and_files_are_bounded(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets, "PIXELS", 100)
+    monkeypatch.setitem(prepare_image.__globals__, "PIXELS", 100)
     with pytest.raises(ValueError, match="too many"):
         prepare_image(encoded(), "crop", 8, "x")
-    monkeypatch.setattr(datasets, "LARGEST", 1000)
+    monkeypatch.setitem(prepare_image.__globals__, "LARGEST", 1000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("00000.png", bytes(10_000))
     with opened(tmp_path / "bomb.zip") as entries, pytest.raises(ValueError, match="no image of this data set"):
@@ -254,7 +260,7 @@ def test_damage_is_found_by_the_hash(tmp_path):
 
 
 def command(*arguments):
-    line = [sys.executable, str(ROOT / "scripts/prepare_data.py"), *map(str, arguments)]
+    line = [sys.executable, str(SCRIPT), *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True)
 
 

@@ -1,1 +1,0 @@
-"""The card of the embedded guidance networks, evaluator and selector: its faces, numbers, words and figure."""

@@ -1,1 +1,0 @@
-"""What the card of the embedded prior measures and shows."""
