@@ -117,7 +117,7 @@ def _run_here(todo: Sequence[Job], bar: tqdm) -> list[str]:
 
 
 def _run_in_workers(todo: Sequence[Job], bar: tqdm, workers: int, gpus: Sequence[str]) -> list[str]:
-    failures, context = [], get_context("spawn")
+    failures, context, workers = [], get_context("spawn"), min(workers, len(todo) or 1)
     done = context.Value("d", 0.0)  # of the bar, by all workers
     devices = context.SimpleQueue()
     for k in range(workers):

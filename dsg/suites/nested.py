@@ -14,7 +14,7 @@ RESAMPLES = 1000
 
 @dataclass
 class Measured:
-    """What was measured of a method.
+    """The scores of a method on validation and test images.
 
     Attributes:
         candidates: [C] values that it was reported at, the chosen one first. test: [C, M], a row per candidate, of

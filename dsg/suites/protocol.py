@@ -52,7 +52,7 @@ class ReportJob(Job):
     extras: Sequence[Extra] = ()
     choices: Path | None = None
     part: str = ""
-    # found by `check`
+    # set by `check`
     left: float = field(default=0.0, init=False)
     done: bool = field(default=False, init=False)
     known: dict[str, ImageJob] = field(default_factory=dict, init=False)  # `runs`, once they are
@@ -69,7 +69,7 @@ class ReportJob(Job):
         return super().covers(other) and isinstance(other, ReportJob) and other.report.images <= self.report.images
 
     def runs(self) -> dict[str, ImageJob]:
-        """The runs on test images by name; none as long as the value is not chosen, or if no trial could be used."""
+        """The runs on test images by name; none before the value is chosen, or if no trial could be used."""
         if not self.known:
             self.known = self.planned_runs()
         return self.known
@@ -86,13 +86,13 @@ class ReportJob(Job):
         return runs | {extra.name: self.at(found.value * extra.factor, extra) for extra in self.extras}
 
     def chosen(self) -> Choice | None:
-        """The result of the search; None as long as it has not ended, or if no trial could be used."""
+        """The result of the search; None before its end, or if no trial could be used."""
         if self.search is None or not self.search.is_searched() or not self.search.tried()["score"].notna().any():
             return None
         return recorded_choice(self.choices, self.search) or self.search.choice()
 
     def at(self, value: float | None, extra: Extra | None = None) -> ImageJob:
-        """The run at a value, within its bounds, four digits; in a folder of its own."""
+        """The run at a value with four digits, within its bounds, in a folder of its own."""
         options, folder = list(self.report.options), self.report.folder
         if value is not None:
             tunable = self.search.tunable
@@ -114,7 +114,7 @@ class ReportJob(Job):
         self.left = searching + sum(run.work() for run in runs.values()) if runs else searching + self.expected()
 
     def expected(self) -> float:
-        """Of the runs, as long as the value is not chosen."""
+        """The work of the runs, before the value is chosen."""
         each, more = self.report.work(), sum(extra.images * extra.samples for extra in self.extras)
         return each * ((3 if self.nested else 1) + more / self.report.count * self.report.task_object.tries)
 
@@ -137,7 +137,7 @@ class ReportJob(Job):
         return failures
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """By name of the run, its images; and the trials."""
+        """The images of each run by its name, and the trials."""
         found = {}
         for name, run in self.runs().items():
             if run.results is None:
@@ -147,11 +147,11 @@ class ReportJob(Job):
         return found if self.search is None else {**found, "trials": self.search.tried()}
 
     def ready(self, name: str) -> ImageJob | None:
-        """The run of this name, if it has saved something."""
+        """The run of this name, if it has results."""
         return self.runs()[name] if name in self.tables() else None
 
     def measured(self, metric: str) -> Measured | None:
-        """What a nested bootstrap needs; None as long as it is not there for every image."""
+        """The scores for a nested bootstrap; None if an image lacks one."""
         tables = self.tables()
         names = [name for name in (CHOSEN, LOW, HIGH) if name in tables]
         if not names:
@@ -181,7 +181,7 @@ class ReportJob(Job):
 
 
 def reported(suite: Suite, run: ImageJob, nested: bool = False, extras: Sequence[Extra] = ()) -> ReportJob:
-    """The job that tunes a run by the suite's protocol, and reports it.
+    """Make the job that tunes a run by the suite's protocol, and reports it.
 
     The suite's YAML has `tuning: {images, seeds, trials, criterion, store}`: the first three the same for every method
     (default: configs/tuning.yaml), the criterion psnr or haarpsi, and the folder of all trials. With `tuning: null` the
@@ -216,12 +216,13 @@ def trials_of(store, model: str) -> Trials:
 
 
 def outcome_of(tuning: Mapping | None) -> str:
-    """The sentence about the protocol in every table."""
+    """Describe the protocol in one sentence, for every table."""
     if tuning is None:
         return "Values are those of configs/tuned/, and where it has none the samplers' own; nothing was tuned here."
     size = size_of({k: v for k, v in tuning.items() if k in ("images", "seeds", "trials")})
     return (
         f"Values are chosen by mean {TITLES[tuning['criterion']]} on {size['images']} validation images with "
         f"{size['seeds']} noise seed{'s' * (size['seeds'] > 1)}, {size['count']} trials per method, task and number of "
-        f"steps, up to {size['count'] + BEYOND} while the best is the outermost, and reported once (docs/protocol.md)."
+        f"steps, up to {size['count'] + BEYOND} while the best is the outermost, and reported once (docs/protocol.md). "
+        "A value at a bound, or at the edge of what was tried, is not tuned (`how` in choices.csv)."
     )

@@ -1,4 +1,4 @@
-"""One-dimensional search for what a sampler's `Tunable` names, the same for every method."""
+"""One-dimensional search for the value of a sampler's `Tunable`, the same for every method."""
 
 import math
 
@@ -12,7 +12,7 @@ BEYOND = 4  # trials more than were asked for, at most, while the best value is 
 
 
 def next_value(tried: pd.DataFrame, tunable: Tunable, centre: float) -> float:
-    """Where to look next: a grid of factor 2, then beyond it while the best value is at its edge, then beside the best.
+    """The next trial: on a grid of factor 2, then beyond it while the best value is at its edge, then next to the best.
 
     Args:
         tried: the trials so far, columns `value` and `score` (larger is better; NaN: it failed).

@@ -1,4 +1,4 @@
-"""The trials of a search: their means, a line each in a CSV that is only ever appended to; their scores per image."""
+"""The trials of searches: a CSV of means, a line per trial that is only appended, and a CSV of scores per image."""
 
 from collections.abc import Mapping
 from io import StringIO
@@ -41,8 +41,8 @@ class Trials:
     def of(self, key: tuple, weights: str, criterion: str) -> pd.DataFrame:
         """The trials of (task, sampler, steps) with these weights, their `score` by the criterion.
 
-        Those that another criterion led to do not count, else the choice by one would depend on who searched before.
-        Older lines do not say what led to them, and count. A value that two processes tried at once counts once.
+        Trials of a search by another criterion are left out: the choice must not depend on who searched before. Older
+        lines name no criterion, and are taken. A value that two processes tried at once is taken once.
         """
         t = _select(self.table, key, weights)
         t = t[t["criterion"].isna() | (t["criterion"] == criterion)].drop_duplicates("value", keep="last")
@@ -101,7 +101,7 @@ class Trials:
 
 
 def locked(path: Path) -> FileLock:
-    """Others who change this file wait meanwhile."""
+    """A lock for which other writers of this file wait."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(f"{path}.lock")
 

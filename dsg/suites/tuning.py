@@ -20,7 +20,7 @@ from dsg.runs.runner import Run
 from dsg.samplers import Tunable
 from dsg.suites.choice import Choice, choice, choose
 from dsg.suites.jobs import Job, Progress
-from dsg.suites.search import has_ended, is_inside, next_value
+from dsg.suites.search import has_ended, next_value
 from dsg.suites.trials import SCORES, Trials, locked
 from dsg.suites.tuned_table import set_entry
 from tasks.inverse import InverseProblem
@@ -36,7 +36,7 @@ class Search:
 
     Args:
         model, task, sampler, steps: what is tuned.
-        name: that trials are filed under, if the sampler's own would not say which options were changed.
+        name: of the sampler in the table of trials, if its own would not say which options were changed.
         trials: of all searches of this prior.
         count: trials of each search; it goes on while the best value is the outermost (`has_ended`).
         images, seeds: of each trial, the same for all.
@@ -59,7 +59,7 @@ class Search:
     selector: str | None = None
     name: str | None = None
     start: float | None = None
-    # found by `check`
+    # set by `check`
     weights: str = field(default="", init=False)
     settings: str = field(default="", init=False)
     passes: int = field(default=0, init=False)  # of a trial
@@ -79,7 +79,7 @@ class Search:
         return configs.load([*chosen, f"metrics={metrics}", *more])
 
     def __getstate__(self) -> dict:
-        """What another process needs; the rest is found there again."""
+        """The fields that another process needs; it makes the others again."""
         return {k: v for k, v in self.__dict__.items() if k not in ("config", "tunable")}
 
     @cached_property
@@ -90,7 +90,7 @@ class Search:
         return found
 
     def check(self) -> None:
-        """Find whatever is wrong before work starts; see `Job.check`."""
+        """Find every mistake before work starts; see `Job.check`."""
         self.tunable  # noqa: B018
         run = prepare(self.config)
         self.check_criterion(run)
@@ -105,7 +105,7 @@ class Search:
         self.passes = self.images * self.seeds * run.task.tries * run.sampler.cost(run.prior.schedule).compute
 
     def settings_of(self, run: Run) -> str:
-        """A hash of what decides the scores beside the weights, the number of steps, the value and the seed."""
+        """A hash of all that changes the scores except weights, number of steps, value and seed."""
         owner = {k: v for k, v in run.results.owner.items() if k not in ("model", "seed", "samples")}
         sampler = {k: v for k, v in owner["sampler"].items() if k not in ("steps", self.tunable.option)}
         root = str(owner["data"]["root"]).removeprefix(f"{REPOSITORY}/")  # ours lies in every clone at another place
@@ -125,7 +125,7 @@ class Search:
         return has_ended(self.tried(), self.tunable, self.count)
 
     def work(self) -> float:
-        """At least: one trial more, where the best is at the edge of those that were asked for."""
+        """The least work that is left: one more trial where the best is at the edge of what was tried."""
         return 0.0 if self.is_searched() else self.passes * max(self.count - len(self.tried()), 1)
 
     def search(self, on_progress: Progress) -> None:
@@ -133,8 +133,9 @@ class Search:
         centre = self.tunable.start if self.start is None else self.start
         while not self.is_searched():
             value = next_value(self.tried(), self.tunable, centre)
-            config = [f"sampler.{self.tunable.option}={value:.8g}"]
-            found = {seed: self.scores(self.config_with(*config, f"seed={seed}"), on_progress) for seed in self.used()}
+            config, found = f"sampler.{self.tunable.option}={value:.8g}", {}
+            for seed in range(self.seeds):
+                found[seed] = self.scores(self.config_with(config, f"seed={seed}"), on_progress)
             about = dict(zip(("task", "sampler", "steps"), self.key))
             about |= {"images": self.images, "seeds": self.seeds, "value": value, "weights": self.weights}
             about |= {"settings": self.settings, "criterion": self.criterion}
@@ -142,12 +143,8 @@ class Search:
             means = {s: np.mean([one[s] for one in found.values()]) for s in SCORES if not failed and s in found[0]}
             self.trials.add({**about, **means}, {} if failed else found)
 
-    def used(self) -> range:
-        """The seeds."""
-        return range(self.seeds)
-
     def scores(self, config: DictConfig, on_progress: Progress) -> PerImage:
-        """Of every image; nothing if one of them failed."""
+        """The scores of every image; none if one of them failed."""
         folder = Path(tempfile.mkdtemp(prefix="dsg-tune-"))
         try:
             run = prepare(config, out=folder / "run")
@@ -167,7 +164,7 @@ class Search:
         return np.asarray(score, dtype=float)
 
     def choice(self) -> Choice:
-        """Of the trials so far.
+        """Choose from the trials so far.
 
         Raises:
             ValueError: all of them failed.
@@ -180,14 +177,12 @@ class Search:
         return Choice(value, how, value, value)
 
     def note(self) -> str:
-        """What is noted behind the value in a table."""
+        """The comment on the value in a tuned table."""
         tried = self.tried()
         best, digits = tried["score"].max(), 2 if self.criterion == "psnr" else 3
         size = f"{self.images}" + (f" x {self.seeds} seeds" if self.seeds > 1 else "")
-        text = (
-            f"{TITLES[self.criterion]} {best:.{digits}f} at best on {size}, {len(tried)} trials, {self.choice().text()}"
-        )
-        return text + ("" if is_inside(tried, self.tunable) else ", at the edge of what was tried")
+        about = f"{TITLES[self.criterion]} {best:.{digits}f} at best on {size}, {len(tried)} trials"
+        return f"{about}, {self.choice().text()}"
 
 
 @dataclass(eq=False, kw_only=True)
@@ -205,7 +200,7 @@ class TuningJob(Search, Job):
         return self.is_searched() and self.is_written()
 
     def is_written(self) -> bool:
-        """Whether the table has the chosen value, and the note says what it came from."""
+        """Whether the table has the chosen value with its comment."""
         text = self.table_text()
         return bool(self.tried()["score"].notna().any()) and self.with_entry(text) == text
 
@@ -220,7 +215,7 @@ class TuningJob(Search, Job):
         return []
 
     def with_entry(self, text: str) -> str:
-        """This text of a table, with the chosen value in it."""
+        """The text of a table with the chosen value."""
         return set_entry(text, self.key, {self.tunable.option: self.choice().value}, self.note())
 
     def tables(self) -> dict[str, pd.DataFrame]:
