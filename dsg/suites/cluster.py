@@ -51,17 +51,22 @@ def check(words: Sequence[str]) -> None:
         settings(words)
 
 
+def logs(words: Sequence[str], usual: Path) -> Path:
+    """The folder of the jobs' logs: that of the settings, or the usual one."""
+    return Path(settings(words).get("folder", usual))
+
+
 def executor(words: Sequence[str], folder: Path, name: str):
     """submitit's executor with these settings.
 
     Args:
-        folder: of the jobs' logs and pickles, if the settings name none; every machine sees it.
+        folder: of the jobs' logs and pickles; every machine sees it.
         name: of the jobs in the queue.
     """
     from submitit import AutoExecutor
 
     kind, options = words[0], settings(words)
-    folder = Path(options.pop("folder", folder))
+    options.pop("folder", None)
     own = {key: options.pop(key) for key in [f"{kind}_max_num_timeout"] if key in options}
     found = AutoExecutor(folder=folder / "%j", cluster=kind, **own)
     found.update_parameters(name=name, **options)

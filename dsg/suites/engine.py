@@ -143,7 +143,7 @@ def _run_in_workers(todo: Sequence[Job], bar: tqdm, workers: int, gpus: Sequence
 
 
 def _run_in_queue(todo: Sequence[Job], bar: tqdm, launcher: Sequence[str], folder: Path) -> list[str]:
-    failures = []
+    failures, folder = [], cluster.logs(launcher, folder)
     if todo:
         tqdm.write(f"{len(todo)} jobs by {launcher[0]}; their logs: {folder}", file=sys.stderr)
     try:
