@@ -1,4 +1,4 @@
-"""What an avatar is: its attributes, the people they make, and the split that each person belongs to.
+"""Attributes of avatars, the people they make, and the split that each person belongs to.
 
 Face i of a split is a function of (seed, split, i) alone. A person, or identity, is (skin, hair, hair colour, facial
 hair, nose). Each belongs to exactly one split, by a hash of these names, so that no person of `val` or `test` is seen
@@ -13,8 +13,8 @@ IDENTITY = ("skin", "hair", "hair_color", "facial_hair", "nose")
 SPLITS = {"train": range(0, 80), "val": range(80, 90), "test": range(90, 100)}  # percent of the identities
 VARIATIONS = 16  # images of a training identity
 
-# Left out is what has no colour, or hides the face so that its other attributes cannot be seen. The order counts: faces
-# are drawn by index.
+# Values without a colour are left out, and those that hide the face's other attributes. The order counts: faces are
+# drawn by index.
 VALUES = {
     "skin": ("TANNED", "YELLOW", "PALE", "LIGHT", "BROWN", "DARK_BROWN", "BLACK"),
     "hair": (

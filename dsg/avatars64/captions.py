@@ -1,4 +1,4 @@
-"""The words of avatars64: captions of its faces from their attributes, and back from a prompt to what it asks for."""
+"""Captions of avatars64's faces from their attributes, and the attributes that a prompt asks for."""
 
 import re
 from collections.abc import Mapping
@@ -76,7 +76,7 @@ WORDS = sorted(
 
 
 def asked_for(prompt: str) -> dict[str, set[str]]:
-    """What a prompt says of which attribute: {"hair_color": {"RED"}, ...}."""
+    """The values that a prompt allows for each attribute it names: {"hair_color": {"RED"}, ...}."""
     asked, adjectives = {}, []
     for word in re.findall(r"[a-z]+", prompt.lower()):
         if word in ALONE:
@@ -99,28 +99,28 @@ def asked_for(prompt: str) -> dict[str, set[str]]:
 
 
 def _take(asked: dict, attribute: str, table: Mapping, adjectives: list[str]) -> None:
-    said = " ".join(adjectives)
+    words = " ".join(adjectives)
     for key in sorted(table, key=len, reverse=True):  # dark brown before brown
-        if re.search(rf"\b{key}\b", said):
+        if re.search(rf"\b{key}\b", words):
             asked[attribute] = table[key]
             return
 
 
 def caption(attributes: Mapping[str, str], rng: np.random.Generator, keep: float = 0.6) -> str:
-    """A sentence on a face; each thing that could be said of it is, with probability `keep`, in one of several ways."""
+    """A sentence about a face. An attribute with a word is named with probability `keep`, in one of several ways."""
 
-    def said(table: Mapping, attribute: str) -> list[str]:
+    def with_noun(table: Mapping, attribute: str) -> list[str]:
         known = [key for key, values in table.items() if attributes[attribute] in values]
         return known[:1] if known and rng.random() < keep else []
 
-    def alone(attribute: str) -> list[str]:
+    def without_noun(attribute: str) -> list[str]:
         known = [w for w, (a, values) in ALONE.items() if a == attribute and attributes[attribute] in values]
         return known[:1] if known and rng.random() < keep else []
 
-    hair = said(HAIR, "hair") + said(HAIR_COLORS, "hair_color")
-    skin, mouth = said(SKIN, "skin"), alone("mouth")
-    facial, accessory, clothes = alone("facial_hair"), alone("accessory"), said(CLOTHES, "clothing")
-    color = said(CLOTHES_COLORS, "clothing_color") if clothes and clothes[0] in COLORED else []
+    hair = with_noun(HAIR, "hair") + with_noun(HAIR_COLORS, "hair_color")
+    skin, mouth = with_noun(SKIN, "skin"), without_noun("mouth")
+    facial, accessory, clothes = without_noun("facial_hair"), without_noun("accessory"), with_noun(CLOTHES, "clothing")
+    color = with_noun(CLOTHES_COLORS, "clothing_color") if clothes and clothes[0] in COLORED else []
     things = [" ".join([*hair, "hair"])] if hair else []
     things += [" ".join([*skin, "skin"])] if skin else []
     things += [("a " if w in ("beard", "moustache") else "") + w for w in facial if w != "beardless"]

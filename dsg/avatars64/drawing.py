@@ -1,4 +1,4 @@
-"""Avatars from their attributes, and the label maps of their parts, from the same vectors.
+"""Drawings of avatars from their attributes, and label maps of their parts, from the same vectors.
 
 `python-avatars` (MIT) draws, `resvg-py` makes pixels of it: the extra `data`.
 """
