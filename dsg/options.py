@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
@@ -140,6 +141,8 @@ def _check_value(value, annotation, path: str) -> Iterator[Problem]:
         yield from check(value, locate(value["_target_"]), path)
     elif isinstance(value, dict) and kind is not None:
         yield from check(value, kind, path)
+    elif not is_finite(value):
+        yield Problem(path, f"{path}={value}: finite numbers only")
     elif not fits(value, annotation):
         yield Problem(path, f"{path}={value}: expected {describe(annotation)}")
     elif value == "" and fits("", annotation) and annotation not in (Any, inspect.Parameter.empty):
@@ -147,6 +150,13 @@ def _check_value(value, annotation, path: str) -> Iterator[Problem]:
     elif isinstance(value, dict):
         for key, below in value.items():
             yield from _check_value(below, Any, f"{path}.{key}")
+
+
+def is_finite(value) -> bool:
+    """Whether a value, or a list's, is no NaN and no infinity: they are no value of any option."""
+    if isinstance(value, (list, tuple)):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def fits(value, annotation) -> bool:

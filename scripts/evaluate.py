@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from dsg.arguments import Parser, exit_code, positive
+from dsg.arguments import Parser, exit_code, positive, positive_number
 from dsg.runs.evaluation import add_metrics, check_names, find_runs
 from dsg.runs.paired import compare
 from dsg.runs.prepare import pick_device
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """Add metrics to runs, and compare them, as asked. Returns 1 if one of them failed, else 0."""
     options = nested(args.set)
-    margins = {name: number(name, value) for name, value in map(pair, args.margin)}
+    margins = {name: margin(name, value) for name, value in map(pair, args.margin)}
     check_names(args.metrics, options, args.config_dir)
     runs = args.runs if args.paired else find_runs(args.runs)
     failed = False
@@ -79,7 +79,7 @@ def add(out: Path, args: argparse.Namespace, options: dict) -> bool:
     for name, reason in reasons.items():
         print(f"{out}: no {name}: {reason}", file=sys.stderr)
     show(out, [name for name in args.metrics if name not in reasons])
-    return True
+    return not reasons  # what was asked for by name
 
 
 def show(out: Path, names: Sequence[str]) -> None:
@@ -135,11 +135,11 @@ def nested(words: Sequence[str]) -> dict[str, dict]:
     return options
 
 
-def number(name: str, value: str) -> float:
+def margin(name: str, value: str) -> float:
     try:
-        return float(value)
-    except ValueError:
-        raise ValueError(f"--margin {name}={value}: a number is expected") from None
+        return positive_number(value)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"--margin {name}={error}") from None
 
 
 def pair(word: str) -> tuple[str, str]:

@@ -58,6 +58,12 @@ class InverseProblem(Task):
         """y, and 0 where nothing is observed."""
         return y
 
+    def notes(self, inputs: Sequence[Input]) -> list[str]:
+        if self.sigma <= 1:
+            return []
+        unit = "in units of [-1, 1]; a value for 0 to 255 is divided by 127.5"
+        return [f"task.sigma={self.sigma:g} is more noise than there is image: it is {unit}"]
+
     def measurement_size(self, size: int) -> int:
         """Side of y for a square image of side `size`, in pixels."""
         return size

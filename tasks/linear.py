@@ -55,10 +55,11 @@ class Inpainting(LinearInverseProblem):
 
     def notes(self, inputs: Sequence[Input]) -> list[str]:
         if self.mask is None:
-            return []
+            return super().notes(inputs)
         missing = sorted(100 * (1 - i.mask.mean().item()) for i in inputs)
         least, most = f"{missing[0]:.1f}", f"{missing[-1]:.1f}"
-        return [f"task.mask: {least if least == most else f'{least} to {most}'} % of the pixels are missing"]
+        share = least if least == most else f"{least} to {most}"
+        return [f"task.mask: {share} % of the pixels are missing", *super().notes(inputs)]
 
     def check_degraded(self, shape: Sequence[int]) -> None:
         if self.mask is None:

@@ -230,7 +230,7 @@ def test_a_metric_that_raises_is_told_after_the_others_are_written(run, tmp_path
 
 def test_the_command_says_why_there_is_no_number(run, capsys):
     main = runpy.run_path(str(ROOT / "scripts/evaluate.py"))["main"]
-    assert main([str(run), "--metrics", "haarpsi", "evaluator_frechet"]) == 0
+    assert main([str(run), "--metrics", "haarpsi", "evaluator_frechet"]) == 1
     said = capsys.readouterr()
     assert f"{run}: haarpsi 0." in said.out and "frechet" not in said.out
     assert f"{run}: no evaluator_frechet: 3 images are too few: at least 500" in said.err

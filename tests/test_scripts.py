@@ -33,7 +33,10 @@ WRONG = {
         (["/nowhere", "--metrics", "psn"], "metric psn is unknown: one of"),
         (["/nowhere", "--metrics", "fid", "--set", "reference"], "reference: expected NAME=VALUE"),
         (["/nowhere", "--metrics", "fid", "--set", "fid.smallest=["], "--set fid.smallest=[: [ cannot be read as YAML"),
-        (["/nowhere", "--metrics", "psnr", "--margin", "psnr=much"], "--margin psnr=much: a number is expected"),
+        (
+            ["/nowhere", "--metrics", "psnr", "--margin", "psnr=much"],
+            "--margin psnr=much: a number above 0 is expected",
+        ),
         (["--statistics", "/nowhere"], "--statistics needs --to"),
         (["--statistics", "/nowhere", "--to", "/nowhere/a.npz", "--resize", "lanczos"], "lanczos"),
         (["--statistics", "/nowhere", "--to", "/nowhere/a.npz", "--size", "0"], "an integer, at least 1"),
@@ -69,7 +72,7 @@ WRONG = {
         ([], "the following arguments are required: FOLDER"),
         (["/nowhere"], "/nowhere: no such folder, and no suite"),
         (["/nowhere", "--images", "-1"], "argument --images: -1: an integer, at least 0"),
-        (["/nowhere", "--megabytes", "much"], "invalid float value: 'much'"),
+        (["/nowhere", "--megabytes", "much"], "much: a number above 0 is expected"),
     ],
     "reproduce": [
         (["--suite", "nope"], "invalid choice: 'nope'"),

@@ -107,7 +107,10 @@ def misfits(run: Run) -> list[str]:
     noise = run.config.task.get("sigma")
     if residual is None or not noise or residual < MISFIT * noise or not run.sampler.guided:
         return []
+    names = ["steps"] + ([run.sampler.tunable.option] if run.sampler.tunable else [])
+    values = [f"sampler.{name}={run.config.sampler[name]}" for name in names if name in run.config.sampler]
     return [
         f"the residual is {residual:.2g} where the noise is {noise:.2g}: the images do not fit their measurements. "
-        "Does the prior know such images? avatars64 knows drawn faces only; ffhq256 knows faces, imagenet256 more"
+        f"Look first at {', '.join(values)} and at task.sigma={noise} (in units of [-1, 1]). Then: does the prior know "
+        "such images? avatars64 knows drawn faces only; ffhq256 knows faces, imagenet256 more"
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from dsg.arguments import Parser, exit_code, not_negative
+from dsg.arguments import Parser, exit_code, not_negative, positive_number
 from dsg.checkpoints import resolve
 from dsg.files import write_text
 from dsg.suites import suite
@@ -46,7 +46,9 @@ def _parser(description: str | None) -> Parser:
     parser.add_argument("--out", type=Path, help="the page; by default report.html in the folder")
     parser.add_argument("--title", help="of the page")
     parser.add_argument("--images", type=not_negative, default=24, help="of each run, at most (24); 0: none")
-    parser.add_argument("--megabytes", type=float, default=12, help="of images in the page; fewer images fit it (12)")
+    parser.add_argument(
+        "--megabytes", type=positive_number, default=12, help="of images in the page; fewer images fit it (12)"
+    )
     parser.add_argument("--tables", action="store_true", help="also as Markdown, CSV and LaTeX, beside the page")
     parser.add_argument("--metrics", nargs="+", help="in these tables; by default all that have a direction")
     parser.add_argument("--config-dir", action="append", default=[], help="folder of your own YAML files")
