@@ -23,22 +23,19 @@ def spherical_gaussian_step(
 
         d_m = deviation + guidance_rate (d* - deviation),   x_prev = mean + r d_m/|d_m|.
 
-    Everything is per image. An image with zero gradient, or sigma = 0, gets the unguided step; elsewhere a NaN stays
-    a NaN.
+    Everything is per image. An image with zero gradient, or sigma = 0, gets the unguided step; a NaN stays a NaN.
 
     Args:
         mean: [B, ...] mean of the unconditional reverse kernel.
-        deviation: [B, ...] sigma * z, what the unconditional step would add.
-        grad: [B, ...] gradient of the loss, per image; only its direction matters (as long as its norm is large beside
-            `eps`).
+        deviation: [B, ...] sigma * z, the random part of the unconditional step.
+        grad: [B, ...] gradient of the loss, per image; only its direction matters.
         sigma: the kernel's standard deviation: a number, a [B] tensor, or a field shaped like `mean`, of which r
             is the norm.
         guidance_rate: g_r in [0, 1], a number or a [B] tensor (not checked): 0 follows the noise, 1 the gradient.
-        eps: added to the norms that are divided by, as in the released code; scale a loss whose gradient is as small
-            up.
+        eps: added to the norms in denominators, as in the released code.
 
     Returns:
-        [B, ...] x_prev, at distance r of `mean` for every guided image (to within eps/r).
+        [B, ...] x_prev, at distance r from `mean` for every guided image.
 
     Raises:
         ValueError: shapes that do not fit, or a guidance rate outside [0, 1].
@@ -54,35 +51,6 @@ def spherical_gaussian_step(
     d_m_norm = norm(d_m)
     guided = mean + d_m / (d_m_norm + eps) * r
     return torch.where((grad_norm == 0) | (r == 0) | (d_m_norm == 0), mean + deviation, guided)
-
-
-def subtracted_step(
-    mean: Tensor, deviation: Tensor, step: Tensor, sigma: float | Tensor, projected: bool, keeps_noise: bool
-) -> Tensor:
-    """The parts of `spherical_gaussian_step`, one by one: with neither, x_prev = mean + deviation - step.
-
-    With |step| = guidance_rate r, projected and without its noise kept, it is DSG.
-
-    Args:
-        mean, deviation, sigma: as of `spherical_gaussian_step`.
-        step: [B, ...] what is subtracted.
-        projected: put the sum of deviation and step back on the sphere of radius r around the mean.
-        keeps_noise: false shrinks the deviation by the share of the radius that the step takes, to
-            (1 - |step|/r) deviation, and to nothing where the step is longer than r.
-
-    Returns:
-        [B, ...] x_prev. Where there is no step, or no sphere to be put on (r = 0), nothing is projected.
-    """
-    if not (projected or not keeps_noise):
-        return mean + deviation - step
-    r, length = radius(sigma, mean), norm(step)
-    if not keeps_noise:
-        deviation = deviation * (1 - length / r.clamp_min(1e-20)).clamp(0, 1)
-    moved = deviation - step
-    if not projected:
-        return mean + moved
-    on_sphere = mean + moved / norm(moved).clamp_min(1e-20) * r
-    return torch.where((length == 0) | (r == 0), mean + moved, on_sphere)
 
 
 def radius(sigma: float | Tensor, like: Tensor) -> Tensor:

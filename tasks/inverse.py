@@ -195,14 +195,14 @@ class LinearInverseProblem(InverseProblem):
         """A in its singular values, for images of the shape [B, C, H, W]; where `has_svd`."""
         raise NotImplementedError(f"{type(self).__name__} has no SVD in closed form (has_svd is false)")
 
-    def proximal(self, x: Tensor, condition: Condition, rho: float) -> Tensor:
+    def proximal(self, x: Tensor, condition: Condition, rho: float, iterations: int = 200) -> Tensor:
         """argmin_v |A(v) - y|^2 + rho |v - x|^2, like x; rho > 0. Exact by the SVD, else by conjugate gradients."""
         if self.has_svd:
             return self.svd(condition, x.shape).proximal(x, condition["y"], rho)
         return proximal_by_gradients(
             lambda x: self.forward(x, condition),
             lambda y: self.transpose(y, condition, x.shape),
-            x, condition["y"], rho,
+            x, condition["y"], rho, iterations,
         )  # fmt: skip
 
     def pseudo_inverse(self, condition: Condition, shape: Sequence[int]) -> Tensor:

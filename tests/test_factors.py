@@ -8,8 +8,9 @@ import pytest
 import torch
 from test_samplers import GaussianPrior, Pull, keyed, start
 
-from dsg.constraint import spherical_gaussian_step, subtracted_step
+from dsg.constraint import spherical_gaussian_step
 from dsg.samplers import DPS, MPGD, sample
+from dsg.samplers.ablations import subtracted_step
 from dsg.studies.attribution import TOTAL, shares, weights
 from dsg.studies.factors import Cell, Path, run_jobs, runs, theory_jobs
 from dsg.suites.suite import load

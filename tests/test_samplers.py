@@ -338,7 +338,8 @@ LABELS = {
     "freedom": "FreeDoM", "freedom_dsg": "FreeDoM + DSG", "freedom_additive": "FreeDoM, additive",
     "mpgd": "MPGD", "mpgd_dsg": "MPGD + DSG", "mpgd_additive": "MPGD, additive",
     "diffrgd": "DiffRGD", "trust": "Trust Sampling", "daps": "DAPS", "diffpir": "DiffPIR", "reddiff": "RED-diff",
-    "sitcom": "SITCOM", "ddrm": "DDRM", "denoise_oracle": "posterior of the prior itself",
+    "prox": "proximal", "prox_dsg": "proximal + DSG", "prox_additive": "proximal, additive", "pigdm": "PiGDM",
+    "pigdm_dsg": "PiGDM + DSG", "sitcom": "SITCOM", "ddrm": "DDRM", "denoise_oracle": "posterior of the prior itself",
 }  # fmt: skip
 
 
@@ -347,6 +348,7 @@ def test_every_sampler_says_its_label_and_its_control(name, label):
     sampler = instantiate(compose_config(f"sampler={name}", "task=denoise").sampler)
     assert sampler.label == label
     controls = {"dps_dsg": "additive", "freedom_dsg": "freedom_additive", "mpgd_dsg": "mpgd_additive"}
+    controls |= {"prox_dsg": "prox_additive"}
     assert sampler.control == controls.get(name)
     if sampler.control is not None:
         control = instantiate(compose_config(f"sampler={sampler.control}").sampler)
@@ -358,3 +360,30 @@ def test_a_label_of_one_s_own_and_a_control_change_no_run_s_identity():
     assert instantiate(named.sampler).label == "Ours"
     plain, named = (identity(OmegaConf.to_container(config), "weights", None) for config in (plain, named))
     assert plain == named and not {"label", "control"} & set(plain["sampler"])
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.3])
+def test_the_radius_is_a_factor_of_dsg_s_offset_from_the_mean(factor):
+    dsg = DPS(steps=4, spherical=True, guidance_rate=0.3, clip_denoised=False)
+    seen = []
+    sample(GaussianPrior(), Pull(), torch.zeros_like(start()), dsg, start(), keyed(start()), seen.append)
+    scaled = DPS(steps=4, spherical=True, guidance_rate=0.3, clip_denoised=False, radius=factor)
+    for state in seen[:-1]:
+        x_prev = scaled.combine(state)
+        torch.testing.assert_close(x_prev, state.mean + factor * (state.x_prev - state.mean))
+        lengths = norm(x_prev - state.mean).flatten() / (math.sqrt(start()[0].numel()) * state.sigma)
+        torch.testing.assert_close(lengths, torch.full((4,), factor), rtol=1e-4, atol=0)
+        state.gradient[0] = 0  # an image without a gradient takes the unguided step
+        assert torch.equal(scaled.combine(state)[0], (state.mean + (state.unguided - state.mean))[0])
+
+
+def test_radius_1_is_dsg_to_the_byte_and_the_same_run():
+    plain, one, less = (
+        compose_config("sampler=dps_dsg", *o) for o in ((), ("sampler.radius=1",), ("sampler.radius=.9",))
+    )
+    owners = [identity(OmegaConf.to_container(config), "weights", None) for config in (plain, one, less)]
+    assert owners[0] == owners[1] and "radius" not in owners[0]["sampler"]
+    assert owners[2]["sampler"]["radius"] == 0.9
+    for wrong in (0, -1):
+        with pytest.raises(ValueError, match="sampler.radius"):
+            DPS(spherical=True, radius=wrong)

@@ -1,4 +1,4 @@
-"""One loop, in which DPS, FreeDoM and MPGD, each with or without DSG, differ in two rules.
+"""One loop, in which DPS, FreeDoM, MPGD and the proximal methods, each with or without DSG, differ in two rules.
 
 Every reverse step predicts x0, takes a gradient of the task's loss, computes the reverse kernel's mean and sigma, draws
 noise, and combines. The methods differ in where the gradient is taken (at x_t, through the network, or at x0, beside
@@ -7,21 +7,21 @@ loop.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dsg.constraint import norm, radius, spherical_gaussian_step, subtracted_step
+from dsg.constraint import norm, spherical_gaussian_step
 from dsg.priors.base import Prediction, Prior
+from dsg.samplers.ablations import SubtractingSampler, Window
 from dsg.samplers.base import (
     Callback,
     Cost,
     Draw,
     Noise,
-    Sampler,
     StepState,
     Tunable,
     check_choice,
@@ -31,10 +31,6 @@ from dsg.samplers.base import (
 )
 from dsg.schedule import KERNELS, SPACINGS, VARIANCES, NoiseSchedule, Step, is_noiseless, reverse_kernel
 
-SCALINGS = ("gradient", "noise", "text", "residual", "sphere")
-STARTS = {"residual": 1.0, "sphere": 0.3}  # of the search for a step size, by scaling
-Window = Annotated[Sequence[float], "[lo, hi]"]
-
 
 @dataclass
 class Travel:
@@ -42,14 +38,6 @@ class Travel:
 
     repeats: int = 1
     window: Window = (400, 700)
-
-
-@dataclass
-class Boost:
-    """The step size is multiplied by `factor` where lo <= t <= hi (MPGD's CLIP code)."""
-
-    factor: float = 1.0
-    window: Window = (200, 500)
 
 
 @dataclass
@@ -75,7 +63,7 @@ class GuidedState(StepState):
 
 
 @dataclass
-class GuidedSampler(Sampler):
+class GuidedSampler(SubtractingSampler):
     """Settings of the loop, and the two rules of a method.
 
     Args:
@@ -90,19 +78,10 @@ class GuidedSampler(Sampler):
             last, have no sphere and are not guided; subtracted gradients guide them too, as in the released codes.
         guidance_rate: g_r of DSG, in [0, 1].
         interval: guided where step index % interval == 0, not elsewhere.
-        step_size: factor of the subtracted gradient (DPS's zeta, FreeDoM's rho, MPGD's scale).
-        scaling: what else multiplies it, per image; null is the method's own, constant but for FreeDoM's sqrt(ab_t).
-            With RMS over the entries of an image, g the gradient, c1 the posterior mean's factor of x0:
-            gradient: 1/RMS(g);  noise: c1 RMS(eps) sqrt((1-ab_t)/ab_t)/RMS(g);  text: RMS(s (eps_text -
-            eps_0))/RMS(g), s the scale of classifier-free guidance, which asks for a prior with a prompt;
-            residual: the loss, so that the step follows the gradient of half its square;
-            sphere: sqrt(n) sigma_t/|g|, the radius of DSG's sphere (steps without noise are not guided then).
-        projected: put the guided step back on the sphere of radius sqrt(n) sigma_t around the kernel's mean.
-        keeps_noise: false shrinks the noise by the share of that radius which the subtracted gradient takes. These
-            two and scaling=sphere are the parts of DSG, one by one (`dsg.constraint.subtracted_step`).
-        boost: a larger step size in a window of t.
+        radius: factor of DSG's radius: x_prev = mean + radius r d_m/|d_m|; 1 is the paper's.
         window: guided for lo < t <= hi only; null is everywhere.
         travel: time travel.
+        step_size, scaling, projected, keeps_noise, boost: see `SubtractingSampler`.
 
     Raises:
         ValueError: naming the option that is out of range.
@@ -116,11 +95,7 @@ class GuidedSampler(Sampler):
     spherical: bool = False
     guidance_rate: float = 0.2
     interval: int = 1
-    step_size: float = 0.5
-    scaling: str | None = None
-    projected: bool = False
-    keeps_noise: bool = True
-    boost: Boost = field(default_factory=Boost)
+    radius: float = 1.0
     window: Window | None = None
     travel: Travel = field(default_factory=Travel)
 
@@ -128,28 +103,22 @@ class GuidedSampler(Sampler):
 
     def __post_init__(self):
         if self.label is None and self.title is not None:
-            parts = (self.scaling, self.projected, self.keeps_noise)
-            control = ", additive" if parts == ("sphere", False, True) else ""
-            self.label = self.title + (" + DSG" if self.spherical else control)
+            self.label = self.title + (" + DSG" if self.spherical else ", additive" if self.is_control else "")
         super().__post_init__()
         self.travel = self.travel if isinstance(self.travel, Travel) else Travel(**(self.travel or {}))
-        self.boost = self.boost if isinstance(self.boost, Boost) else Boost(**(self.boost or {}))
-        for option, choices in (("kernel", KERNELS), ("spacing", SPACINGS)):
-            check_choice(option, getattr(self, option), choices)
-        for option, choices in (("scaling", SCALINGS), ("variance", VARIANCES)):
-            if getattr(self, option) is not None:
-                check_choice(option, getattr(self, option), choices)
+        check_choice("kernel", self.kernel, KERNELS)
+        check_choice("spacing", self.spacing, SPACINGS)
+        if self.variance is not None:
+            check_choice("variance", self.variance, VARIANCES)
         check_range("steps", self.steps, 2, kind=int)
         check_range("eta", self.eta, 0, 1)
         check_range("guidance_rate", self.guidance_rate, 0, 1)
         check_range("interval", self.interval, 1, kind=int)
-        check_range("step_size", self.step_size, 0)
+        check_range("radius", self.radius, 1e-3)
         check_range("travel.repeats", self.travel.repeats, 1, kind=int)
-        check_range("boost.factor", self.boost.factor, 0)
-        for option in ("clip_denoised", "spherical", "projected", "keeps_noise"):
+        for option in ("clip_denoised", "spherical"):
             check_switch(option, getattr(self, option))
         check_window("travel.window", self.travel.window)
-        check_window("boost.window", self.boost.window)
         if self.window is not None:
             check_window("window", self.window)
 
@@ -165,35 +134,13 @@ class GuidedSampler(Sampler):
 
     def combine(self, state: GuidedState) -> Tensor:
         """x_prev of a guided step."""
-        if self.spherical:
-            deviation = state.unguided - state.mean
-            return spherical_gaussian_step(state.mean, deviation, state.gradient, state.sigma, self.guidance_rate)
-        step = self.step_length(state.step) * self.scaled(state)
-        if not self.projected and self.keeps_noise:
-            return state.unguided - step
-        deviation = state.unguided - state.mean
-        return subtracted_step(state.mean, deviation, step, state.sigma, self.projected, self.keeps_noise)
-
-    def step_length(self, step: Step) -> float:
-        """What the scaled gradient is multiplied by when it is subtracted."""
-        lo, hi = self.boost.window
-        return self.step_size * (self.boost.factor if lo <= step.t <= hi else 1)
-
-    def scaled(self, state: GuidedState) -> Tensor:
-        """The gradient times what `scaling` says."""
-        if self.scaling is None:
-            return state.gradient
-        if self.scaling == "residual":
-            return state.gradient * state.loss.reshape(-1, *[1] * (state.gradient.ndim - 1))
-        if self.scaling == "sphere":
-            return state.gradient / norm(state.gradient).clamp_min(1e-20) * radius(state.sigma, state.mean)
-        unit = state.gradient / _rms(state.gradient).clamp_min(1e-20)
-        if self.scaling == "noise":
-            odds = math.sqrt((1 - state.step.alpha_bar) / state.step.alpha_bar)
-            return unit * (state.step.posterior_x0 * odds * _rms(state.eps))
-        if self.scaling == "text":  # no prompt, no text to follow
-            return unit * (0 if state.text_shift is None else _rms(state.text_shift))
-        return unit
+        if not self.spherical:
+            return self.subtract(state)
+        mean, deviation = state.mean, state.unguided - state.mean
+        x_prev = spherical_gaussian_step(mean, deviation, state.gradient, state.sigma, self.guidance_rate)
+        if self.radius == 1:
+            return x_prev
+        return torch.where(norm(state.gradient) == 0, x_prev, mean + self.radius * (x_prev - mean))
 
     # --- when
 
@@ -204,7 +151,7 @@ class GuidedSampler(Sampler):
 
     def guides(self, step: Step) -> bool:
         """Whether the step's gradient is used: a step without noise has no sphere."""
-        needs_sphere = self.spherical or self.projected or self.scaling == "sphere"
+        needs_sphere = self.spherical or self.needs_sphere
         return self.wants_guidance(step) and not (needs_sphere and is_noiseless(self.kernel, self.eta, step))
 
     def repeats(self, step: Step) -> int:
@@ -314,10 +261,11 @@ class GuidedSampler(Sampler):
     def unused(cls, options: Mapping[str, Any]) -> dict[str, str]:
         unused = {}
         if options["spherical"]:
-            subtracted = ("step_size", "scaling", "boost", "projected", "keeps_noise")
-            unused |= dict.fromkeys(subtracted, "spherical=true has a guidance_rate instead")
+            unused |= dict.fromkeys(cls.SUBTRACTION, "spherical=true has a guidance_rate instead")
+            if options.get("radius", 1) == 1:
+                unused["radius"] = "1 is the paper's radius"
         else:
-            unused["guidance_rate"] = "spherical=false has a step_size instead"
+            unused |= dict.fromkeys(("guidance_rate", "radius"), "spherical=false has a step_size instead")
         if options["kernel"] == "ddpm":
             unused["eta"] = "kernel=ddpm has its own noise"
         else:
@@ -326,86 +274,8 @@ class GuidedSampler(Sampler):
 
     @property
     def tunable(self) -> Tunable | None:
-        if self.spherical:
-            return Tunable("guidance_rate", 0.2, high=1.0)
-        whole = 1.0 if self.scaling == "sphere" and not self.keeps_noise else math.inf  # no noise is left at 1
-        return Tunable("step_size", STARTS.get(self.scaling, 4.0), high=whole)
-
-
-@dataclass
-class Unconditional(GuidedSampler):
-    """The prior's own samples."""
-
-    name: str = "unconditional"
-
-    title = "unconditional"
-    guided = False
-
-    def wants_guidance(self, step: Step) -> bool:
-        return False
-
-    @classmethod
-    def unused(cls, options: Mapping[str, Any]) -> dict[str, str]:
-        guidance = (
-            "spherical", "guidance_rate", "interval", "step_size", "scaling", "projected", "keeps_noise", "boost",
-            "window",
-        )  # fmt: skip
-        return super().unused(options) | dict.fromkeys(guidance, "nothing is guided")
-
-    @property
-    def tunable(self) -> None:
-        return None
-
-
-@dataclass
-class DPS(GuidedSampler):
-    """Chung et al., "Diffusion Posterior Sampling", arXiv 2209.14687: x_prev -= zeta grad_{x_t} |y - A(x0)|."""
-
-    name: str = "dps"
-
-    title = "DPS"
-    through_network = True
-
-
-@dataclass
-class FreeDoM(GuidedSampler):
-    """Yu et al., "FreeDoM", arXiv 2303.09833: x_prev -= rho_t grad_{x_t} loss, with time travel.
-
-    rho_t = step_size sqrt(ab_t), as in its face code; for linear tasks FreeDoM gives no recipe, this is ours. Its CLIP
-    and style codes have other rules: `scaling`.
-    """
-
-    name: str = "freedom"
-
-    title = "FreeDoM"
-    through_network = True
-
-    def step_length(self, step: Step) -> float:
-        return super().step_length(step) * (math.sqrt(step.alpha_bar) if self.scaling is None else 1)
-
-
-@dataclass
-class MPGD(GuidedSampler):
-    """He et al., "Manifold Preserving Guided Diffusion", arXiv 2311.16424, without projection.
-
-    x0 -= (scale/sqrt(ab_prev)) grad_{x0} loss with eps kept: in the ddim and freedom kernels that is x_prev -= scale
-    grad_{x0}, so it combines as DPS does; in ddpm the posterior mean's factor of x0 comes in. Its style code
-    (scaling: text) leaves 1/sqrt(ab_prev) out. No backward pass through the network.
-    """
-
-    name: str = "mpgd"
-
-    title = "MPGD"
-
-    def step_length(self, step: Step) -> float:
-        per_x0 = step.posterior_x0 if self.kernel == "ddpm" else math.sqrt(step.alpha_bar_prev)
-        return super().step_length(step) * per_x0 / (1 if self.scaling == "text" else math.sqrt(step.alpha_bar_prev))
+        return Tunable("guidance_rate", 0.2, high=1.0) if self.spherical else super().tunable
 
 
 def _detached(prediction: Prediction) -> Prediction:
     return Prediction(*(None if tensor is None else tensor.detach() for tensor in prediction))
-
-
-def _rms(x: Tensor) -> Tensor:
-    """Root mean square per image, [B, 1, ...]."""
-    return x.square().mean(tuple(range(1, x.ndim)), keepdim=True).sqrt()
