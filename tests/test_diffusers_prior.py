@@ -10,10 +10,17 @@ from conftest import ROOT, compose_config
 from diffusers import DDPMScheduler, ScoreSdeVeScheduler, UNet2DModel
 from hydra.utils import instantiate
 
-from dsg.priors.architectures import CELEBAHQ_UNET
 from dsg.priors.prediction import to_eps
 from dsg.runs.prepare import prepare
 from dsg.samplers import sample
+
+CELEBAHQ_UNET = {  # config.json of google/ddpm-ema-celebahq-256
+    "sample_size": 256, "in_channels": 3, "out_channels": 3, "layers_per_block": 2, "norm_num_groups": 32,
+    "norm_eps": 1e-6, "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "attention_head_dim": None,
+    "block_out_channels": (128, 128, 256, 256, 512, 512),
+    "down_block_types": ("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
+}  # fmt: skip
 
 SMALL = dict(
     sample_size=16, block_out_channels=(8, 16), norm_num_groups=4, layers_per_block=1,

@@ -36,6 +36,7 @@ def test_progress_adds_up_to_the_work_that_was_announced(tmp_path):
 def test_network_evaluations_and_backward_passes_are_counted(finished):
     summary = prepared(finished).results.summary()
     assert summary["network_evaluations"] == 3 and summary["backward_passes"] == 2  # none in DSG's last step
+    assert summary["radius"] == pytest.approx(1, abs=1e-4)  # of its steps, in radii of the sphere
 
 
 def test_metrics_json_is_the_same_to_the_byte_however_often_the_run_was_interrupted(finished, tmp_path):

@@ -1,6 +1,7 @@
 """The loop and the kernels: closed forms on a Gaussian prior, invariances on the embedded one."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -373,6 +374,7 @@ def test_the_radius_is_a_factor_of_dsg_s_offset_from_the_mean(factor):
         torch.testing.assert_close(x_prev, state.mean + factor * (state.x_prev - state.mean))
         lengths = norm(x_prev - state.mean).flatten() / (math.sqrt(start()[0].numel()) * state.sigma)
         torch.testing.assert_close(lengths, torch.full((4,), factor), rtol=1e-4, atol=0)
+        torch.testing.assert_close(replace(state, x_prev=x_prev).measured_radius, lengths)
         state.gradient[0] = 0  # an image without a gradient takes the unguided step
         assert torch.equal(scaled.combine(state)[0], (state.mean + (state.unguided - state.mean))[0])
 

@@ -21,10 +21,6 @@ WRONG = {
         (["--device", "tpu"], "device=tpu is unknown"),
     ],
     "describe_expected": [(["--out", "x"], "unrecognized arguments: --out x")],
-    "estimate_memory": [
-        (["--models", "nope"], "model=nope is unknown"),
-        (["--batch", "many"], "an integer, at least 1"),
-    ],
     "evaluate": [
         ([], "which runs?"),
         (["/nowhere", "--metrics", "psnr"], "/nowhere: no run there"),
@@ -187,7 +183,6 @@ def test_rows_of_a_benchmark_that_fail_are_said_and_the_others_are_kept(tmp_path
     "name, options, part",
     [
         ("benchmark", ["--device", "cpu"], "dsg.runs.prepare.pick_device"),
-        ("estimate_memory", ["--models", "avatars64"], "dsg.priors.memory.adm_step_gib"),
         ("evaluate", ["/nowhere", "--metrics", "psnr"], "dsg.runs.evaluation.find_runs"),
         ("evaluate", ["--statistics", "a", "--to", "b.npz"], "dsg.runs.prepare.pick_device"),
         ("report", ["/nowhere"], "dsg.suites.report.main.folders_of"),

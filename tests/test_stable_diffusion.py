@@ -15,13 +15,22 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dsg.priors.memory import SD14_UNET, SD14_VAE
 from dsg.priors.stable_diffusion import Pipeline, StableDiffusion
 from dsg.runs.prepare import prepare
 from dsg.samplers import sample
 from dsg.schedule import NoiseSchedule, scaled_linear_betas
 from dsg.suites.main import run_suites
 from dsg.suites.suite import load as load_suite
+
+# Stable Diffusion 1.4: its U-Net's and its autoencoder's config.json
+SD14_UNET = {
+    "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8,
+    "block_out_channels": (320, 640, 1280, 1280),
+}  # fmt: skip
+SD14_VAE = {
+    "block_out_channels": (128, 256, 512, 512), "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4, "layers_per_block": 2, "latent_channels": 4, "sample_size": 512,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -165,7 +165,7 @@ def of_one_size(run: Run, items: list[Item]) -> list[Item]:
 
 
 class Watch:
-    """A callback that notes where each image first stops being finite.
+    """A callback that notes where each image first stops being finite, and the radius of every guided step.
 
     The notes stay on the device until they are asked for, so that watching does not wait for it.
     """
@@ -173,11 +173,18 @@ class Watch:
     def __init__(self, batch: int, device: torch.device):
         self.first_bad = torch.full((batch,), -1, device=device)
         self.steps: list[tuple[int, float]] = []
+        self.radii: list[Tensor] = []
 
     def __call__(self, state: StepState) -> None:
         bad = ~torch.isfinite(state.x_prev).flatten(1).all(1)
         self.first_bad = torch.where(bad & (self.first_bad < 0), len(self.steps), self.first_bad)
         self.steps.append((state.index, state.t))
+        if (radius := state.measured_radius) is not None:
+            self.radii.append(radius)
+
+    def radius(self, image: int) -> float | None:
+        """The median of an image's guided steps; None if there is no sphere, or none is guided."""
+        return torch.stack([radius[image] for radius in self.radii]).median().item() if self.radii else None
 
     def failures(self, names: Sequence[str]) -> list[Failure]:
         return [Failure(name, *self.steps[k]) for name, k in zip(names, self.first_bad.tolist()) if k >= 0]
@@ -252,7 +259,9 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
             rows.append(failure_of(item, failed[item.name]))
         else:
             files = save(run, item, pixels[i], {k: v[i : i + 1].cpu() for k, v in condition.items()})
-            rows.append(row_of(run, item, {**numbers, **{k: v[i].item() for k, v in own.items()}}, files))
+            radius = watches[kept[i]].radius(i)
+            measured = {} if radius is None else {"radius": radius}
+            rows.append(row_of(run, item, {**numbers, **measured, **{k: v[i].item() for k, v in own.items()}}, files))
     run.results.add(rows)
     return Made(failures, kept.tolist())
 

@@ -13,7 +13,8 @@ from dsg.runs.statistics import bootstrap
 MADE_WITH = ("code", "torch", "device")
 OF_THE_BATCH = ["batch_size", "peak_memory"]  # in the parts; of the images they say nothing
 NOT_METRICS = {
-    "id", "image", "sample", "input", "prompt", "seconds", "network_evaluations", "backward_passes", *OF_THE_BATCH,
+    "id", "image", "sample", "input", "prompt", "seconds", "network_evaluations", "backward_passes", "radius",
+    *OF_THE_BATCH,
     *MADE_WITH,
 }  # fmt: skip
 
@@ -42,6 +43,7 @@ def _write_summary(run) -> None:
         "metrics": means(table),
         "set_metrics": set_metrics(run, table),
         **{name: _mean(table, key) for name, key in PER_IMAGE.items()},
+        "radius": _number(table["radius"].median()) if "radius" in table else None,
         "speed": speed(table),
         "failures": failures(run),
         "interval": "95 %, percentile bootstrap over images, 2000 resamples",

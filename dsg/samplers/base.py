@@ -51,6 +51,11 @@ class StepState:
     x_prev: Tensor
     loss: Tensor | None
 
+    @property
+    def measured_radius(self) -> Tensor | None:
+        """|x_prev - mean|/(sqrt(n) sigma) of a guided step with noise, [B]; None of any other step."""
+        return None
+
 
 Callback = Callable[[StepState], None]
 

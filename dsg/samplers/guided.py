@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dsg.constraint import norm, spherical_gaussian_step
+from dsg.constraint import norm, radius, spherical_gaussian_step
 from dsg.priors.base import Prediction, Prior
 from dsg.samplers.ablations import SubtractingSampler, Window
 from dsg.samplers.base import (
@@ -60,6 +60,13 @@ class GuidedState(StepState):
     unguided: Tensor
     gradient: Tensor | None
     text_shift: Tensor | None
+
+    @property
+    def measured_radius(self) -> Tensor | None:
+        has_sphere = isinstance(self.sigma, Tensor) or self.sigma > 0
+        if self.gradient is None or not has_sphere:
+            return None
+        return (norm(self.x_prev - self.mean) / radius(self.sigma, self.mean)).flatten()
 
 
 @dataclass
