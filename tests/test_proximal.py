@@ -40,7 +40,7 @@ def test_the_proximal_point_replaces_x0_in_the_reverse_step(factor):
         v, _ = proximal_point(task, condition, s, factor)
         toward_noise = math.sqrt(max(1 - s.step.alpha_bar_prev - s.sigma**2, 0))
         expected = math.sqrt(s.step.alpha_bar_prev) * v + toward_noise * s.eps + (s.unguided - s.mean)
-        torch.testing.assert_close(s.x_prev, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(s.x_prev, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_under_the_constraint_the_direction_is_that_to_the_proximal_point():
@@ -49,7 +49,7 @@ def test_under_the_constraint_the_direction_is_that_to_the_proximal_point():
     for s in noisy:
         v, _ = proximal_point(task, condition, s)
         expected = spherical_gaussian_step(s.mean, s.unguided - s.mean, s.x0 - v, s.sigma, 0.3)
-        torch.testing.assert_close(s.x_prev, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(s.x_prev, expected, rtol=1e-3, atol=1e-3)
     assert last.gradient is None and torch.equal(last.x_prev, last.mean)
 
 
