@@ -18,6 +18,7 @@ from dsg.runs.statistics import paired, summarise
 from dsg.samplers import DPS, Unconditional
 from dsg.samplers.denoise_oracle import DenoiseOracle
 from dsg.suites import figures, plan_report
+from dsg.suites.collect import Collected
 from dsg.suites.main import main
 from dsg.suites.methods import Method, style
 from dsg.suites.plan import image_job, plan
@@ -299,3 +300,29 @@ def test_every_experiment_of_the_paper_runs_small_on_embedded_models(tmp_path, n
     assert any(file.endswith(".md") for file in written) and any(file.endswith(".csv") for file in written)
     assert all((tmp_path / file).stat().st_size > 0 for file in written)
     assert len(list(tmp_path.rglob("metrics.json"))) >= 4
+
+
+def test_metrics_of_sets_stand_beside_those_of_images():
+    rows = pd.DataFrame({"image": ["a", "b"], "psnr": [20.0, 22.0], "seconds": 1.0, "network_evaluations": 4})
+    fid, kid = Column("fid", "FID", 1, False), Column("kid", "KID", 4, False)
+    tone = Column("tone", "tone", 2)  # neither direction is better
+    settings = {"reference": "faces", "resize": "clean"}
+    keys = [("inpaint", "dps", 20), ("inpaint", "dps_dsg", 20), ("inpaint", "mpgd", 20)]
+    sets = {
+        keys[0]: {"fid": {"value": 30.0, "settings": settings}, "tone": {"value": 0.5}},
+        keys[1]: {"fid": {"value": 20.0, "settings": settings}, "kid": {"value": 0.01, "low": 0.005, "high": 0.02}},
+        keys[2]: {},  # not computed
+    }
+    found = Collected(
+        {key: rows for key in keys}, {"inpaint": [Column("psnr", "PSNR", 2, True)]}, sets=sets,
+        set_columns={"inpaint": [fid, kid, tone]},
+    )  # fmt: skip
+    summary = found.summary()
+    assert summary["fid"].tolist()[:2] == [30.0, 20.0] and np.isnan(summary["fid"][2])
+    assert summary[["kid_low", "kid_high"]].iloc[1].tolist() == [0.005, 0.02] and np.isnan(summary["fid_low"]).all()
+    lines = sections(summary, found.all_columns, method_and_steps).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("|")]
+    assert cells[0][3:7] == ["PSNR", "FID", "KID", "tone"]
+    assert cells[2][4:7] == ["30.0", "", "0.50"] and cells[3][4:7] == ["**20.0**", "**0.0100** [0.0050, 0.0200]", ""]
+    assert cells[4][4:7] == ["", "", ""]
+    assert found.set_notes() == ["FID: reference faces, resize clean"]

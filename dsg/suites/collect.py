@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from dsg.runs.statistics import summarise
 from dsg.runs.summary import diversity
 from dsg.suites.methods import Method
 from dsg.suites.run_jobs import ImageJob
 from dsg.suites.suite import Outcome
 from dsg.types import Column
 
+KEY = ["task", "method", "steps"]
 DIVERSITY = Column("diversity", "diversity", 3)
 
 
@@ -20,11 +22,41 @@ class Collected:
     tables: by (task, method, steps), the rows of each run's images.
     columns: of every task, in the order of the tables.
     methods: by name; what no sampler made is not among them.
+    sets: by (task, method, steps), the metrics of all images of a run together (`ImageJob.set_metrics`).
+    set_columns: of every task, those that were asked for.
     """
 
     tables: dict[tuple, pd.DataFrame] = field(default_factory=dict)
     columns: dict[str, list[Column]] = field(default_factory=dict)
     methods: dict[str, Method] = field(default_factory=dict)
+    sets: dict[tuple, dict[str, dict]] = field(default_factory=dict)
+    set_columns: dict[str, list[Column]] = field(default_factory=dict)
+
+    @property
+    def all_columns(self) -> dict[str, list[Column]]:
+        """Of metrics of images, then of sets."""
+        return {task: [*columns, *self.set_columns.get(task, [])] for task, columns in self.columns.items()}
+
+    def summary(self) -> pd.DataFrame:
+        """`dsg.runs.statistics.summarise`, with the metrics of sets as further columns (low and high where a metric has
+        an interval)."""
+        rows = summarise(self.tables, self.names)
+        for column in dict.fromkeys(c.name for columns in self.set_columns.values() for c in columns):
+            found = [self.sets.get(tuple(key), {}).get(column, {}) for key in rows[KEY].itertuples(index=False)]
+            for suffix, entry in (("", "value"), ("_low", "low"), ("_high", "high")):
+                rows[f"{column}{suffix}"] = [one.get(entry, float("nan")) for one in found]
+        return rows
+
+    def set_notes(self) -> list[str]:
+        """A line per metric of a set that has settings: its title, and with what it was computed."""
+        titles = {c.name: c.title for columns in self.set_columns.values() for c in columns}
+        lines = {}
+        for metrics in self.sets.values():
+            for name, found in metrics.items():
+                settings = ", ".join(f"{k} {v}" for k, v in found.get("settings", {}).items())
+                if name in titles and settings:
+                    lines[f"{titles[name]}: {settings}"] = None
+        return list(lines)
 
     @property
     def names(self) -> dict[str, list[str]]:
@@ -51,6 +83,8 @@ def collect(outcome: Outcome, parts: Sequence[str], metrics: Sequence[str] | Map
         if isinstance(job, ImageJob):
             found.methods[job.sampler] = job.method
             found.columns.setdefault(job.section, _columns(job, metrics))
+            found.set_columns.setdefault(job.section, list(job.set_columns))
+            found.sets[job.key] = job.set_metrics()
             if job.samples > 1:
                 table = table.assign(diversity=diversity(job.results, table))
         tables[job.key] = table

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from dsg import config as configs
 from dsg.files import first_line
 from dsg.runs.prepare import build, load_once_from, prepare
-from dsg.runs.results import Results
+from dsg.runs.results import SUMMARY, Results
 from dsg.runs.runner import Run
 from dsg.runs.tracking import log
 from dsg.samplers import Sampler, Tunable
@@ -55,6 +55,7 @@ class ImageJob(Job):
     done: bool = field(default=False, init=False)
     ids: Sequence[str] = field(default=(), init=False)
     columns: Sequence[Column] = field(default=(), init=False)
+    set_columns: Sequence[Column] = field(default=(), init=False)
     results: Results | None = field(default=None, init=False)
 
     @property
@@ -116,6 +117,7 @@ class ImageJob(Job):
         self.left, self.done, self.results = run.work(), run.finished, run.results
         self.ids = [one.id for one in run.inputs]
         self.columns = [*run.task.columns, *(metric.column for metric in run.metrics if metric.scope == "image")]
+        self.set_columns = [metric.column for metric in run.metrics if metric.scope == "set"]
 
     def finished(self) -> bool:
         return self.done
@@ -152,6 +154,15 @@ class ImageJob(Job):
         if table.empty:
             return {}
         return {"images": table[table["image"].isin(self.ids) & (table["sample"] < self.samples)]}
+
+    def set_metrics(self) -> dict[str, dict]:
+        """What was computed of all its images together, by name: value, settings, perhaps low and high. Empty where the
+        run holds other images as well."""
+        wanted = len(self.ids) * self.samples
+        if self.results is None or not (self.results.out / SUMMARY).exists():
+            return {}
+        summary = self.results.summary()
+        return summary["set_metrics"] if summary["images"] == wanted else {}
 
     def about(self) -> dict[str, object]:
         cost = self.sampler_object.cost(self.schedule())

@@ -9,7 +9,7 @@ from dsg import config as configs
 from dsg.files import write_text
 from dsg.metrics.base import SetMetric
 from dsg.runs.prepare import build
-from dsg.runs.statistics import paired, summarise
+from dsg.runs.statistics import paired
 from dsg.suites.collect import Collected, collect
 from dsg.suites.run_jobs import ImageJob
 from dsg.suites.suite import Outcome
@@ -32,7 +32,7 @@ def semantic(
         pooled_floor: the entry whose samples take the place of the unguided ones there.
     """
     out, found = outcome.out, collect(outcome, parts, metrics)
-    summary = summarise(found.tables, found.names)
+    summary = found.summary()
     own = [c for c in summary if c not in ("steps", "images", "backward_passes")]
     write_csv(out / "table.csv", summary[[*own, "backward_passes"]])
 
@@ -41,8 +41,9 @@ def semantic(
 
     # floor and ceiling do not compete
     text = head(outcome, found) + sections(
-        summary, found.columns, name, lambda m: m in found.methods and found.methods[m].guided
+        summary, found.all_columns, name, lambda m: m in found.methods and found.methods[m].guided
     )
+    text += "".join(f"\n{line}\n" for line in found.set_notes())
     text += "\n## DSG minus its base method, condition by condition\n\n" + long_differences(found)
     if pooled is not None:
         text += pooled_metric(outcome, parts, pooled, pooled_floor, found)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from dsg.files import write_text
-from dsg.runs.statistics import paired, summarise
+from dsg.runs.statistics import paired
 from dsg.suites.collect import collect
 from dsg.suites.suite import Outcome
 from dsg.types import Column
@@ -26,7 +26,7 @@ def restoration(
         differences: metrics in which methods are compared with their base methods; `shown` are those in table.md.
     """
     out, suite, found = outcome.out, outcome.suite, collect(outcome, parts, metrics)
-    summary = summarise(found.tables, found.names)
+    summary = found.summary()
     compared = paired(found.tables, dict.fromkeys(found.columns, differences), found.base_methods)
     counts = ["seconds", "network_evaluations", "backward_passes"]
     write_csv(out / "table.csv", summary[[c for c in summary if c not in (*counts, "samples")] + counts])
@@ -36,7 +36,8 @@ def restoration(
         "Mean and 95 % bootstrap interval over images; the best of a task and step count in bold. Evaluations are "
         "forward passes per image; DPS and FreeDoM also go back through the network.\n\n"
     )
-    text += sections(summary, found.columns, method_and_steps)
+    text += sections(summary, found.all_columns, method_and_steps)
+    text += "".join(f"\n{line}\n" for line in found.set_notes())
     if len(compared):
         text += "\n## DSG minus its base method, image by image\n\n"
         text += wide_differences(
@@ -79,7 +80,7 @@ def sections(
 
 
 def cells(part: pd.DataFrame, column: Column, competing: pd.Series) -> list[str]:
-    """Mean and interval of a metric, row by row; the best in bold."""
+    """Mean and interval (where there is one) of a metric, row by row; the best in bold, if a direction is known."""
     values, best = part[column.name], pd.Series(np.nan, index=part.index)
     if column.larger_is_better is not None:
         which = "max" if column.larger_is_better else "min"
@@ -87,9 +88,10 @@ def cells(part: pd.DataFrame, column: Column, competing: pd.Series) -> list[str]
     texts = []
     for i, row in part.iterrows():
         mean = f"{row[column.name]:.{column.digits}f}"
-        interval = f"[{row[f'{column.name}_low']:.{column.digits}f}, {row[f'{column.name}_high']:.{column.digits}f}]"
+        low, high = row[f"{column.name}_low"], row[f"{column.name}_high"]
+        interval = f" [{low:.{column.digits}f}, {high:.{column.digits}f}]" if np.isfinite(low) else ""
         bold = competing[i] and row[column.name] == best[i]
-        texts.append(f"{f'**{mean}**' if bold else mean} {interval}" if np.isfinite(row[column.name]) else "")
+        texts.append(f"{f'**{mean}**' if bold else mean}{interval}" if np.isfinite(row[column.name]) else "")
     return texts
 
 

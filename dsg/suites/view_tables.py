@@ -231,8 +231,10 @@ def table_of(part: pd.DataFrame, chosen: pd.DataFrame, metrics: Sequence[str], v
 
 def bold_best(part: pd.DataFrame, column: Column) -> list[str]:
     values = part[column.name]
-    best = part.groupby("level")[column.name].transform("max" if column.larger_is_better else "min")
     texts = values.map(number(column.digits))
+    if column.larger_is_better is None:
+        return texts.tolist()
+    best = part.groupby("level")[column.name].transform("max" if column.larger_is_better else "min")
     return [f"**{text}**" if text and v == b else text for text, v, b in zip(texts, values, best)]
 
 
