@@ -20,7 +20,7 @@ from dsg.samplers.denoise_oracle import DenoiseOracle
 from dsg.suites import figures, plan_report
 from dsg.suites.collect import Collected
 from dsg.suites.main import main
-from dsg.suites.methods import Method, style
+from dsg.suites.methods import Method, method_named, style
 from dsg.suites.plan import image_job, plan
 from dsg.suites.suite import function_of, load, members, names, read
 from dsg.suites.tables import method_and_steps, sections
@@ -77,11 +77,17 @@ def test_a_method_is_guided_if_its_sampler_is():
 
 
 def test_a_base_method_and_its_dsg_share_a_colour_and_differ_in_the_line():
-    base, dsg = style(Method("dps")), style(Method("my_dsg_variant", "dps", spherical=True))
+    base, dsg = style(Method.of(DPS())), style(Method.of(DPS("my_dsg_variant", "dps", spherical=True)))
     assert base["color"] == dsg["color"] and (base["linestyle"], dsg["linestyle"]) == ("--", "-")
     assert (base["label"], dsg["label"]) == ("DPS", "DPS + DSG")
     rival = style(Method("diffrgd", "dps"))  # compared with DPS, but another method
     assert rival["color"] != base["color"] and rival["linestyle"] == "--"
+
+
+def test_a_method_that_nobody_listed_has_its_label_and_a_colour():
+    mine = style(Method.of(DPS("mine", label="My method")))
+    assert mine["label"] == "My method" and mine["color"] == style(Method("mine"))["color"]
+    assert method_named("mpgd_dsg").label == "MPGD + DSG" and method_named("of_nowhere").label == "of_nowhere"
 
 
 # --- plans
@@ -231,7 +237,7 @@ def test_the_figure_of_samples_shows_what_there_is(tmp_path, monkeypatch, count)
         (tmp_path / folder).mkdir()
         for name in shown:
             Image.fromarray(np.full((8, 8, 3), 90, np.uint8)).save(tmp_path / folder / f"{name}.png")
-    job = SimpleNamespace(ids=["00000"], out=tmp_path, method=Method("mpgd"))
+    job = SimpleNamespace(ids=["00000"], out=tmp_path, method=Method("mpgd", label="MPGD"))
     drawn = []
     monkeypatch.setattr(figures.plt, "close", drawn.append)
     figures._samples_of("faceid", [job], tmp_path, 6)

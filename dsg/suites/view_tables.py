@@ -11,7 +11,7 @@ from dsg.files import write_text
 from dsg.metrics.image import COLUMNS
 from dsg.runs.statistics import bootstrap, by_image
 from dsg.samplers import Cost
-from dsg.suites.methods import Method
+from dsg.suites.methods import method_named
 from dsg.suites.nested import RESAMPLES, interval
 from dsg.suites.protocol import CHOSEN, HIGH, LOW, ReportJob, outcome_of
 from dsg.suites.suite import Outcome, Suite
@@ -261,13 +261,7 @@ def value_of(chosen: pd.DataFrame, row) -> str:
 
 def label(name: str) -> str:
     """Of a sampler's name, as in figures."""
-    return method_of(name).label
-
-
-def method_of(name: str) -> Method:
-    """Of a sampler's name in a table: those with DSG are called <base method>_dsg."""
-    family = name.removesuffix("_dsg")
-    return Method(name, family, spherical=family != name)
+    return method_named(name).label
 
 
 def number(digits: int):

@@ -19,7 +19,8 @@ from dsg.runs.saved import literal, read_saved
 from dsg.runs.summary import NOT_METRICS, PER_IMAGE, means, means_of_sets
 from dsg.samplers import Cost
 from dsg.suites.collect import DIVERSITY
-from dsg.suites.methods import COLORS, LABELS, Method
+from dsg.suites.methods import COLORS, Method, method_named
+from dsg.suites.methods import color as color_of
 from dsg.suites.report.command import command, overrides, variant
 from dsg.suites.report.expected import Published, published
 from dsg.types import Column
@@ -96,7 +97,7 @@ def collect(folders: Sequence[Path], config_dirs: Sequence[str] = ()) -> tuple[l
     tell_apart(entries)
     entries = [*beside(entries, folders, config_dirs), *entries]
     order = {task: k for k, task in enumerate(dict.fromkeys((e.model, e.task) for e in entries if e.sampler))}
-    rank = {family: k for k, family in enumerate(LABELS)}
+    rank = {family: k for k, family in enumerate(COLORS)}
     return sorted(
         entries, key=lambda e: (order[e.model, e.task], e.steps, rank.get(e.family, len(rank)), e.spherical)
     ), skipped
@@ -189,7 +190,8 @@ def name_of(out: Path, folders: Sequence[Path]) -> str:
 
 def method_of(sampler: Mapping) -> Method:
     """Of a sampler's config."""
-    return Method(sampler["name"], sampler.get("base_method"), sampler.get("spherical") is True)
+    label = sampler.get("label") or method_named(sampler["name"]).label  # a run of before has none
+    return Method(sampler["name"], sampler.get("base_method"), sampler.get("spherical") is True, label=label)
 
 
 def columns_of(config: Mapping, names: Iterable[str], config_dirs: Sequence[str] = ()) -> dict[str, Column]:
@@ -209,7 +211,7 @@ def color(family: str) -> str:
     """The method's colour in figures, as CSS has it."""
     from matplotlib.colors import to_hex
 
-    return to_hex(COLORS.get(family, "0.45"))
+    return to_hex(color_of(family))
 
 
 def short(value: object) -> str:
