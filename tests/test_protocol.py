@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import ROOT
 
 from dsg.samplers import Tunable
 from dsg.studies import tradeoff
@@ -233,10 +234,22 @@ def test_a_choice_that_a_suite_has_reported_stays(made, tmp_path):
            "high": 9.0, "criterion": search.criterion, "trials": len(search.tried()), "images": search.images,
            "seeds": search.seeds}  # fmt: skip
     pd.DataFrame([row]).to_csv(tmp_path / "choices.csv", index=False)
-    assert recorded_choice(tmp_path / "choices.csv", search) == Choice(7.5, "pair", 6.0, 9.0)
+    assert recorded_choice([tmp_path / "none.csv", tmp_path / "choices.csv"], search) == Choice(7.5, "pair", 6.0, 9.0)
     pd.DataFrame([{**row, "trials": 1 + row["trials"]}]).to_csv(tmp_path / "choices.csv", index=False)
-    assert recorded_choice(tmp_path / "choices.csv", search) is None
-    assert recorded_choice(tmp_path / "none.csv", search) is None
+    assert recorded_choice([tmp_path / "none.csv", tmp_path / "choices.csv"], search) is None
+
+
+@pytest.mark.parametrize("name", ["benchmark_small", "headline", "denoise"])
+def test_committed_suites_restore_at_the_values_of_their_tables(name):
+    """make reproduce compares with the committed scores."""
+    suite = load(name, tasks=["denoise" if name == "denoise" else "super_resolution"])
+    table = "results/suite-benchmark" if name == "benchmark_small" else f"results/{name}"
+    recorded = pd.read_csv(ROOT / table / "choices.csv").set_index(["task", "method", "steps"])
+    searched = [job for job in jobs(suite) if job.search]
+    for job in searched:
+        job.search.check()
+        assert job.chosen().value == recorded.loc[job.key, "value"], job.key
+    assert len(searched) > 8
 
 
 def test_where_an_image_failed_at_one_value_there_is_no_nested_interval(made, monkeypatch):

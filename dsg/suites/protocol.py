@@ -43,14 +43,14 @@ class ReportJob(Job):
         search: of the value; None if there is nothing to tune.
         nested: report at the ends of the chosen value's interval too, for `dsg.suites.nested`.
         extras: further runs.
-        choices: table of the choices that the suite has reported; they stay (`recorded_choice`).
+        choices: tables of choices that have been reported; they stay (`recorded_choice`).
     """
 
     report: ImageJob
     search: Search | None
     nested: bool = False
     extras: Sequence[Extra] = ()
-    choices: Path | None = None
+    choices: Sequence[Path] = ()
     part: str = ""
     # set by `check`
     left: float = field(default=0.0, init=False)
@@ -183,32 +183,36 @@ class ReportJob(Job):
 def reported(suite: Suite, run: ImageJob, nested: bool = False, extras: Sequence[Extra] = ()) -> ReportJob:
     """Make the job that tunes a run by the suite's protocol, and reports it.
 
-    The suite's YAML has `tuning: {images, seeds, trials, criterion, store}`: the first three the same for every method
-    (default: configs/tuning.yaml), the criterion psnr or haarpsi, and the folder of all trials. With `tuning: null` the
-    values are those of configs/tuned/, and nothing is tuned.
+    The suite's YAML has `tuning: {images, seeds, trials, criterion, store, choices}`: the first three the same for
+    every method (default: configs/tuning.yaml), the criterion psnr or haarpsi, the folder of all trials, and where
+    wanted the choices.csv of another suite with the same trials, whose values are taken. With `tuning: null` the values
+    are those of configs/tuned/, and nothing is tuned.
     """
     if run.tunable is None or suite.yaml["tuning"] is None:
         return ReportJob(run, None, extras=extras)
     tuning = dict(suite.yaml["tuning"])
     criterion, store = tuning.pop("criterion"), resolve(tuning.pop("store"))
+    of_another = tuning.pop("choices", None)
+    choices = [suite.out / CHOICES, *([resolve(of_another)] if of_another else [])]
     search = Search(
         model=run.model, task=run.task, sampler=run.sampler, steps=run.steps, criterion=criterion, **size_of(tuning),
         trials=trials_of(store, run.model), options=[*run.options, *validation(run.model, run.task, None)],
         name=None if run.value is None else f"{run.sampler}[{run.value}]", start=start_of(run.task, run.sampler),
     )  # fmt: skip
-    return ReportJob(run, search, nested, extras, suite.out / CHOICES)
+    return ReportJob(run, search, nested, extras, choices)
 
 
-def recorded_choice(file: Path | None, search: Search) -> Choice | None:
-    """The choice that the suite has reported for exactly these trials; a later rule leaves it alone."""
-    if file is None or not file.exists():
-        return None
+def recorded_choice(files: Sequence[Path], search: Search) -> Choice | None:
+    """The choice that has been reported for exactly these trials; a later rule leaves it alone."""
     task, method, steps = search.key
     wanted = {"task": task, "method": method, "steps": steps, "criterion": search.criterion}
     wanted |= {"trials": len(search.tried()), "images": search.images, "seeds": search.seeds}
-    rows = pd.read_csv(file)
-    found = rows[(rows[list(wanted)] == pd.Series(wanted)).all(axis=1)]
-    return None if found.empty else Choice(*found.iloc[0][["value", "how", "low", "high"]])
+    for file in [file for file in files if file.exists()]:
+        rows = pd.read_csv(file)
+        found = rows[(rows[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+        if len(found):
+            return Choice(*found.iloc[0][["value", "how", "low", "high"]])
+    return None
 
 
 def trials_of(store, model: str) -> Trials:
