@@ -89,9 +89,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the half-written files of processes of this machine that live no more."""
+    """Remove the half-written files in `folder`, not below it, of processes of this machine that live no more."""
     host = host_name()
-    for file in folder.rglob("*.partial"):
+    for file in folder.glob("*.partial"):
         owner, _, _ = file.name.removesuffix(".partial").rpartition(".")[2].rpartition("-")
         name, _, pid = owner.rpartition("-")
         if name == host and pid.isdigit() and not _alive(int(pid)):

@@ -85,7 +85,8 @@ class Results:
             self.check_owner()
         finally:
             temporary.unlink(missing_ok=True)
-        sweep(self.out)
+        for folder in (self.out, self.images, self.condition, self.truth, self._part.parent):
+            sweep(folder)
 
     def check_owner(self) -> None:
         """Raise a ValueError if the folder belongs to another run."""
@@ -119,16 +120,16 @@ class Results:
     def records(self) -> list[dict]:
         """All that the parts hold, in the order in which their processes began.
 
-        A line that a kill or a full disk cut short counts for nothing.
+        A line that a kill or a full disk cut short, or that no run of ours writes, counts for nothing.
         """
         found = []
         for part in sorted((self.out / PARTS).glob("*.jsonl")):
             for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
-                if isinstance(record, dict):
+                if isinstance(record, dict) and isinstance(record.get("files", {}), dict):
                     found.append(record)
         return found
 
