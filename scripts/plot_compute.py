@@ -16,8 +16,7 @@ import matplotlib
 import pandas as pd
 
 from dsg.arguments import Parser, exit_code
-from dsg.suites.methods import style
-from dsg.suites.view_tables import method_of
+from dsg.suites.methods import method_named, style
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -59,7 +58,7 @@ def draw(table: pd.DataFrame, tasks: list[str], methods: list[str]):
     for ax, task in zip(axes[0], tasks):
         for name in methods:
             curve = table[(table["task"] == task) & (table["method"] == name)].sort_values("level")
-            look = style(method_of(name))
+            look = style(method_named(name))
             ax.plot(curve["level"], curve["psnr"], **look)
             ax.fill_between(curve["level"], curve["psnr_low"], curve["psnr_high"], color=look["color"], alpha=0.07)
         budgets = sorted(table["level"].unique())

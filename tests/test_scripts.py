@@ -20,6 +20,7 @@ WRONG = {
         (["--model", "nope"], "model=nope is unknown: one of avatars64"),
         (["--device", "tpu"], "device=tpu is unknown"),
     ],
+    "demo": [(["--port", "0"], "argument --port: 0: an integer, at least 1")],
     "describe_expected": [(["--out", "x"], "unrecognized arguments: --out x")],
     "evaluate": [
         ([], "which runs?"),
