@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from dsg.suites.view_tables import markdown, verdict
 
 from dsg.samplers import Tunable
 from dsg.studies import tradeoff
@@ -15,7 +16,6 @@ from dsg.suites.nested import Measured, interval
 from dsg.suites.protocol import CHOSEN, HIGH, LOW, Extra, outcome_of, recorded_choice
 from dsg.suites.suite import load
 from dsg.suites.trials import Trials
-from dsg.suites.view_tables import markdown, verdict
 from dsg.suites.views import MMSE, Place, jobs, places_of
 
 SIZE, RATE = Tunable("step_size", 4.0), Tunable("guidance_rate", 0.2, high=1.0)

@@ -11,17 +11,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import ROOT
+from dsg.suites.report.collect import collect, tell_apart
+from dsg.suites.report.command import command, overrides
+from dsg.suites.report.expected import TITLES
+from dsg.suites.report.expected import page as page_of_figures
+from dsg.suites.report.expected import table as figures
 from PIL import Image
 
 from dsg.config import load, load_with_sources, to_yaml
 from dsg.layers import files
 from dsg.metrics.base import SetMetric
 from dsg.suites.report import tables
-from dsg.suites.report.collect import collect, tell_apart
-from dsg.suites.report.command import command, overrides
-from dsg.suites.report.expected import TITLES
-from dsg.suites.report.expected import page as page_of_figures
-from dsg.suites.report.expected import table as figures
 from dsg.suites.report.main import main
 from dsg.suites.report.page import ASSETS, SCRIPTS, settings
 from dsg.types import Column

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dsg import config as configs
 from dsg.files import first_line
+from dsg.layers import Sources
 from dsg.runs.prepare import build, load_once_from, prepare
 from dsg.runs.results import Results
 from dsg.runs.runner import Run
@@ -68,11 +69,16 @@ class ImageJob(Job):
     def covers(self, other: Job) -> bool:
         return super().covers(other) and isinstance(other, ImageJob) and other.images <= self.images
 
-    @cached_property
+    @property
     def config(self) -> DictConfig:
+        return self.resolved[0]
+
+    @cached_property
+    def resolved(self) -> tuple[DictConfig, Sources]:
+        """Its config, and where each value came from."""
         chosen = [f"model={self.model}", f"task={self.task}", f"sampler={self.sampler}", f"sampler.steps={self.steps}"]
         chosen += [f"data.limit={self.images}", f"samples={self.samples}", *self.options]
-        return configs.load(chosen)
+        return configs.load_with_sources(chosen)
 
     @cached_property
     def sampler_object(self) -> Sampler:
@@ -85,7 +91,7 @@ class ImageJob(Job):
 
     def __getstate__(self) -> dict:
         """What another process needs; the rest is found there again."""
-        found = ("config", "sampler_object", "task_object", "results")
+        found = ("resolved", "sampler_object", "task_object", "results")
         return {**{k: v for k, v in self.__dict__.items() if k not in found}, "results": None}
 
     @property
@@ -107,7 +113,7 @@ class ImageJob(Job):
         return float(self.config.sampler[self.tunable.option])
 
     def prepare(self) -> Run:
-        return prepare(self.config, out=self.out)
+        return prepare(*self.resolved, out=self.out)
 
     def check(self) -> None:
         run = self.prepare()
@@ -115,7 +121,7 @@ class ImageJob(Job):
             raise ValueError(f"--images {self.images}: there are {len(run.inputs)} of task={self.task}")
         self.left, self.done, self.results = run.work(), run.finished, run.results
         self.ids = [one.id for one in run.inputs]
-        self.columns = [*run.task.columns, *(metric.column for metric in run.metrics if metric.scope == "image")]
+        self.columns = [*run.task.columns, *(metric.column for metric in run.metrics)]
 
     def finished(self) -> bool:
         return self.done
@@ -152,6 +158,10 @@ class ImageJob(Job):
         if table.empty:
             return {}
         return {"images": table[table["image"].isin(self.ids) & (table["sample"] < self.samples)]}
+
+    def set_metrics(self) -> dict[str, dict]:
+        """The metrics of all its images together, by name, as metrics.json has them."""
+        return self.results.summary()["set_metrics"]
 
     def about(self) -> dict[str, object]:
         cost = self.sampler_object.cost(self.schedule())
