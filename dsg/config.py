@@ -155,6 +155,9 @@ class _Resolver:
         values = OmegaConf.to_container(config)
         check_values(values)
         sources = Sources({path: self.layers.sources.get(path, "interpolation") for path, _ in leaves(values, "")})
+        files = {part: name for part, name in self.names.items() if part != "data" or name != self.names["model"]}
+        sources.overrides = {**files, **dict(leaves(self.user, ""))}
+        sources.config_dirs = [str(folder) for folder in self.config_dirs]
         sources.notes = [*self.unused(values["sampler"], sources), *self.untuned(values["sampler"], sources)]
         return config, sources
 

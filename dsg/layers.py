@@ -18,11 +18,13 @@ class Sources(dict[str, str]):
 
     Attributes:
         notes: what the user should be told once, a line each.
+        overrides: option -> value, what the command chose: the files of model, task and sampler, then single options.
+        config_dirs: the user's folders of YAML files.
     """
 
     def __init__(self, sources: Mapping[str, str] | None = None, notes: Iterable[str] = ()):
         super().__init__(sources or {})
-        self.notes = list(notes)
+        self.notes, self.overrides, self.config_dirs = list(notes), {}, []
 
 
 class Layers:

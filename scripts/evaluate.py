@@ -101,9 +101,10 @@ def show_differences(first: Path, second: Path, margins: dict[str, float]) -> bo
         return False
     print(f"A = {first}\nB = {second}\n{'metric':22}{'A':>10}{'B':>10}{'B - A':>10}  95 % interval         images")
     for one in differences:
-        interval = "" if one.low is None else f"[{one.low:.4f}, {one.high:.4f}]"
-        numbers = f"{one.first:10.4f}{one.second:10.4f}{one.mean:+10.4f}"
-        print(f"{one.metric:22}{numbers}  {interval:22}{one.images:6}  {one.verdict}")
+        found = one.difference
+        interval = f"[{found.low:.4f}, {found.high:.4f}]" if found.images > 1 else ""
+        numbers = f"{one.first:10.4f}{one.second:10.4f}{found.difference:+10.4f}"
+        print(f"{one.metric:22}{numbers}  {interval:22}{found.images:6}  {found.verdict}")
     return True
 
 

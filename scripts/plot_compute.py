@@ -7,21 +7,19 @@ A suite's views.csv has the numbers (docs/protocol.md). A point is a mean over t
 budget of forward passes (a backward pass counts two). Shown are the tasks that all suites have.
 """
 
-import math
 import sys
 from functools import partial
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 
 from dsg.arguments import Parser, exit_code
-from dsg.suites.methods import method_named, style
+from dsg.config import load
+from dsg.runs.prepare import build
+from dsg.suites.figures import WIDTH, label_ends, plt
+from dsg.suites.methods import Method, styles
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
-METHODS = "dps additive dps_dsg mpgd mpgd_additive mpgd_dsg diffrgd trust daps diffpir reddiff sitcom ddrm".split()
+METHODS = "dps additive dps_dsg mpgd_dsg diffpir ddrm".split()
 
 
 def main(arguments: list[str]) -> int:
@@ -46,29 +44,37 @@ def write(suites: list[Path], methods: list[str], out: Path) -> None:
 
 
 def read(suite: Path) -> pd.DataFrame:
-    file = suite / "views.csv"
-    if not file.exists():
-        raise ValueError(f"{suite}: no views.csv: it is no folder of a suite with views")
+    """The PSNR at equal compute: columns task, method, level, mean, low, high."""
+    file = next((suite / name for name in ("table.csv", "views.csv") if (suite / name).exists()), None)
+    if file is None:
+        raise ValueError(f"{suite}: no table.csv or views.csv: it is no folder of a suite with views")
     table = pd.read_csv(file)
-    return table[table["view"] == "compute"].dropna(subset="psnr")
+    if "metric" in table:
+        table = table[table["metric"] == "psnr"]
+    else:  # of older suites
+        table = table.rename(columns={"psnr": "mean", "psnr_low": "low", "psnr_high": "high"})
+    return table[table["view"] == "compute"].dropna(subset="mean")
 
 
 def draw(table: pd.DataFrame, tasks: list[str], methods: list[str]):
-    fig, axes = plt.subplots(1, len(tasks), figsize=(4.6 * len(tasks), 4.4), squeeze=False)
-    for ax, task in zip(axes[0], tasks):
+    looks = styles(Method.of(build(load([f"sampler={name}"]).sampler)) for name in methods)
+    columns = min(len(tasks), 2)
+    rows = -(-len(tasks) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(WIDTH, 3.4 * rows), squeeze=False)
+    for ax in axes.flat[len(tasks) :]:
+        ax.set_visible(False)
+    for ax, task in zip(axes.flat, tasks):
         for name in methods:
             curve = table[(table["task"] == task) & (table["method"] == name)].sort_values("level")
-            look = style(method_named(name))
-            ax.plot(curve["level"], curve["psnr"], **look)
-            ax.fill_between(curve["level"], curve["psnr_low"], curve["psnr_high"], color=look["color"], alpha=0.07)
+            ax.plot(curve["level"], curve["mean"], **looks[name])
+            band = curve["low"].astype(float), curve["high"].astype(float)
+            ax.fill_between(curve["level"], *band, color=looks[name]["color"], alpha=0.1, linewidth=0)
         budgets = sorted(table["level"].unique())
         ax.set(xscale="log", title=task.replace("_", " "), xlabel="forward passes + 2 x backward passes")
         ax.set_xticks(budgets, [f"{budget:g}" for budget in budgets]), ax.minorticks_off()
-    axes[0, 0].set_ylabel("PSNR [dB]")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    columns = 2 * len(tasks) + 1
-    fig.legend(handles, labels, fontsize=8, ncol=columns, loc="lower center")
-    fig.tight_layout(rect=(0, 0.02 + 0.045 * math.ceil(len(labels) / columns), 1, 1))
+        ax.set_ylabel("PSNR [dB]")
+        label_ends(ax)
+    fig.tight_layout()
     return fig
 
 

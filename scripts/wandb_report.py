@@ -14,7 +14,7 @@ from functools import partial
 
 from dsg.arguments import Parser, exit_code
 from dsg.files import first_line
-from dsg.suites.report.collect import collect
+from dsg.suites.report.entries import read_entries
 from dsg.suites.report.main import folders_of, title_of
 
 
@@ -31,8 +31,8 @@ def work(args: Namespace) -> int:
         print(f'error: {error.name} is missing: pip install -e ".[report]"', file=sys.stderr)
         return 2
     folders = [folder for word in args.folders for folder in folders_of(word)]
-    entries = collect(folders, args.config_dir)[0]
-    groups = {entry.group for entry in entries if entry.sampler}
+    entries = read_entries(folders)[0]
+    groups = {entry.group for entry in entries if entry.is_run}
     group = args.group or (groups.pop() if len(groups) == 1 else None)
     title = args.title or f"DSG against its base methods: {title_of(folders)}"
     made = workspace.report(entries, title, args.project, args.entity, group)
@@ -58,7 +58,6 @@ def parser() -> Parser:
     made.add_argument("--group", help="of the runs, as they were logged; by default that of the local runs")
     made.add_argument("--title", help="of the report")
     made.add_argument("--dry", action="store_true", help="print what would be in it, save nothing")
-    made.add_argument("--config-dir", action="append", default=[], help="folder of your own YAML files")
     return made
 
 

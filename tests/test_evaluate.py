@@ -55,7 +55,9 @@ def test_metrics_are_added_without_the_prior_and_nothing_else_changes(run, monke
     assert set(after["metrics"]) == {*before["metrics"], "ssim"}
     assert without(after["metrics"], "ssim") == before["metrics"]
     assert after["set_metrics"]["evaluator_frechet"]["images"] == 3
-    assert without(after, "metrics", "set_metrics") == without(before, "metrics", "set_metrics")
+    changed = ("metrics", "set_metrics", "columns")
+    assert without(after, *changed) == without(before, *changed)
+    assert {*before["columns"], "ssim"} <= set(after["columns"])
     assert "ssim" in pd.read_csv(run / "per_image.csv")
     assert images == {f.name: f.stat().st_mtime_ns for f in (run / "images").iterdir()}
 
@@ -165,9 +167,10 @@ def test_differences_are_of_the_images_that_both_have(made):
     found = {one.metric: one for one in compare(first, second)}
     a, b = (pd.read_csv(out / "per_image.csv", dtype={"id": str}).set_index("id")["psnr"] for out in made)
     expected = (b - a).dropna()
-    assert found["psnr"].images == len(expected) == 3
-    assert found["psnr"].mean == pytest.approx(expected.mean(), rel=1e-5)
-    assert found["psnr"].low <= found["psnr"].mean <= found["psnr"].high
+    psnr = found["psnr"].difference
+    assert psnr.images == len(expected) == 3
+    assert psnr.difference == pytest.approx(expected.mean(), rel=1e-5)
+    assert psnr.low <= psnr.difference <= psnr.high
     assert "network_evaluations" not in found and "seconds" in found
 
 
@@ -177,28 +180,29 @@ def test_pairing_finds_a_small_difference_between_images_that_differ_much(tmp_pa
     shifted = values + 0.1 + 0.05 * rng.standard_normal(100)
     first, second = table(tmp_path / "a", values), table(tmp_path / "b", shifted)
     (one,) = compare(first, second)
-    assert one.verdict == "differ" and one.low > 0.08 and one.high < 0.12
+    found = one.difference
+    assert found.verdict == "higher" and found.low > 0.08 and found.high < 0.12
     (one,) = compare(first, second, {"psnr": 0.2})
-    assert one.verdict == "equivalent within 0.2"
+    assert one.difference.verdict == "higher, within the margin"
     (one,) = compare(first, second, {"psnr": 0.05})
-    assert one.verdict == "differ"
+    assert one.difference.verdict == "higher"
 
 
 def test_a_wide_interval_is_neither_a_difference_nor_equivalence(tmp_path):
     rng = np.random.default_rng(0)
     first, second = (table(tmp_path / name, rng.standard_normal(20)) for name in "ab")
     (one,) = compare(first, second, {"psnr": 0.1})
-    assert one.verdict == "not told apart"
+    assert one.difference.verdict == "open"
 
 
 def test_images_may_be_called_what_pandas_takes_for_nothing(tmp_path):
     first, second = (table(tmp_path / name, [1.0, 2.0], ids=["NA", "US"]) for name in "ab")
-    assert compare(first, second)[0].images == 2
+    assert compare(first, second)[0].difference.images == 2
 
 
 def test_one_image_has_no_interval(tmp_path):
     (one,) = compare(table(tmp_path / "a", [1.0]), table(tmp_path / "b", [2.0]))
-    assert one.mean == 1 and one.low is None and one.verdict == "no interval of one image"
+    assert one.difference.difference == 1 and one.difference.verdict == "no interval of one image"
 
 
 def test_runs_that_cannot_be_compared_are_refused(tmp_path):

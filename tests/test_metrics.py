@@ -13,7 +13,7 @@ from dsg.metrics.base import at_once, in_parts
 from dsg.metrics.distribution import EvaluatorFrechet, frechet_distance
 from dsg.metrics.image import BACKBONES, LPIPS, PSNR, SSIM, HaarPSI, lpips_network
 from dsg.metrics.semantic import load_evaluator
-from dsg.runs.statistics import bootstrap
+from dsg.statistics import mean_interval
 from dsg.types import Input
 
 
@@ -92,12 +92,12 @@ def test_a_missing_backbone_is_said_with_the_command_that_gets_it(monkeypatch, t
     assert f"fetch_checkpoints.py lpips_{net}" in LPIPS(net).missing()
 
 
-def test_bootstrap_intervals_have_the_width_of_the_standard_error():
+def test_intervals_have_the_width_of_the_standard_error():
     values = np.random.default_rng(1).standard_normal(400)
-    mean, low, high = bootstrap(np.append(values, np.nan))
+    mean, low, high = mean_interval(np.append(values, np.nan))
     assert mean == pytest.approx(values.mean())
     assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)
-    assert np.isnan(bootstrap(np.array([np.nan]))).all()
+    assert np.isnan(mean_interval(np.array([np.nan]))).all()
 
 
 def test_frechet_distance_against_closed_forms():

@@ -8,16 +8,18 @@ import pytest
 from conftest import ROOT
 
 from dsg.samplers import Tunable
+from dsg.statistics import verdict
 from dsg.studies import tradeoff
 from dsg.studies.tradeoff import distances
-from dsg.suites import view_tables
+from dsg.suites import frame
 from dsg.suites.choice import Choice, choice, choose
+from dsg.suites.methods import Method
 from dsg.suites.nested import Measured, interval
 from dsg.suites.protocol import CHOSEN, HIGH, LOW, Extra, outcome_of, recorded_choice
 from dsg.suites.suite import load
 from dsg.suites.trials import Trials
-from dsg.suites.view_tables import markdown, verdict
-from dsg.suites.views import MMSE, Place, jobs, places_of
+from dsg.suites.views import MMSE, jobs, places_of
+from dsg.types import Column
 
 SIZE, RATE = Tunable("step_size", 4.0), Tunable("guidance_rate", 0.2, high=1.0)
 GRID = np.array([1, 2, 4, 8, 16], dtype=float)
@@ -267,21 +269,17 @@ def test_where_an_image_failed_at_one_value_there_is_no_nested_interval(made, mo
 def test_the_mean_over_tasks_resamples_the_same_faces(monkeypatch):
     """Face by face, one task gains what the other loses: each difference is wide, and their mean is 1 for sure."""
     faces = pd.Series(np.random.default_rng(0).normal(0, 1, 40), index=[f"{k:02d}" for k in range(40)])
-    places, by_key = [], {}
+    found = frame.Collected(SimpleNamespace(name="s", yaml={}))
     for task, sign in (("hdr", 1), ("denoise", -1)):
+        found.columns[task] = [Column("psnr", "PSNR", 2, True)]
         for sampler, psnr in (("dps", 30 + 0 * faces), ("dps_dsg", 31 + sign * faces)):
-            place = Place("steps", "avatars64", task, 4, sampler, 4)
-            table = pd.DataFrame({"image": psnr.index, "psnr": psnr.to_numpy()})
-            of_all = Measured([1.0], psnr.to_numpy()[None])
-            base = {"dps_dsg": "dps"}.get(sampler)
-            by_key[place.key] = SimpleNamespace(
-                report=SimpleNamespace(method=SimpleNamespace(base_method=base)),
-                tables=lambda t=table: {CHOSEN: t}, measured=lambda metric, m=of_all: m,
-            )  # fmt: skip
-            places.append(place)
-    monkeypatch.setattr(view_tables, "is_headline", lambda suite, place: True)
-    suite = SimpleNamespace(yaml={})
-    rows = view_tables.differences(suite, places, by_key, "psnr", 0.1).set_index("task")
+            cell = frame.Cell("steps", task, 4, Method(sampler, {"dps_dsg": "dps"}.get(sampler)), 4, None)
+            cell.images = pd.DataFrame({"image": psnr.index, "psnr": psnr.to_numpy()})
+            cell.run, cell.scores = cell, psnr
+            found.cells.append(cell)
+    again = lambda suite, cell, metric: Measured([1.0], cell.scores.to_numpy()[None]).resampled()  # noqa: E731
+    monkeypatch.setattr(frame, "resampled", again)
+    rows = frame.differences(found, None, {"psnr": 0.1}).set_index("task")
     assert rows.loc["mean of 2", ["difference", "nested_low", "nested_high"]].tolist() == pytest.approx([1, 1, 1])
     for task in ("hdr", "denoise"):
         assert rows.loc[task, "nested_high"] - rows.loc[task, "nested_low"] > 0.4  # 2 x 1.96 / sqrt(40) is .62
@@ -294,22 +292,8 @@ def test_the_scores_of_every_test_image_are_kept(tmp_path):
     report = SimpleNamespace(task="hdr", sampler="dps_dsg")
     tables = {**dict.fromkeys(runs, table), "trials": pd.DataFrame()}
     job = SimpleNamespace(report=report, steps=4, search=True, runs=lambda: runs, tables=lambda: tables)
-    each = view_tables.per_image([job], ["psnr", "lpips_vgg"])
+    each = frame.per_image([job], ["psnr", "lpips_vgg"])
     assert each.columns.tolist() == ["task", "method", "steps", "at", "value", "image", "psnr"]
     assert each[["at", "value", "image", "psnr"]].values.tolist() == [
         [CHOSEN, 0.2, "a", 21.0], [CHOSEN, 0.2, "b", 30.0], [LOW, 0.1, "a", 21.0], [LOW, 0.1, "b", 30.0]
     ]  # fmt: skip
-
-
-def test_a_table_has_a_number_per_cell_and_says_how_it_was_made(small):
-    rows = [
-        {"view": v, "task": "hdr", "level": 4, "method": m, "steps": 4, "compute": 12.0, "psnr": p, "psnr_low": p - 1,
-         "psnr_high": p + 1, "refused": None}
-        for v, m, p in (("steps", "dps", 25.0), ("steps", "dps_dsg", 26.0), ("compute", "dps", 25.0))
-    ]  # fmt: skip
-    rows.append({"view": "compute", "task": "hdr", "level": 12, "method": "ddrm", "refused": "has no SVD"})
-    chosen = pd.DataFrame([{"task": "hdr", "method": "dps", "steps": 4, "value": 3.14159}])
-    text = markdown(small, pd.DataFrame(rows), pd.DataFrame(), chosen, ["psnr"], 0.1)
-    assert "mean PSNR on 2 validation images with 1 noise seed, 5 trials" in text
-    assert "**26.00**" in text and "**25.00**" in text.split("Equal compute")[1] and "DPS + DSG" in text
-    assert "| 3.14 " in text and "has no SVD" in text.split("Left blank")[1]

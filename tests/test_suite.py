@@ -14,80 +14,80 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dsg.runs.statistics import paired, summarise
 from dsg.samplers import DPS, Unconditional
 from dsg.samplers.denoise_oracle import DenoiseOracle
 from dsg.suites import figures, plan_report
-from dsg.suites.collect import Collected
+from dsg.suites.frame import COLUMNS
 from dsg.suites.main import main
-from dsg.suites.methods import Method, method_named, style
+from dsg.suites.methods import Method, styles
 from dsg.suites.plan import image_job, plan
 from dsg.suites.suite import function_of, load, members, names, read
-from dsg.suites.tables import method_and_steps, sections
+from dsg.suites.tables import latex, markdown, papers, section
 from dsg.types import Column
 
 PSNR, LPIPS = Column("psnr", "PSNR [dB]", 2, True), Column("lpips_vgg", "LPIPS", 3, False)
-WRITTEN = "table.md table.csv paired.csv grid.png steps.png step_sizes.png manifold_deviation.png".split()
+WRITTEN = "table.md table.tex table.csv paired.csv grid.png steps.png step_sizes.png manifold_deviation.png".split()
 
 
-# --- statistics and tables
+# --- tables
 
 
-def tables():
-    """Two methods on three images; with DSG every image is 1 dB better."""
-    base = pd.DataFrame(
-        {"image": ["a", "b", "c"], "psnr": [20.0, 22.0, 27.0], "seconds": 1.0, "network_evaluations": 20}
-    )
-    better = base.iloc[::-1].assign(psnr=base["psnr"] + 1)
-    return {("inpaint", "dps", 20): base, ("inpaint", "dps_dsg", 20): better}
+COLUMNS_OF = {"psnr": PSNR, "lpips_vgg": LPIPS}
+METHODS = {m.name: m for m in (Method("dps", label="DPS"), Method("dps_dsg", "dps", "additive", "DPS + DSG"))}
 
 
-def test_paired_differences_are_by_image():
-    row = paired(tables(), {"inpaint": ["psnr"]}, {"dps_dsg": "dps"}).iloc[0]
-    assert (row["difference"], row["low"], row["high"], row["higher"], row["images"]) == (1, 1, 1, 3, 3)
-    assert (row["method"], row["base_method"], row["lower"]) == ("dps_dsg", "dps", 0)
-
-
-def test_samples_of_one_image_are_not_independent():
-    """Ten samples of each of three images: the interval is that of three."""
-    once = tables()
-    often = {key: pd.concat([table] * 10) for key, table in once.items()}
-    one, ten = (summarise(t, {"inpaint": ["psnr"]}) for t in (once, often))
-    pd.testing.assert_frame_equal(one.drop(columns="samples"), ten.drop(columns="samples"))
-    assert list(ten["samples"]) == [30, 30]
+def tidy(*rows):
+    """A frame of (task, method, metric, mean, level)."""
+    found = []
+    for task, method, metric, mean, level in rows:
+        row = {"suite": "s", "view": "steps", "task": task, "level": level, "method": method, "steps": level}
+        found.append({**row, "value": "", "metric": metric, "mean": mean, "low": mean - 1, "high": mean + 1, "n": 3})
+    return pd.DataFrame(found, columns=COLUMNS)
 
 
 def test_the_best_is_in_bold_and_missing_metrics_have_no_column():
-    text = markdown(lambda method: True)
-    assert "**24.00**" in text and "**23.00**" not in text and "LPIPS" not in text
+    frame = tidy(("inpaint", "dps", "psnr", 23.0, 20), ("inpaint", "dps_dsg", "psnr", 24.0, 20))
+    text = markdown(section(frame, [PSNR, LPIPS], METHODS))
+    assert "**24.00** [23.00, 25.00]" in text and "**23.00**" not in text and "LPIPS" not in text
 
 
-def test_what_does_not_compete_is_never_in_bold():
-    text = markdown(lambda method: method == "dps")
+def test_nothing_is_best_without_a_direction_or_without_another_method():
+    unknown = Column("mine", "mine")
+    frame = tidy(("inpaint", "dps", "mine", 1.0, 20), ("inpaint", "dps_dsg", "mine", 2.0, 20))
+    assert "**" not in markdown(section(frame, [unknown], METHODS))
+    assert "**" not in markdown(section(tidy(("inpaint", "dps", "psnr", 23.0, 20)), [PSNR], METHODS))
+
+
+def test_what_is_not_guided_is_never_in_bold():
+    methods = {**METHODS, "dps_dsg": Method("dps_dsg", guided=False), "mpgd": Method("mpgd")}
+    frame = tidy(*(("inpaint", m, "psnr", v, 20) for m, v in (("dps", 23.0), ("dps_dsg", 24.0), ("mpgd", 22.0))))
+    text = markdown(section(frame, [PSNR], methods))
     assert "**23.00**" in text and "**24.00**" not in text
 
 
-def markdown(competes):
-    summary = summarise(tables(), {"inpaint": ["psnr", "lpips_vgg"]})
-    return sections(summary, {"inpaint": [PSNR, LPIPS]}, method_and_steps, competes)
+def test_a_paper_has_methods_as_rows_and_tasks_as_groups_of_columns():
+    rows = [
+        (t, m, "psnr", v, n) for n in (20, 50) for t in ("inpaint", "hdr") for m, v in (("dps", 23), ("dps_dsg", 24))
+    ]
+    frame = tidy(*rows)
+    frame.loc[frame["method"] == "dps", "value"] = "step_size=3.1"
+    found = papers(frame, COLUMNS_OF, METHODS)
+    assert [table.caption for table in found] == ["s, 20 steps", "s, 50 steps"]
+    assert list(found[0].rows) == ["DPS", "DPS + DSG"] and [t for t, _ in found[0].columns] == ["inpaint", "hdr"]
+    text = latex(found)
+    assert r"DPS + DSG & \textbf{24.00} & \textbf{24.00} \\" in text and r"step\_size=3.1" in text
 
 
 def test_a_method_is_guided_if_its_sampler_is():
     assert [Method.of(sampler).guided for sampler in (DPS(), DenoiseOracle(), Unconditional())] == [True, False, False]
 
 
-def test_a_base_method_and_its_dsg_share_a_colour_and_differ_in_the_line():
-    base, dsg = style(Method.of(DPS())), style(Method.of(DPS("my_dsg_variant", "dps", spherical=True)))
-    assert base["color"] == dsg["color"] and (base["linestyle"], dsg["linestyle"]) == ("--", "-")
-    assert (base["label"], dsg["label"]) == ("DPS", "DPS + DSG")
-    rival = style(Method("diffrgd", "dps"))  # compared with DPS, but another method
-    assert rival["color"] != base["color"] and rival["linestyle"] == "--"
-
-
-def test_a_method_that_nobody_listed_has_its_label_and_a_colour():
-    mine = style(Method.of(DPS("mine", label="My method")))
-    assert mine["label"] == "My method" and mine["color"] == style(Method("mine"))["color"]
-    assert method_named("mpgd_dsg").label == "MPGD + DSG" and method_named("of_nowhere").label == "of_nowhere"
+def test_a_base_method_its_control_and_its_dsg_share_a_colour_and_differ_in_the_line():
+    methods = [Method("base"), Method("other", "base", "third"), Method("third", "base"), Method("rival", "base")]
+    looks = styles(methods)
+    assert len({looks[name]["color"] for name in ("base", "other", "third")}) == 1
+    assert [looks[name]["linestyle"] for name in ("base", "other", "third")] == ["--", "-", ":"]
+    assert looks["rival"]["color"] != looks["base"]["color"] and looks["rival"]["label"] == "rival"
 
 
 # --- plans
@@ -148,7 +148,7 @@ def test_a_plan_has_every_combination_once(tmp_path):
     values = [job for job in jobs if job.part == "values"]
     assert {job.sampler for job in values} == set(suite.samplers) - {"unconditional"}
     assert all(job.images == 8 and job.value != pytest.approx(tuned_value(jobs, job)) for job in values)
-    assert max(job.value for job in values if job.method.spherical) <= 1
+    assert max(job.value for job in values if job.method.control) <= 1
 
 
 def tuned_value(jobs, job):
@@ -240,9 +240,9 @@ def test_the_figure_of_samples_shows_what_there_is(tmp_path, monkeypatch, count)
     job = SimpleNamespace(ids=["00000"], out=tmp_path, method=Method("mpgd", label="MPGD"))
     drawn = []
     monkeypatch.setattr(figures.plt, "close", drawn.append)
-    figures._samples_of("faceid", [job], tmp_path, 6)
+    figures.samples_of("faceid", [job], tmp_path, 6)
     assert [len(ax.images) for ax in drawn[0].axes] == [1, 1, count - 1]
-    assert drawn[0].axes[1].get_title(loc="left") == "MPGD"
+    assert "MPGD" in [drawn[0].axes[1].get_title(loc=loc) for loc in ("left", "center")]
 
 
 # --- a suite of runs
@@ -306,29 +306,3 @@ def test_every_experiment_of_the_paper_runs_small_on_embedded_models(tmp_path, n
     assert any(file.endswith(".md") for file in written) and any(file.endswith(".csv") for file in written)
     assert all((tmp_path / file).stat().st_size > 0 for file in written)
     assert len(list(tmp_path.rglob("metrics.json"))) >= 4
-
-
-def test_metrics_of_sets_stand_beside_those_of_images():
-    rows = pd.DataFrame({"image": ["a", "b"], "psnr": [20.0, 22.0], "seconds": 1.0, "network_evaluations": 4})
-    fid, kid = Column("fid", "FID", 1, False), Column("kid", "KID", 4, False)
-    tone = Column("tone", "tone", 2)  # neither direction is better
-    settings = {"reference": "faces", "resize": "clean"}
-    keys = [("inpaint", "dps", 20), ("inpaint", "dps_dsg", 20), ("inpaint", "mpgd", 20)]
-    sets = {
-        keys[0]: {"fid": {"value": 30.0, "settings": settings}, "tone": {"value": 0.5}},
-        keys[1]: {"fid": {"value": 20.0, "settings": settings}, "kid": {"value": 0.01, "low": 0.005, "high": 0.02}},
-        keys[2]: {},  # not computed
-    }
-    found = Collected(
-        {key: rows for key in keys}, {"inpaint": [Column("psnr", "PSNR", 2, True)]}, sets=sets,
-        set_columns={"inpaint": [fid, kid, tone]},
-    )  # fmt: skip
-    summary = found.summary()
-    assert summary["fid"].tolist()[:2] == [30.0, 20.0] and np.isnan(summary["fid"][2])
-    assert summary[["kid_low", "kid_high"]].iloc[1].tolist() == [0.005, 0.02] and np.isnan(summary["fid_low"]).all()
-    lines = sections(summary, found.all_columns, method_and_steps).splitlines()
-    cells = [[cell.strip() for cell in line.split("|")] for line in lines if line.startswith("|")]
-    assert cells[0][3:7] == ["PSNR", "FID", "KID", "tone"]
-    assert cells[2][4:7] == ["30.0", "", "0.50"] and cells[3][4:7] == ["**20.0**", "**0.0100** [0.0050, 0.0200]", ""]
-    assert cells[4][4:7] == ["", "", ""]
-    assert found.set_notes() == ["FID: reference faces, resize clean"]

@@ -13,8 +13,9 @@ pytest.importorskip("wandb_workspaces", reason='needs the extra "report"')
 
 import wandb_workspaces.reports.v2 as wr  # noqa: E402
 
+from dsg.suites.methods import Method  # noqa: E402
 from dsg.suites.report import workspace  # noqa: E402
-from dsg.suites.report.collect import Entry  # noqa: E402
+from dsg.suites.report.entries import Entry  # noqa: E402
 from dsg.types import Column  # noqa: E402
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts/wandb_report.py"
@@ -25,15 +26,13 @@ COLUMNS = {
 }
 
 
-def entry(task, steps, sampler="dps"):
-    return Entry(
-        Path("."), "run", "avatars64", task, "DPS", "dps", False, steps, {}, [], COLUMNS, sampler=sampler
-    )  # fmt: skip
+def entry(task, steps, is_run=True):
+    return Entry(Path("."), "run", "avatars64", task, Method("dps"), steps, {}, [], COLUMNS, is_run=is_run)
 
 
 @pytest.fixture(scope="module")
 def report():
-    entries = [entry("inpaint", 100), entry("inpaint", 20), entry("gaussian_deblur", 20), entry("inpaint", 0, None)]
+    entries = [entry("inpaint", 100), entry("inpaint", 20), entry("gaussian_deblur", 20), entry("inpaint", 0, False)]
     return workspace.report(entries, "Title", "dsg", "team", "embedded")
 
 

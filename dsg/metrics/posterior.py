@@ -13,7 +13,7 @@ from dsg.noise import rng
 from dsg.priors.base import Prior
 from dsg.priors.gaussian_mixture import GaussianMixture
 from dsg.runs.prepare import load_once_from
-from dsg.runs.statistics import bootstrap
+from dsg.statistics import mean_interval
 from dsg.studies.posterior.distances import sliced_wasserstein
 from dsg.studies.posterior.draws import PosteriorDraws
 from dsg.studies.posterior.posterior import explicit_matrix
@@ -71,7 +71,7 @@ class SlicedWasserstein(SetMetric):
         """The floor, and the distance's 95 % bootstrap interval over conditions where there are several."""
         found = {"floor": float(np.mean([sliced_wasserstein(a, b) / unit for a, b, unit in self.exact]))}
         if len(self.exact) > 1:
-            _, found["low"], found["high"] = bootstrap(np.array(self.distances(images)))
+            _, found["low"], found["high"] = mean_interval(np.array(self.distances(images)))
         return found
 
     def distances(self, images: np.ndarray) -> list[float]:

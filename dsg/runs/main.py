@@ -1,12 +1,13 @@
 """One run on the command line: progress, report, exit code."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from omegaconf import DictConfig
 from tqdm import tqdm
 
 from dsg.files import first_line
+from dsg.layers import Sources
 from dsg.runs.averages import write_averages
 from dsg.runs.contact_sheet import write_contact_sheet
 from dsg.runs.evaluation import why_not
@@ -18,7 +19,7 @@ from dsg.runs.tracking import log
 MISFIT = 2  # times the noise's standard deviation: a restored image leaves about one
 
 
-def run_one(config: DictConfig, sources: Mapping[str, str]) -> int:
+def run_one(config: DictConfig, sources: Sources) -> int:
     """Restore what is not finished, report and log it.
 
     Returns:

@@ -1,46 +1,30 @@
 """Two finished runs, image by image."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
-from dsg.runs.statistics import bootstrap, by_image
 from dsg.runs.summary import NOT_METRICS
+from dsg.statistics import Difference, by_image, paired
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Of a metric, second run minus first, over the images that both have.
+class Comparison(NamedTuple):
+    """A metric of two runs, over the images that both have.
 
     Attributes:
         first, second: means over these images.
-        mean, low, high: of the difference, with its 95 % bootstrap interval over images; no interval of one image.
-        images: how many.
-        margin: two runs count as equivalent if the interval lies within +- margin; None: not asked.
+        difference: second run minus first.
     """
 
     metric: str
     first: float
     second: float
-    mean: float
-    low: float | None
-    high: float | None
-    images: int
-    margin: float | None = None
-
-    @property
-    def verdict(self) -> str:
-        if self.low is None:
-            return "no interval of one image"
-        if self.margin is not None and -self.margin < self.low and self.high < self.margin:
-            return f"equivalent within {self.margin:g}"
-        return "differ" if self.low > 0 or self.high < 0 else "not told apart"
+    difference: Difference
 
 
-def compare(first: Path, second: Path, margins: Mapping[str, float] | None = None) -> list[Difference]:
+def compare(first: Path, second: Path, margins: Mapping[str, float] | None = None) -> list[Comparison]:
     """Every metric that both runs have, image by image (samples of one image are averaged).
 
     Raises:
@@ -58,15 +42,12 @@ def compare(first: Path, second: Path, margins: Mapping[str, float] | None = Non
     names = [name for name in a.columns if name in numeric[0] & numeric[1]]
     if unknown := [name for name in margins or {} if name not in names]:
         raise ValueError(f"--margin {unknown[0]}: the runs share {', '.join(names)}")
-    return [_difference(name, a, b, shared, (margins or {}).get(name)) for name in names]
+    return [_compared(name, a, b, shared, (margins or {}).get(name, 0.0)) for name in names]
 
 
-def _difference(name: str, a: pd.DataFrame, b: pd.DataFrame, shared: list[str], margin: float | None) -> Difference:
+def _compared(name: str, a: pd.DataFrame, b: pd.DataFrame, shared: list[str], margin: float) -> Comparison:
     values = pd.DataFrame({"a": by_image(a, name), "b": by_image(b, name)}).loc[shared].dropna()
-    mean, low, high = bootstrap((values["b"] - values["a"]).to_numpy())
-    means = (float(values[k].mean()) if len(values) else np.nan for k in "ab")
-    interval = (low, high) if len(values) > 1 else (None, None)
-    return Difference(name, *means, mean, *interval, len(values), margin)
+    return Comparison(name, values["a"].mean(), values["b"].mean(), paired(values["b"], values["a"], margin))
 
 
 def _table(out: Path) -> pd.DataFrame:

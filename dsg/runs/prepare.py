@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from dsg.checkpoints import resolve
 from dsg.config import to_yaml
 from dsg.files import first_line, short_hash
+from dsg.layers import Sources
 from dsg.priors.base import Prior
 from dsg.runs.batches import batches
 from dsg.runs.results import Results, identity
@@ -26,7 +27,7 @@ from tasks.base import Task
 from tasks.inverse import assume
 
 
-def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: Path | None = None) -> Run:
+def prepare(config: DictConfig, sources: Sources | None = None, out: Path | None = None) -> Run:
     """The run that `config` describes, in its folder (`out`, or the config's). Nothing is written yet.
 
     Args:
@@ -60,7 +61,7 @@ def prepare(config: DictConfig, sources: Mapping[str, str] | None = None, out: P
     run = Run(
         config, to_yaml(config, sources or {}), prior, task, sampler, inputs, Results(folder, owner), metrics,
         config.samples, config.seed, shape, batches(config.batch_size, prior.cpu_batch, device), device,
-        [*task.notes(inputs), *sampler.notes(prior.schedule)],
+        [*task.notes(inputs), *sampler.notes(prior.schedule)], sources=sources or None,
     )  # fmt: skip
     run.pending()  # refuses inputs that have changed
     return run

@@ -16,6 +16,7 @@ from torch import Tensor
 from dsg import image_files as images
 from dsg.checkpoints import REPOSITORY
 from dsg.files import file_digest, first_line, write_text
+from dsg.layers import Sources
 from dsg.metrics.base import ImageMetric, Metric, SetMetric, at_once
 from dsg.noise import ImageNoise
 from dsg.priors.base import CountedPrior, Prior
@@ -74,6 +75,7 @@ class Run:
     device: torch.device = torch.device("cpu")
     notes: Sequence[str] = ()  # what the user should know before it starts
     shard: tuple[int, int] = field(default_factory=shard_of_this_process)
+    sources: Sources | None = None  # of the config's values, where they are known
     broken: dict[str, str] = field(default_factory=dict)  # metrics that raised, and what
 
     def __post_init__(self):

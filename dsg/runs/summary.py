@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 
 from dsg.files import write_text
 from dsg.runs.results import SUMMARY, Results
-from dsg.runs.statistics import bootstrap
+from dsg.statistics import INTERVAL, mean_interval
+from dsg.types import Column
 
+DIVERSITY = Column("diversity", "diversity", 3)
 MADE_WITH = ("code", "torch", "device")
 OF_THE_BATCH = ["batch_size", "peak_memory"]  # in the parts; of the images they say nothing
 NOT_METRICS = {
@@ -37,7 +40,7 @@ def _write_summary(run) -> None:
         write_text(run.results.out / "per_image.csv", columns.to_csv(index=False, float_format="%.6g"))
         table = table.loc[table.index.intersection([item.name for item in run.items])]
     if run.samples > 1 and len(table):
-        table = table.assign(diversity=diversity(run.results, table))
+        table = table.assign(**{DIVERSITY.name: diversity(run.results, table)})
     summary = {
         "images": int(table["image"].nunique()) if len(table) else 0,
         "metrics": means(table),
@@ -46,11 +49,27 @@ def _write_summary(run) -> None:
         "radius": _number(table["radius"].median()) if "radius" in table else None,
         "speed": speed(table),
         "failures": failures(run),
-        "interval": "95 %, percentile bootstrap over images, 2000 resamples",
+        "interval": INTERVAL,
+        **about(run),
         "image_ids": list(table.index),
         "versions": {k: sorted(table[k].unique()) for k in MADE_WITH} if len(table) else {},
     }
     write_text(run.results.out / SUMMARY, json.dumps(summary, indent=1) + "\n")
+
+
+def about(run) -> dict:
+    """What a report says of a run besides its numbers, so that it need not build one of its objects."""
+    file = run.results.out / SUMMARY
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    columns = [*run.task.columns, *(metric.column for metric in run.metrics), DIVERSITY]
+    found = {"columns": {**before.get("columns", {}), **{column.name: asdict(column) for column in columns}}}
+    found |= {name: before.get(name) for name in ("method", "overrides", "config_dirs")}
+    if run.sources is not None:
+        found |= {"overrides": run.sources.overrides, "config_dirs": run.sources.config_dirs}
+    if run.sampler is not None:  # evaluate.py has none
+        names = ("label", "base_method", "control", "guided")
+        found["method"] = {name: getattr(run.sampler, name) for name in names}
+    return found
 
 
 PER_IMAGE = {
@@ -94,7 +113,7 @@ def means(table: pd.DataFrame) -> dict[str, dict]:
     found = {}
     for name in [column for column in table.columns if column not in NOT_METRICS]:
         values = table.groupby("image")[name].mean().to_numpy()
-        mean, low, high = bootstrap(values)
+        mean, low, high = mean_interval(values)
         several = np.isfinite(values).sum() > 1
         found[name] = {
             "mean": _number(mean), "low": _number(low) if several else None, "high": _number(high) if several else None

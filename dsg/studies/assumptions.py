@@ -8,22 +8,19 @@ assumption is the difference, image by image.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import matplotlib
 import pandas as pd
 
 from dsg.files import write_text
-from dsg.runs.statistics import bootstrap, by_image
+from dsg.statistics import by_image, paired
 from dsg.studies.degraded import degraded_weights
-from dsg.studies.posterior.plan import most_steps
-from dsg.suites.methods import style
+from dsg.suites.figures import WIDTH, label_ends, plt, save
+from dsg.suites.methods import families, styles
 from dsg.suites.plan import image_job
 from dsg.suites.protocol import ReportJob, outcome_of, reported
 from dsg.suites.run_jobs import ImageJob
 from dsg.suites.suite import Outcome, Suite
-from dsg.suites.tables import write_csv
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from dsg.suites.tables import markdown, with_interval, write_csv
+from dsg.suites.views import most_steps
 
 WRONG, RIGHT = "wrong", "right"
 METRIC = "psnr"
@@ -116,9 +113,10 @@ def losses(outcome: Outcome, part: str) -> pd.DataFrame:
             right = scores.get(label(value if depends else case["values"][0], RIGHT))
             wrong = right if value == case["assumed"] else scores.get(label(value, WRONG))
             if right is not None and wrong is not None:
+                lost = paired(right, wrong)
                 row = {"case": name, "method": sampler, "steps": steps, "value": value}
                 row |= {"images": len(wrong), "wrong": wrong.mean(), "right": right.mean()}
-                rows.append({**row, **dict(zip(("lost", "low", "high"), bootstrap((right - wrong).to_numpy())))})
+                rows.append({**row, "lost": lost.difference, "low": lost.low, "high": lost.high})
     return pd.DataFrame(rows)
 
 
@@ -136,7 +134,7 @@ def table(outcome: Outcome, part: str) -> list[str]:
     text = (
         f"# Wrong assumptions: the first {suite.images} test images of {suite.models[0]}\n\n"
         f"PSNR [dB] where the assumption is right, and what a wrong one loses: the run that is told the truth minus "
-        f"the one that is not, image by image, with 95 % bootstrap intervals. Both take the value that is chosen where "
+        f"the one that is not, image by image, with 95 % intervals. Both take the value that is chosen where "
         f"the assumption holds. {outcome_of(suite.yaml['tuning'])} Every sampler has {suite.yaml['budget']} forward "
         f"passes per image, a backward pass counting two. breaks at: the first value at which the mean loss is beyond "
         f"{limit:g} dB, and its interval beyond 0. A sampler that never asks for the noise level loses nothing by a "
@@ -145,7 +143,7 @@ def table(outcome: Outcome, part: str) -> list[str]:
     for name, part_of in found.groupby("case", sort=False):
         case = suite.yaml["tasks"][name]
         text += f"\n## {name}: {case['axis']}\n\nTask: {case['task']}; assumed: {case['assumed']:g}.\n\n"
-        text += wide(part_of, case, limit).to_markdown(index=False, disable_numparse=True) + "\n"
+        text += markdown(wide(part_of, case, limit))
     write_text(outcome.out / "table.md", text)
     print(text)
     return ["table.md", "losses.csv"]
@@ -161,7 +159,7 @@ def wide(found: pd.DataFrame, case: dict, limit: float) -> pd.DataFrame:
             row["PSNR, right [dB]"] = f"{part.loc[case['assumed'], 'right']:.2f}"
         for value in [v for v in case["values"] if v != case["assumed"] and v in part.index]:
             lost, low, high = part.loc[value, ["lost", "low", "high"]]
-            row[f"lost at {value:g} [dB]"] = f"{lost:.2f} [{low:.2f}, {high:.2f}]"
+            row[f"lost at {value:g} [dB]"] = with_interval(lost, low, high, 2)
         rows.append({**row, "breaks at": breaks_at(part.reset_index(), case["assumed"], limit)})
     return pd.DataFrame(rows).fillna("")
 
@@ -173,25 +171,24 @@ def breaks_at(part: pd.DataFrame, assumed: float, limit: float) -> str:
 
 
 def figure(outcome: Outcome, part: str) -> list[str]:
-    """lost.png: a panel per case, what is lost against the true value, a curve per method."""
+    """lost.png: a row per case, a panel per base method and its variants, what is lost against the true value."""
     found = losses(outcome, part)
     if found.empty:
         return []
     names = list(found["case"].unique())
-    methods = {job.report.sampler: job.report.method for job in outcome.of(part)}
-    fig, axes = plt.subplots(1, len(names), figsize=(3.6 * len(names), 4.2), squeeze=False)
-    for ax, name in zip(axes[0], names):
+    groups = families(dict.fromkeys(job.report.method for job in outcome.of(part)))
+    looks = {name: look for group in groups for name, look in styles(group).items()}
+    size = (WIDTH, 2.6 * len(names))
+    fig, axes = plt.subplots(len(names), len(groups), figsize=size, squeeze=False, sharey="row")
+    for row, name in zip(axes, names):
         case = outcome.suite.yaml["tasks"][name]
-        for method, curve in found[found["case"] == name].groupby("method", sort=False):
-            curve = curve.sort_values("value")
-            ax.plot(curve["value"], curve["lost"], **style(methods[method]))
-        ax.axhline(0, color="0.7", linewidth=0.8)
-        ax.axvline(case["assumed"], color="0.7", linewidth=0.8, linestyle=":")
-        ax.set_title(f"{name} ({case['task'].replace('_', ' ')})", fontsize=9)
-        ax.set_xlabel(case["axis"], fontsize=8), ax.set_ylabel("PSNR lost [dB]", fontsize=8)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    fig.legend(handles, labels, fontsize=7, ncol=7, loc="lower center")
-    fig.tight_layout(rect=(0, 0.1, 1, 1))
-    fig.savefig(outcome.out / "lost.png", dpi=130)
-    plt.close(fig)
-    return ["lost.png"]
+        for ax, group in zip(row, groups):
+            for method in group:
+                curve = found[(found["case"] == name) & (found["method"] == method.name)].sort_values("value")
+                ax.plot(curve["value"], curve["lost"], **looks[method.name])
+            ax.axvline(case["assumed"], color="0.7", linewidth=0.8, linestyle=":")
+            ax.set_xlabel(case["axis"], fontsize=7.5)
+            label_ends(ax, 0.11)
+        row[0].set_ylabel("PSNR lost [dB]")
+        row[0].set_title(f"{name}: {case['task'].replace('_', ' ')}", loc="left")
+    return save(fig, outcome.out / "lost.png")

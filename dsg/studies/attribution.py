@@ -4,22 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from math import factorial
 
-import matplotlib
 import numpy as np
 import pandas as pd
 
 from dsg.files import write_text
-from dsg.runs.statistics import bootstrap, by_image
+from dsg.statistics import by_image, mean_interval, verdict
 from dsg.studies.factors import Cell, Path, paths
+from dsg.suites.figures import WIDTH, plt, save
 from dsg.suites.protocol import CHOSEN, outcome_of
 from dsg.suites.run_jobs import ImageJob
 from dsg.suites.suite import Outcome
-from dsg.suites.tables import write_csv
-from dsg.suites.view_tables import MARGIN, number, verdict
+from dsg.suites.tables import markdown as as_markdown
+from dsg.suites.tables import number, write_csv
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-
+MARGIN = 0.1  # dB of PSNR
 PSNR, DISTANCE = "PSNR [dB]", "sliced W2 [sd]"
 TOTAL = "all together"
 TITLES = {
@@ -116,7 +114,7 @@ def cell_table(measured: Measured) -> pd.DataFrame:
     rows = []
     for (metric, task, steps), scores in measured.items():
         for cell, each in scores.items():
-            mean, low, high = bootstrap(each.to_numpy())
+            mean, low, high = mean_interval(each.to_numpy())
             row = {"metric": metric, "task": task, "steps": steps, **vars(cell)}
             rows.append({**row, "mean": mean, "low": low, "high": high, "images": len(each)})
     return pd.DataFrame(rows)
@@ -130,7 +128,7 @@ def share_table(paths: Sequence[Path], measured: Measured) -> pd.DataFrame:
             if not all(cell.run in scores for cell in path.cells):
                 continue
             for factor, each in shares(path, lambda cell, scores=scores: scores[cell.run]).items():
-                mean, low, high = bootstrap(each.to_numpy())
+                mean, low, high = mean_interval(each.to_numpy())
                 row = {"path": path.name, "metric": metric, "task": task, "steps": steps, "factor": factor}
                 row |= {"share": mean, "low": low, "high": high, "images": len(each)}
                 rows.append({**row, "verdict": verdict(low, high, MARGIN if metric == PSNR else 0.0)})
@@ -148,7 +146,7 @@ def markdown(outcome: Outcome, cells: pd.DataFrame, found: pd.DataFrame) -> str:
         f"of {mixture['tuning']['trials']} trials on {mixture['tuning']['observations']} observations, reported on "
         f"{mixture['report']['observations']} others.\n\n"
         "A share is what switching a factor changes, averaged over all orders in which the factors of its path can be "
-        "switched, the last step first; the shares of a path add up to the whole. low and high are 95 % bootstrap "
+        "switched, the last step first; the shares of a path add up to the whole. low and high are 95 % "
         "intervals over images or observations, of values as they were chosen. More PSNR is better, less distance (in "
         f'standard deviations of the posterior) is better; "no difference" is said within {MARGIN:g} dB.\n'
     )
@@ -170,47 +168,41 @@ def shares_as_markdown(part: pd.DataFrame) -> str:
     shown["factor"] = shown["factor"].map(lambda name: TITLES.get(name, f"**{name}**"))
     for name in ("share", "low", "high"):
         shown[name] = part[name].map("{:+.3f}".format)
-    return shown.assign(images=part["images"], verdict=part["verdict"]).to_markdown(index=False, disable_numparse=True)
+    return as_markdown(shown.assign(images=part["images"], verdict=part["verdict"]))
 
 
 def cells_as_markdown(cells: pd.DataFrame) -> str:
-    shown = cells.copy()
-    for name in ("mean", "low", "high"):
-        shown[name] = shown[name].map(number(3))
-    return shown.to_markdown(index=False, disable_numparse=True)
+    return as_markdown(
+        cells.assign(**{name: cells[name].map(lambda v: number(v, 3)) for name in ("mean", "low", "high")})
+    )
 
 
 def figure(found: pd.DataFrame, outcome: Outcome) -> list[str]:
-    """shares.png: a row per path, a column per metric and number of steps, a group of bars per task."""
+    """shares.png: a row per path and number of steps, a panel per metric; bars of the shares, factor by factor."""
     names = [path.name for path in paths(outcome.suite) if len(path.factors) > 1 and path.name in set(found["path"])]
-    columns = list(dict.fromkeys(zip(found["metric"], found["steps"])))
+    rows = [(name, steps) for name in names for steps in dict.fromkeys(found["steps"])]
+    metrics = list(dict.fromkeys(found["metric"]))
     if not names:
         return []
-    size = (3.6 * len(columns), 2.7 * len(names) + 0.5)
-    fig, axes = plt.subplots(len(names), len(columns), figsize=size, squeeze=False)
-    for row, name in zip(axes, names):
-        for ax, (metric, steps) in zip(row, columns):
-            here = (found["path"] == name) & (found["metric"] == metric) & (found["steps"] == steps)
-            _bars(ax, found[here])
-            better = "more" if metric == PSNR else "less"
-            ax.set_title(f"{name}, {steps} steps", fontsize=9)
-            ax.set_ylabel(f"share: {metric}, {better} is better", fontsize=8)
-    labels = {text: bar for ax in axes.flat for bar, text in zip(*ax.get_legend_handles_labels())}
-    fig.legend(labels.values(), labels.keys(), fontsize=8, ncol=len(labels), loc="lower center")
-    fig.tight_layout(rect=(0, 0.5 / size[1], 1, 1))
-    fig.savefig(outcome.out / "shares.png", dpi=130)
-    plt.close(fig)
-    return ["shares.png"]
+    fig, axes = plt.subplots(len(rows), len(metrics), figsize=(WIDTH, 2.6 * len(rows)), squeeze=False)
+    for row, (name, steps) in zip(axes, rows):
+        for ax, metric in zip(row, metrics):
+            bars(ax, found[(found["path"] == name) & (found["metric"] == metric) & (found["steps"] == steps)])
+            ax.set_xlabel(f"share: {metric}, {'more' if metric == PSNR else 'less'} is better")
+            ax.set_title(f"{name}, {steps} steps", fontsize=9, loc="left")
+    return save(fig, outcome.out / "shares.png")
 
 
-def _bars(ax, part: pd.DataFrame) -> None:
+def bars(ax, part: pd.DataFrame) -> None:
+    """A group of bars per factor, one per task."""
     tasks, factors = list(dict.fromkeys(part["task"])), list(dict.fromkeys(part["factor"]))
-    width = 0.8 / max(len(factors), 1)
-    for k, factor in enumerate(factors):
-        rows = part[part["factor"] == factor].set_index("task").loc[tasks]
-        x = np.arange(len(tasks)) + (k - (len(factors) - 1) / 2) * width
+    height = 0.8 / max(len(tasks), 1)
+    for k, task in enumerate(tasks):
+        rows = part[part["task"] == task].set_index("factor").loc[factors]
+        y = np.arange(len(factors)) + (k - (len(tasks) - 1) / 2) * height
         around = np.abs(rows[["low", "high"]].sub(rows["share"], axis=0)).T
-        look = {"color": "0.3"} if factor == TOTAL else {"color": f"C{list(TITLES).index(factor)}"}
-        ax.bar(x, rows["share"], width, yerr=around, capsize=2, label=TITLES.get(factor, factor), **look)
-    ax.axhline(0, color="k", linewidth=0.8)
-    ax.set_xticks(range(len(tasks)), [task.replace("_", "\n") for task in tasks], fontsize=8)
+        ax.barh(y, rows["share"], height, xerr=around, capsize=2, color=f"C{k}", label=task.replace("_", " "))
+    ax.axvline(0, color="k", linewidth=0.8)
+    ax.set_yticks(range(len(factors)), [TITLES.get(factor, factor) for factor in factors])
+    ax.invert_yaxis()
+    ax.legend(fontsize=7.5)

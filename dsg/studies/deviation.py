@@ -7,6 +7,9 @@ import pandas as pd
 from dsg.files import write_text
 from dsg.samplers import GuidedState, StepState
 from dsg.studies.posterior.quantities import manifold_deviation
+from dsg.suites.figures import WIDTH, label_ends, plt, runs, save
+from dsg.suites.methods import styles
+from dsg.suites.suite import Outcome
 
 FILE = "manifold_deviation.csv"
 
@@ -42,3 +45,24 @@ def read(out: Path) -> pd.DataFrame | None:
     """What was recorded of the run in the folder `out`: id, index, t, repeat, deviation."""
     path = out / FILE
     return pd.read_csv(path, dtype={"id": str}, keep_default_na=False, na_values=[""]) if path.exists() else None
+
+
+def figure(outcome: Outcome, part: str, task: str) -> list[str]:
+    """manifold_deviation.png: |x_prev - mean| / (sqrt(n) sigma) against t, a panel per step count: 1 on the sphere."""
+    steps, found = outcome.suite.steps, [job for job in runs(outcome, part) if job.section == task]
+    looks = styles(dict.fromkeys(job.method for job in found))
+    fig, axes = plt.subplots(1, len(steps), figsize=(WIDTH, 3.4), squeeze=False)
+    for ax, n in zip(axes[0], steps):
+        for job in found:
+            deviation = read(job.out) if job.steps == n else None
+            if deviation is not None:
+                mean = deviation.groupby("t")["deviation"].mean().sort_index(ascending=False)
+                ax.plot(mean.index, mean.values, **{**looks[job.method.name], "marker": None})
+        ax.invert_xaxis()
+        ax.set(
+            title=f"{task.replace('_', ' ')}, {n} steps",
+            xlabel="t",
+            ylabel=r"$|x_{prev}-\mu|\,/\,(\sqrt{n}\,\sigma_t)$",
+        )
+        label_ends(ax)
+    return save(fig, outcome.out / "manifold_deviation.png")

@@ -3,32 +3,29 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from dsg import image_files as images
 from dsg.checkpoints import resolve
 from dsg.files import write_text
 from dsg.metrics.distribution import kernel_distance
 from dsg.metrics.semantic import load_evaluator
-from dsg.runs.statistics import bootstrap, by_image
-from dsg.suites.methods import style
+from dsg.statistics import by_image, mean_interval
+from dsg.suites.figures import WIDTH, plt, save
+from dsg.suites.methods import Method, families, styles
 from dsg.suites.protocol import Extra, ReportJob, outcome_of
 from dsg.suites.run_jobs import ImageJob
 from dsg.suites.suite import Outcome
-from dsg.suites.tables import write_csv
-from dsg.suites.view_tables import label
+from dsg.suites.tables import markdown as as_markdown
+from dsg.suites.tables import number, write_csv
 from dsg.suites.views import MMSE
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import LogLocator, NullFormatter  # noqa: E402
 
 HEAD = """# Distortion against diversity: {task}, {steps} steps, {images} test images, {samples} samples each
 
 {outcome} Every method is also run at {factors} times its value. Distances are root mean squares over pixels in [-1, 1];
-means with 95 % bootstrap intervals over images.
+means with 95 % intervals over images.
 
 | column | meaning |
 |---|---|
@@ -76,11 +73,9 @@ def write(outcome: Outcome, part: str) -> list[str]:
     if rows.empty:
         return []
     write_csv(outcome.out / "tradeoff.csv", rows)
-    write_text(outcome.out / "tradeoff.md", markdown(rows, outcome, spec))
-    looks = {job.report.sampler: style(job.report.method) for job in jobs}
-    figure(rows, looks, reference_of(spec)).savefig(outcome.out / "tradeoff.png", dpi=130)
-    plt.close("all")
-    return ["tradeoff.md", "tradeoff.csv", "tradeoff.png"]
+    methods = {job.report.sampler: job.report.method for job in jobs}
+    write_text(outcome.out / "tradeoff.md", markdown(rows, outcome, spec, methods))
+    return ["tradeoff.md", "tradeoff.csv", *save(figure(rows, methods), outcome.out / "tradeoff.png")]
 
 
 def table(jobs: Sequence[ReportJob], spec: Mapping) -> pd.DataFrame:
@@ -107,7 +102,7 @@ def row_of(method: str, extra: Extra, run: ImageJob, found: Mapping[str, Distanc
         row["value"] = run.chosen_value
     for column in Distances._fields:
         values = np.array([getattr(one, column) for one in found.values()])
-        row[column], row[f"{column}_low"], row[f"{column}_high"] = bootstrap(values)
+        row[column], row[f"{column}_low"], row[f"{column}_high"] = mean_interval(values)
     return row
 
 
@@ -141,51 +136,46 @@ def kernel(run: ImageJob, spec: Mapping) -> float:
     return kernel_distance(ours, theirs)
 
 
-def markdown(rows: pd.DataFrame, outcome: Outcome, spec: Mapping) -> str:
+def markdown(rows: pd.DataFrame, outcome: Outcome, spec: Mapping, methods: Mapping[str, Method]) -> str:
+    reference = f"samples of {methods[spec['mmse']['sampler']].label}"
     text = HEAD.format(
         task=spec["task"].replace("_", " "), steps=spec["steps"], images=int(rows["images"].max()),
         samples=spec["samples"], outcome=outcome_of(outcome.suite.yaml["tuning"]),
-        others=spec["mmse"]["samples"] - spec["samples"], reference=reference_of(spec),
+        others=spec["mmse"]["samples"] - spec["samples"], reference=reference,
         factors=", ".join(f"{f:g}" for f in spec["factors"]),
     )  # fmt: skip
     titles = {"sample": "sample to truth", "mean": "mean to truth", "spread": "spread"}
     titles["to_reference"] = "to the reference"
-    shown = {"method": rows["method"].map(lambda m: f"mean of {reference_of(spec)}" if m == MMSE else label(m))}
+    shown = {"method": rows["method"].map(lambda m: f"mean of {reference}" if m == MMSE else methods[m].label)}
     shown |= {"x its value": rows["factor"].map("{:g}".format)}
     for column, title in titles.items():
         for bound in ("", "_low", "_high"):
-            shown[title + bound.replace("_", ", ")] = [cell(v, 3) for v in rows[column + bound]]
-    shown |= {"PSNR [dB]": [cell(v, 2) for v in rows["psnr"]], "kernel": [cell(v, 4) for v in rows["kernel"]]}
-    return text + "\n" + pd.DataFrame(shown).to_markdown(index=False, disable_numparse=True) + "\n"
+            shown[title + bound.replace("_", ", ")] = [number(v, 3) for v in rows[column + bound]]
+    shown |= {"PSNR [dB]": [number(v, 2) for v in rows["psnr"]], "kernel": [number(v, 4) for v in rows["kernel"]]}
+    return f"{text}\n{as_markdown(pd.DataFrame(shown))}"
 
 
-def reference_of(spec: Mapping) -> str:
-    return f"samples of {label(spec['mmse']['sampler'])}"
-
-
-def cell(value: float, digits: int) -> str:
-    return "" if pd.isna(value) else f"{value:.{digits}f}"
-
-
-def figure(rows: pd.DataFrame, looks: Mapping[str, dict], reference: str):
-    """A curve per method along its knob; the chosen value is the large point. Lines: the reference, calibration."""
-    fig, ax = plt.subplots(figsize=(8.5, 4.5))
-    for method, part in rows[rows["method"] != MMSE].groupby("method", sort=False):
-        part, look = part.sort_values("factor"), looks[method]
-        ax.plot(part["spread"], part["sample"], **look)
-        chosen = part[part["factor"] == 1]
-        ax.plot(chosen["spread"], chosen["sample"], look["marker"], color=look["color"], markersize=9)
+def figure(rows: pd.DataFrame, methods: Mapping[str, Method]):
+    """A panel per base method and its variants: a curve per method along its knob, the chosen value a large point. The
+    grey line is where samples are as far from the truth as from each other; the dotted one is the reference."""
+    groups = families(method for name, method in methods.items() if name in set(rows["method"]))
+    fig, axes = plt.subplots(1, len(groups), figsize=(WIDTH, 3.9), squeeze=False, sharex=True, sharey=True)
     ends = [rows.loc[rows["spread"] > 0, "spread"].min(), rows["spread"].max()]
-    ax.plot(ends, ends, color="0.8", linewidth=1, zorder=0, label="spread = distance: calibrated")
-    for point in rows[rows["method"] == MMSE].itertuples():
-        ax.axhline(point.mean, color="k", linestyle=":", linewidth=1, label=f"mean of {reference}")
-        exact = 2**0.5 * point.mean
-        ax.plot(exact, exact, "*", color="0.6", markersize=12, label="posterior samples, were that the MMSE point")
-    ax.set_xscale("log"), ax.set_yscale("log")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5))), axis.set_major_formatter("{x:.3g}")
-        axis.set_minor_formatter(NullFormatter())
-    ax.set_xlabel("diversity: RMS distance between two samples"), ax.set_ylabel("distortion: RMS distance to the truth")
-    ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    fig.tight_layout()
+    for ax, group in zip(axes[0], groups):
+        for method in group:
+            look = styles(group)[method.name]
+            part = rows[rows["method"] == method.name].sort_values("factor")
+            ax.plot(part["spread"], part["sample"], **look)
+            chosen = part[part["factor"] == 1]
+            ax.plot(chosen["spread"], chosen["sample"], look["marker"], color=look["color"], markersize=9)
+        ax.plot(ends, ends, color="0.8", linewidth=1, zorder=0)
+        for point in rows[rows["method"] == MMSE].itertuples():
+            ax.axhline(point.mean, color="k", linestyle=":", linewidth=1)
+        ax.set_xscale("log"), ax.set_yscale("log")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5))), axis.set_major_formatter("{x:.3g}")
+            axis.set_minor_formatter(NullFormatter())
+        ax.legend(loc="upper left", fontsize=7.5)
+    axes[0, 0].set_ylabel("distortion: RMS distance to the truth")
+    fig.supxlabel("diversity: RMS distance between two samples", fontsize=9)
     return fig

@@ -1,73 +1,64 @@
-"""What figures and tables want to know of a sampler."""
+"""What tables and figures want to know of a sampler, and how its curve looks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from zlib import crc32
 
-from dsg import config as configs
-from dsg.runs.prepare import build
-from dsg.samplers import GuidedSampler, Sampler
-
-# by family, in the order of reports; another method gets one of `SPARE`
-COLORS = {
-    "unconditional": "0.6", "dps": "tab:blue", "freedom": "tab:green", "mpgd": "tab:orange", "diffrgd": "tab:red",
-    "trust": "tab:purple", "daps": "tab:brown", "diffpir": "tab:pink", "reddiff": "tab:olive", "sitcom": "tab:cyan",
-    "ddrm": "goldenrod", "additive": "navy",
-    "freedom_additive": "darkgreen", "mpgd_additive": "chocolate", "denoise_oracle": "k",
-}  # fmt: skip
-SPARE = ("crimson", "teal", "indigo", "darkkhaki", "deeppink", "slategray", "sienna", "limegreen")
+from dsg.samplers import Sampler
 
 
 @dataclass(frozen=True)
 class Method:
-    """Attributes:
-    name: of the sampler.
-    base_method: whom it is compared with; None if with none.
-    spherical: whether it is its base method under the spherical constraint (DSG).
-    guided: whether a task guides it.
-    label: in tables and figures; "" is the name.
-    """
+    """Attributes: see `dsg.samplers.Sampler`, of which they are; `label` is never None."""
 
     name: str
     base_method: str | None = None
-    spherical: bool = False
-    guided: bool = True
+    control: str | None = None
     label: str = ""
+    guided: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "label", self.label or self.name)
 
     @classmethod
     def of(cls, sampler: Sampler) -> "Method":
-        spherical = isinstance(sampler, GuidedSampler) and sampler.spherical
-        return cls(sampler.name, sampler.base_method, spherical, sampler.guided, sampler.label or sampler.name)
+        return cls(sampler.name, sampler.base_method, sampler.control, sampler.label or sampler.name, sampler.guided)
 
     @property
-    def family(self) -> str:
-        """Itself, or the method that it is with the constraint: what gives it its colour."""
-        return self.base_method if self.spherical and self.base_method else self.name
+    def compared_with(self) -> list[str]:
+        """Base method and control, by name."""
+        return [name for name in (self.base_method, self.control) if name]
 
 
-@cache
-def method_named(name: str) -> Method:
-    """The method of configs/sampler/<name>.yaml; of another name no more is known than that."""
-    try:
-        return Method.of(build(configs.load([f"sampler={name}"]).sampler))
-    except ValueError:
-        return Method(name)
+LOOKS = {"base method": ("--", "s"), "constrained": ("-", "o"), "control": (":", "^")}
 
 
-def color(family: str) -> str:
-    """A family's colour, the same in all figures."""
-    return COLORS.get(family) or SPARE[crc32(family.encode()) % len(SPARE)]
+def styles(methods: Iterable[Method]) -> dict[str, dict]:
+    """By name, how a curve looks: a colour for a base method, its control and it with DSG, by the order of the methods.
+
+    What no task guides is grey. DSG's lines are solid with circles, controls dotted, all others dashed.
+    """
+    methods = list(methods)
+    base_of = {method.control: method.base_method for method in methods if method.control}
+    colors: dict[str, str] = {}
+    looks = {}
+    for method in methods:
+        family = method.base_method if method.control else base_of.get(method.name, method.name)
+        if family not in colors:
+            colors[family] = f"C{len(colors)}" if method.guided else "0.6"
+        role = "constrained" if method.control else "control" if method.name in base_of else "base method"
+        line, marker = LOOKS[role]
+        looks[method.name] = {
+            "color": colors[family], "linestyle": line, "marker": marker, "markersize": 4, "label": method.label
+        }  # fmt: skip
+    return looks
 
 
-def style(method: Method) -> dict:
-    """For a curve: a colour per family; solid with DSG, dashed without."""
-    return {
-        "color": color(method.family),
-        "linestyle": "-" if method.spherical else "--",
-        "marker": "o" if method.spherical else "s",
-        "markersize": 4,
-        "label": method.label,
-    }
+def families(methods: Iterable[Method], most: int = 6) -> list[list[Method]]:
+    """Groups for the panels of a figure: a base method with all that are compared with it; the others together, in
+    groups of at most `most`."""
+    methods = list(methods)
+    heads = [m for m in methods if any(m.name in other.compared_with for other in methods) and not m.base_method]
+    groups = [[head, *(m for m in methods if m.base_method == head.name)] for head in heads]
+    rest = [m for m in methods if not any(m in group for group in groups)]
+    split = [group[k : k + most] for group in [*groups, rest] for k in range(0, len(group), most)]
+    return split

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from dsg.checkpoints import resolve
-from dsg.runs.statistics import by_image
+from dsg.statistics import by_image
 from dsg.suites.choice import Choice
 from dsg.suites.jobs import Job, Progress
 from dsg.suites.nested import Measured

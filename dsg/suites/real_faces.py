@@ -54,6 +54,7 @@ class RealImages(ReferenceJob):
     """The metrics of real images, as the task itself and the evaluator see them."""
 
     folder = "real"
+    title = "real images"
 
     def make(self, run: Run) -> tuple[Sequence[Input], np.ndarray, dict]:
         pairs = REAL[self.like.task](run.inputs)

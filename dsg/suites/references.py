@@ -1,5 +1,6 @@
 """Rows of a table that no sampler makes: what one has without a prior, and what real images reach."""
 
+import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,9 @@ import torch
 from dsg import image_files as images
 from dsg.files import write_text
 from dsg.metrics.base import ImageMetric, in_parts
+from dsg.runs.results import SUMMARY
 from dsg.runs.runner import Run, condition_of
+from dsg.runs.summary import PER_IMAGE, means
 from dsg.suites.jobs import Job, Progress
 from dsg.suites.plan import image_job
 from dsg.suites.run_jobs import ImageJob
@@ -71,6 +74,10 @@ class ReferenceJob(Job):
         table = pd.DataFrame({"image": [i.id for i in inputs], **numbers, **evaluate(run, pixels, inputs)})
         self.out.mkdir(parents=True, exist_ok=True)
         write_text(self.out / TABLE, table.to_csv(index=False))
+        mean = {name: float(table[column].mean()) if column in table else None for name, column in PER_IMAGE.items()}
+        summary = {"images": table["image"].nunique(), "metrics": means(table), "set_metrics": {}, **mean}
+        summary |= {"method": {"label": self.title, "guided": False}, "failures": [], "versions": {}}
+        write_text(self.out / SUMMARY, json.dumps(summary, indent=1) + "\n")
         return []
 
     @abstractmethod
@@ -83,6 +90,9 @@ class ReferenceJob(Job):
         table = pd.read_csv(self.out / TABLE, dtype={"image": str}, keep_default_na=False, na_values=[""],
                             float_precision="round_trip")  # fmt: skip
         return {"images": table}
+
+    def set_metrics(self) -> dict[str, dict]:
+        return {}
 
 
 class Baseline(ReferenceJob):

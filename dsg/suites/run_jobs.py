@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dsg import config as configs
 from dsg.files import first_line
+from dsg.layers import Sources
 from dsg.runs.prepare import build, load_once_from, prepare
 from dsg.runs.results import SUMMARY, Results
 from dsg.runs.runner import Run
@@ -69,11 +70,16 @@ class ImageJob(Job):
     def covers(self, other: Job) -> bool:
         return super().covers(other) and isinstance(other, ImageJob) and other.images <= self.images
 
-    @cached_property
+    @property
     def config(self) -> DictConfig:
+        return self.resolved[0]
+
+    @cached_property
+    def resolved(self) -> tuple[DictConfig, Sources]:
+        """Its config, and where each value came from."""
         chosen = [f"model={self.model}", f"task={self.task}", f"sampler={self.sampler}", f"sampler.steps={self.steps}"]
         chosen += [f"data.limit={self.images}", f"samples={self.samples}", *self.options]
-        return configs.load(chosen)
+        return configs.load_with_sources(chosen)
 
     @cached_property
     def sampler_object(self) -> Sampler:
@@ -86,7 +92,7 @@ class ImageJob(Job):
 
     def __getstate__(self) -> dict:
         """What another process needs; the rest is found there again."""
-        found = ("config", "sampler_object", "task_object", "results")
+        found = ("resolved", "sampler_object", "task_object", "results")
         return {**{k: v for k, v in self.__dict__.items() if k not in found}, "results": None}
 
     @property
@@ -108,7 +114,7 @@ class ImageJob(Job):
         return float(self.config.sampler[self.tunable.option])
 
     def prepare(self) -> Run:
-        return prepare(self.config, out=self.out)
+        return prepare(*self.resolved, out=self.out)
 
     def check(self) -> None:
         run = self.prepare()
@@ -116,8 +122,7 @@ class ImageJob(Job):
             raise ValueError(f"--images {self.images}: there are {len(run.inputs)} of task={self.task}")
         self.left, self.done, self.results = run.work(), run.finished, run.results
         self.ids = [one.id for one in run.inputs]
-        self.columns = [*run.task.columns, *(metric.column for metric in run.metrics if metric.scope == "image")]
-        self.set_columns = [metric.column for metric in run.metrics if metric.scope == "set"]
+        self.columns = [*run.task.columns, *(metric.column for metric in run.metrics)]
 
     def finished(self) -> bool:
         return self.done

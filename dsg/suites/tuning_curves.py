@@ -9,7 +9,7 @@ import pandas as pd
 
 from dsg import config as configs
 from dsg.runs.prepare import build
-from dsg.suites.methods import Method, style
+from dsg.suites.methods import Method, styles
 from dsg.suites.tuning import TITLES
 
 matplotlib.use("Agg")
@@ -27,6 +27,8 @@ def draw(trials: pd.DataFrame, model: str, out: Path) -> list[str]:
 
 
 def _draw(trials: pd.DataFrame, score: str, target: Path) -> None:
+    samplers = trials["sampler"].unique()
+    looks = styles(Method.of(build(configs.load([f"sampler={name}"]).sampler)) for name in samplers)
     panels = list(trials.sort_values("steps", kind="stable").groupby(["steps", "task"], sort=False))
     columns = min(len(panels), 4)
     rows = math.ceil(len(panels) / columns)
@@ -38,8 +40,7 @@ def _draw(trials: pd.DataFrame, score: str, target: Path) -> None:
         (steps, task), part = panel
         for sampler, curve in part.groupby("sampler", sort=False):
             curve = curve.sort_values("value")
-            look = style(Method.of(build(configs.load([f"sampler={sampler}"]).sampler)))
-            ax.plot(curve["value"], curve[score].astype(float), **look)
+            ax.plot(curve["value"], curve[score].astype(float), **looks[sampler])
         ax.set_xscale("log"), ax.set_title(f"{task.replace('_', ' ')}, {steps} steps", fontsize=9)
         ax.set_xlabel("step size, or rate of DSG and controls", fontsize=8)
         ax.set_ylabel({**TITLES, "selector": "selector's score"}[score], fontsize=8)

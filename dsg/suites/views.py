@@ -8,7 +8,8 @@ The suite's YAML has `views`, each with the `samplers` in it:
     own: a sampler's own number of steps, as its YAML has it.
 """
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from hydra.utils import instantiate
@@ -16,7 +17,9 @@ from hydra.utils import instantiate
 from dsg.files import first_line
 from dsg.layers import read
 from dsg.runs.prepare import load_once_from
-from dsg.studies.posterior.plan import most_steps
+from dsg.samplers import Sampler
+from dsg.schedule import NoiseSchedule
+from dsg.suites.methods import Method
 from dsg.suites.plan import image_job
 from dsg.suites.protocol import Extra, ReportJob, reported
 from dsg.suites.run_jobs import ImageJob
@@ -33,6 +36,7 @@ class Place(NamedTuple):
         level: what is equal: the number of steps, or the budget; of `own`, 0.
         steps: of the sampler; None where it is refused.
         refused: why there is nothing here.
+        method: what tables call it.
     """
 
     view: str
@@ -42,6 +46,7 @@ class Place(NamedTuple):
     sampler: str
     steps: int | None
     refused: str | None = None
+    method: Method | None = None
 
     @property
     def key(self) -> tuple:
@@ -67,7 +72,7 @@ def places_of(suite: Suite) -> list[Place]:
             for level in levels(suite, view, one):
                 for name in samplers:
                     steps, why = steps_at(view, level, one[name], refused[name])
-                    found.append(Place(view, suite.models[0], task, level, name, steps, why))
+                    found.append(Place(view, suite.models[0], task, level, name, steps, why, one[name].method))
     return sorted(found, key=lambda place: VIEWS.index(place.view))
 
 
@@ -91,6 +96,14 @@ def steps_at(view: str, level: int, one: ImageJob, refused: str | None) -> tuple
         return read("sampler", one.sampler, ())["steps"], None
     steps = most_steps(lambda n: instantiate(one.config.sampler, steps=n), one.schedule(), level)
     return steps, "two steps cost more" if steps is None else None
+
+
+def most_steps(build: Callable[[int], Sampler], schedule: NoiseSchedule, budget: int) -> int | None:
+    """The largest number of steps with which a sampler takes at most `budget` forward passes per sample, a backward
+    pass counting two; None if 2 are too many."""
+    counts = range(2, min(budget + 1, len(schedule)) + 1)
+    fitting = bisect_right(counts, budget, key=lambda n: build(n).cost(schedule).compute)
+    return counts[fitting - 1] if fitting else None
 
 
 def refusal(job: ImageJob) -> str | None:
@@ -117,16 +130,16 @@ def jobs(suite: Suite) -> list[ReportJob]:
     made = []
     for place in wanted.values():
         run = image_job(suite, place.model, place.task, place.sampler, place.steps)
-        made.append(reported(suite, run, is_headline(suite, place), extras_of(suite, place)))
+        made.append(
+            reported(suite, run, is_headline(suite, place.task, place.sampler, place.steps), extras_of(suite, place))
+        )
     return made
 
 
-def is_headline(suite: Suite, place: Place) -> bool:
+def is_headline(suite: Suite, task: str, sampler: str, steps: int) -> bool:
     """Whether its intervals are to include the choice of the value: the YAML's `headline: {tasks, samplers, steps}`."""
     spec = suite.yaml.get("headline")
-    return bool(spec) and (
-        place.task in spec["tasks"] and place.sampler in spec["samplers"] and place.steps in spec["steps"]
-    )
+    return bool(spec) and task in spec["tasks"] and sampler in spec["samplers"] and steps in spec["steps"]
 
 
 def extras_of(suite: Suite, place: Place) -> Sequence[Extra]:

@@ -43,8 +43,8 @@ from dsg.metrics.distribution import EvaluatorFrechet, frechet_distance
 from dsg.noise import ImageNoise
 from dsg.priors.linear import LinearDenoiser
 from dsg.runs.prepare import build
-from dsg.runs.statistics import bootstrap
 from dsg.samplers import sample
+from dsg.statistics import mean_interval
 from dsg.types import Input, to_tensor, to_uint8
 from tasks.clip import CLIPNetwork
 from tasks.networks.evaluator import IDENTITY as COMPARED
@@ -181,7 +181,7 @@ def tints(samples: np.ndarray, test: np.ndarray) -> pd.DataFrame:
     """Percent of the samples further from the palette than the 99th percentile of test faces; Frechet distances."""
     others = np.stack([face(0, "test", i)[1] for i in OTHERS[: len(samples)]])
     limit, distance = np.percentile(skin_distance(test), 99), skin_distance(samples)
-    share, low, high = bootstrap(100.0 * (distance > limit))
+    share, low, high = mean_interval(100.0 * (distance > limit))
     row = {"samples": len(samples), "limit": limit, "median": np.median(distance), "tinted": share, "low": low}
     frechet = EvaluatorFrechet(str(WEIGHTS / "evaluator"))
     row |= {"high": high, "frechet": frechet(samples), "frechet of real faces": frechet(others)}

@@ -1,14 +1,11 @@
 """From configs/suite/theory.yaml and theory_rivals.yaml to their jobs, in the order of the tables."""
 
-from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import replace
 
-from dsg.samplers import Sampler
-from dsg.schedule import NoiseSchedule
 from dsg.studies.posterior.jobs import Diagnosis, Exact, Guided, Oracle, Shuffled, TheoryJob
 from dsg.studies.posterior.settings import Setting
 from dsg.suites.suite import Suite
+from dsg.suites.views import most_steps
 
 
 def jobs(suite: Suite) -> list[TheoryJob]:
@@ -87,11 +84,3 @@ def within_budgets(suite: Suite, setting: Setting) -> list[TheoryJob]:
             if steps is not None:
                 jobs.append(replace(one, steps=steps))
     return jobs
-
-
-def most_steps(build: Callable[[int], Sampler], schedule: NoiseSchedule, budget: int) -> int | None:
-    """The largest number of steps with which a sampler takes at most `budget` forward passes per sample, a backward
-    pass counting two; None if 2 are too many."""
-    counts = range(2, min(budget + 1, len(schedule)) + 1)
-    fitting = bisect_right(counts, budget, key=lambda n: build(n).cost(schedule).compute)
-    return counts[fitting - 1] if fitting else None

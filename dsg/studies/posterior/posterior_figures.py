@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dsg.studies.posterior.figure_parts import BIAS, DISTANCE, TITLES, Guided, legend_below, readable, two_counts
-from dsg.suites.methods import style
+from dsg.suites.methods import styles
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -35,7 +35,7 @@ def against_steps(runs: pd.DataFrame, settings: list[str], guided: Guided):
             shown = part[part["method"].isin([*guided, "oracle"])]
             for method, curve in shown.groupby("method"):
                 curve = curve.sort_values("steps")
-                look = ORACLE if method == "oracle" else style(guided[method])
+                look = ORACLE if method == "oracle" else styles(guided.values())[method]
                 ax.plot(curve["steps"], curve[name].clip(lower=0.01), **look)
                 if name != "bias":
                     band = curve[f"{name}_low"], curve[f"{name}_high"]
@@ -59,7 +59,7 @@ def against_value(trials: pd.DataFrame, runs: pd.DataFrame, settings: list[str],
         tried, run = here
         for method, curve in tried[tried["method"].isin(guided)].groupby("method"):
             curve = curve.sort_values("value")
-            ax.plot(curve["value"], curve["sliced_wasserstein"], **style(guided[method]))
+            ax.plot(curve["value"], curve["sliced_wasserstein"], **styles(guided.values())[method])
         oracle = run[run["method"] == "oracle"]
         if len(oracle):
             ax.axhline(oracle["sliced_wasserstein"].iloc[0], color="k", linewidth=1, label="oracle")
@@ -87,8 +87,8 @@ def calibration(runs: pd.DataFrame, guided: Guided):
     ideal = {"coverage": [0.9], "in_region": [0.9], "to_truth": [1, 0.5], "mode_error": []}
     looks = {"exact": {"color": "k", "marker": "_"}, "oracle": {"color": "k", "marker": "^"}}
     for method, sampler in guided.items():
-        looks[method] = {k: style(sampler)[k] for k in ("color", "marker", "label")}
-        looks[method]["facecolors"] = None if sampler.spherical else "none"
+        looks[method] = {k: styles(guided.values())[method][k] for k in ("color", "marker", "label")}
+        looks[method]["facecolors"] = None if sampler.control else "none"
     fig, axes = plt.subplots(1, 4, figsize=(16, 4.2))
     for ax, (name, title) in zip(axes, titles.items()):
         for k, (method, look) in enumerate(looks.items()):
@@ -126,7 +126,7 @@ def ablations(runs: pd.DataFrame):
 def faces(points: pd.DataFrame, guided: Guided):
     """A row per measurement: truth, measurement, posterior mean, exact samples, samples of every method."""
     columns = {("exact", name): name for name in ("truth", "y", "posterior mean")}
-    labels = {"exact": "exact", "oracle": "oracle", **{m: style(s)["label"] for m, s in guided.items()}}
+    labels = {"exact": "exact", "oracle": "oracle", **{m: s.label for m, s in guided.items()}}
     columns |= {(method, f"sample {k}"): label for method, label in labels.items() for k in (0, 1)}
     chosen = points[(points["steps"] == points["steps"].max()) | (points["method"] == "exact")]
     values = chosen.set_index(["method", "name", "observation"])["values"]

@@ -4,7 +4,7 @@ import matplotlib
 import pandas as pd
 
 from dsg.studies.posterior.figure_parts import DISTANCE, TITLES, Guided, Tables, readable
-from dsg.suites.methods import Method, style
+from dsg.suites.methods import Method, styles
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -16,7 +16,10 @@ def deviation(tables: Tables, settings: list[str], guided: Guided):
     setting = "linear64" if "linear64" in settings else settings[-1]
     counts = [n for n in (20, 100) if n in set(curves["steps"])] or [curves["steps"].max()]
     fig, axes = plt.subplots(1, len(counts) + 1, figsize=(4.3 * (len(counts) + 1), 3.6))
-    looks = {m: {**style(s), "marker": None} for m, s in {"unconditional": Method("unconditional"), **guided}.items()}
+    looks = {
+        name: {**look, "marker": None}
+        for name, look in styles([Method("unconditional", guided=False), *guided.values()]).items()
+    }
     for ax, steps in zip(axes, counts):
         part = curves[(curves["setting"] == setting) & (curves["steps"] == steps)]
         for method, curve in part[part["method"].isin(looks)].groupby("method"):
@@ -40,8 +43,8 @@ def deviation(tables: Tables, settings: list[str], guided: Guided):
 def distance_against_deviation(ax, trials: pd.DataFrame, guided: Guided) -> None:
     """A dot per trial of the base methods: DSG does not leave the sphere."""
     for method, part in trials.groupby("method"):
-        if method in guided and not guided[method].spherical:
-            look = {k: style(guided[method])[k] for k in ("color", "label")}
+        if method in guided and not guided[method].control:
+            look = {k: styles(guided.values())[method][k] for k in ("color", "label")}
             ax.scatter(part["off_sphere"], part["sliced_wasserstein"], s=12, **look)
     ax.set_xscale("log"), ax.set_yscale("log"), ax.legend(fontsize=7)
     ax.set_xlabel("mean |deviation - 1| of a run"), ax.set_ylabel(DISTANCE)

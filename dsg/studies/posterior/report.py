@@ -51,7 +51,7 @@ def write(outcome: Outcome) -> list[str]:
     guided = methods(outcome, suite.samplers)
     controls = methods(outcome, suite.yaml["controls"])
     control_of = {m.base_method: m.name for m in controls.values()}
-    tables = collect(outcome.jobs, {m.name: m.base_method for m in guided.values() if m.spherical}, control_of)
+    tables = collect(outcome.jobs, {m.name: m.base_method for m in guided.values() if m.control}, control_of)
     shown = {name: table for name, table in tables.items() if name != "points"}
     for name, table in shown.items():
         write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))

@@ -78,7 +78,7 @@ def write(outcome: Outcome) -> list[str]:
 def pairs(methods: Mapping[str, Method], controls: Sequence[str]) -> list[tuple[str | None, str | None]]:
     """Of the names of the samplers with DSG, their base methods and the controls."""
     control_of = {methods[name].base_method: name for name in controls if name in methods}
-    return pairs_of({name: m.base_method for name, m in methods.items() if m.spherical}, control_of)
+    return pairs_of({name: m.base_method for name, m in methods.items() if m.control}, control_of)
 
 
 def summary(tables: Mapping[str, pd.DataFrame], computes: Mapping[tuple, int]) -> pd.DataFrame:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from dsg.runs import statistics
+from dsg.statistics import mean_interval
+from dsg.statistics import paired as paired_difference
 from dsg.studies.posterior.diagnosis import concentration
 from dsg.studies.posterior.ground_truth import METRICS
 from dsg.suites.jobs import Job
@@ -67,9 +68,8 @@ def gathered(jobs: Iterable[Job]) -> dict[str, pd.DataFrame]:
 
 
 def keyed(observations: pd.DataFrame) -> dict[tuple, pd.DataFrame]:
-    """By (setting, method, steps), as `dsg.runs.statistics` has them by (task, method, steps)."""
-    table = observations.rename(columns={"observation": "image"})
-    return dict(iter(table.groupby(KEY, sort=False)))
+    """The observations of each run, by (setting, method, steps)."""
+    return dict(iter(observations.groupby(KEY, sort=False)))
 
 
 def with_means(found: pd.DataFrame, by_run: Mapping[tuple, pd.DataFrame]) -> pd.DataFrame:
@@ -77,11 +77,14 @@ def with_means(found: pd.DataFrame, by_run: Mapping[tuple, pd.DataFrame]) -> pd.
 
     The mean is over what did not diverge; `diverged` counts the other observations.
     """
-    metrics = {setting: METRICS for setting in found["setting"]}
-    summary = statistics.summarise(by_run, metrics).rename(columns={"task": "setting"})
-    lost = [(*key, int(table[DISTANCE].isna().sum())) for key, table in by_run.items()]
-    summary = summary.merge(pd.DataFrame(lost, columns=[*KEY, "diverged"]), on=KEY)
-    return found.merge(summary[[*KEY, *INTERVALS, "diverged"]], on=KEY)
+    rows = []
+    for key, table in by_run.items():
+        row = {**dict(zip(KEY, key)), "diverged": int(table[DISTANCE].isna().sum())}
+        for name in METRICS:
+            scores = table[name] if name in table else ()
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = mean_interval(scores)
+        rows.append(row)
+    return found.merge(pd.DataFrame(rows)[[*KEY, *INTERVALS, "diverged"]], on=KEY)
 
 
 def starred(runs: pd.DataFrame) -> list[str]:
@@ -110,12 +113,18 @@ def paired(by_run: Mapping[tuple, pd.DataFrame], pairs: Iterable[tuple[str | Non
     """The first method of each pair minus the second in sliced W2, observation by observation.
 
     Returns:
-        columns setting, method, minus, steps; difference and its 95 % bootstrap interval (low, high).
+        columns setting, method, minus, steps; difference and its 95 % interval (low, high).
     """
-    metrics = {setting: [DISTANCE] for setting, _, _ in by_run}
-    found = [statistics.paired(by_run, metrics, {one: other}) for one, other in pairs]
-    table = pd.concat(found, ignore_index=True).rename(columns={"task": "setting", "base_method": "minus"})
-    return table.reindex(columns=["setting", "method", "minus", "steps", "difference", "low", "high"])
+    columns = ["setting", "method", "minus", "steps", "difference", "low", "high"]
+    distances = {key: table.set_index("observation")[DISTANCE] for key, table in by_run.items()}
+    rows = []
+    for one, other in pairs:
+        for (setting, method, steps), distance in distances.items():
+            if method == one and (setting, other, steps) in distances:
+                found = paired_difference(distance, distances[setting, other, steps])
+                if found.images:
+                    rows.append((setting, one, other, steps, found.difference, found.low, found.high))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def differences(compared: pd.DataFrame) -> str:

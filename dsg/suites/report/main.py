@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from dsg.arguments import Parser, exit_code, not_negative, positive_number
 from dsg.checkpoints import resolve
 from dsg.files import write_text
-from dsg.suites import suite
-from dsg.suites.report import tables
-from dsg.suites.report.collect import collect
+from dsg.suites import suite, tables
+from dsg.suites.frame import COLUMNS
+from dsg.suites.report.entries import Entry, frame_of, read_entries
 from dsg.suites.report.page import page
 from dsg.suites.report.pictures import Pictures
+
+SUFFIXES = (".md", ".csv", ".tex")
 
 
 def main(arguments: Sequence[str], description: str | None = None) -> int:
@@ -25,16 +29,18 @@ def main(arguments: Sequence[str], description: str | None = None) -> int:
 def report(args: Namespace) -> None:
     """Write the page, and the tables if asked."""
     folders = [folder for word in args.folders for folder in folders_of(word)]
-    entries, skipped = collect(folders, args.config_dir)
+    entries, skipped = read_entries(folders)
     if unknown := set(args.metrics or ()) - {name for entry in entries for name in entry.columns}:
         raise ValueError(f"--metrics {sorted(unknown)[0]}: no run has it")
     out = args.out or place_of(args.folders) / "report.html"
+    if args.tables and out.suffix in SUFFIXES:  # those of the tables
+        out = out.with_suffix(".html")
     out.parent.mkdir(parents=True, exist_ok=True)
     pictures = Pictures(args.images, args.megabytes)
     write_text(out, page(args.title or title_of(folders), entries, skipped, pictures))
     made = [out]
     if args.tables:
-        made += write_tables(out, tables.tables(entries, args.metrics))
+        made += write_tables(out, folders, entries, args.metrics)
     for line in skipped:
         print(f"not shown: {line}", file=sys.stderr)
     print(f"{len(entries)} rows: {', '.join(map(str, made))} ({out.stat().st_size / 1e6:.1f} MB)")
@@ -51,7 +57,6 @@ def _parser(description: str | None) -> Parser:
     )
     parser.add_argument("--tables", action="store_true", help="also as Markdown, CSV and LaTeX, beside the page")
     parser.add_argument("--metrics", nargs="+", help="in these tables; by default all that have a direction")
-    parser.add_argument("--config-dir", action="append", default=[], help="folder of your own YAML files")
     return parser
 
 
@@ -79,8 +84,17 @@ def title_of(folders: Sequence[Path]) -> str:
     return ", ".join(folder.resolve().name for folder in folders[:3]) + " ..." * (len(folders) > 3)
 
 
-def write_tables(out: Path, found: Sequence[tables.Table]) -> list[Path]:
-    made = {".md": tables.markdown(found), ".csv": tables.csv(found), ".tex": tables.latex(found)}
-    for suffix, text in made.items():
-        write_text(out.with_suffix(suffix), text)
-    return [out.with_suffix(suffix) for suffix in made]
+def write_tables(
+    out: Path, folders: Sequence[Path], entries: Sequence[Entry], metrics: Sequence[str] | None
+) -> list[Path]:
+    """The tables of a paper, from the frames of the suites (table.csv), or from the runs where there is none."""
+    frames = [pd.read_csv(folder / "table.csv") for folder in folders if (folder / "table.csv").is_file()]
+    complete = len(frames) == len(folders) and all(set(COLUMNS) <= set(frame) for frame in frames)
+    frame = pd.concat(frames) if complete else frame_of(entries)
+    columns = {name: column for entry in entries for name, column in entry.columns.items()}
+    methods = {entry.method.name: entry.method for entry in entries}
+    found = tables.papers(frame, columns, methods, metrics)
+    write_text(out.with_suffix(".md"), tables.paper_markdown(found))
+    write_text(out.with_suffix(".tex"), tables.latex(found))
+    tables.write_csv(out.with_suffix(".csv"), frame)
+    return [out.with_suffix(suffix) for suffix in SUFFIXES]

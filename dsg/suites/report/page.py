@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from dsg.suites.report.collect import Entry, color, numbers, short
-from dsg.suites.report.expected import TITLES
+from matplotlib.colors import to_hex
+
+from dsg.suites.methods import styles
+from dsg.suites.report.entries import Entry, numbers, short
 from dsg.suites.report.pictures import SIDE, Pictures
+from dsg.suites.tables import set_settings
 
 ASSETS = Path(__file__).parent / "assets"
 STYLES = ("tabulator_simple.min.css", "uPlot.min.css", "img-comparison-slider.css", "page.css")
@@ -26,11 +29,13 @@ def page(title: str, entries: Sequence[Entry], skipped: Sequence[str], pictures:
         skipped: runs that cannot be shown, and why.
         pictures: takes the images.
     """
-    shown = pictures.embed(entries)
+    shown, looks = pictures.embed(entries), styles(dict.fromkeys(entry.method for entry in entries))
+    colors = {name: to_hex(look["color"]) for name, look in looks.items()}
     data = {
-        "runs": [record(entry, images) for entry, images in zip(entries, shown)],
+        "runs": [
+            {**record(entry, images), "color": colors[entry.method.name]} for entry, images in zip(entries, shown)
+        ],
         "metrics": metrics(entries),
-        "colors": {entry.family: color(entry.family) for entry in entries},
         "pictures": pictures.uris,
     }
     parts = {
@@ -50,11 +55,10 @@ def record(entry: Entry, images: Sequence[dict]) -> dict:
     summary, rows = entry.summary, {row["id"]: row for row in entry.images}
     return {
         "path": entry.path, "model": entry.model, "task": entry.task, "steps": entry.steps,
-        "method": entry.method, "family": entry.family, "spherical": entry.spherical,
+        "method": entry.method.label, "constrained": entry.method.control is not None,
         "options": ", ".join(f"{name} {short(value)}" for name, value in entry.options.items()),
         "metrics": entry.metrics,
         "settings": settings(entry),
-        "published": published(entry),
         "images": summary["images"], "seconds": summary["seconds_per_image"],
         "forward": summary["network_evaluations"], "backward": summary["backward_passes"],
         "compute": entry.compute, "failures": len(summary["failures"]),
@@ -67,27 +71,7 @@ def record(entry: Entry, images: Sequence[dict]) -> dict:
 
 def settings(entry: Entry) -> list[str]:
     """How the metrics of the whole set were computed, a line each."""
-    lines = []
-    for name, found in entry.summary["set_metrics"].items():
-        words = [f"{key} {value}" for key, value in found.items() if key not in ("value", "images", "low", "high")]
-        of = [f"of {found['images']} images"] if "images" in found else []
-        lines.append(f"{entry.columns[name].title}: {'; '.join([*of, *words])}")
-    return lines
-
-
-def published(entry: Entry) -> list[dict]:
-    """Figures of others by the run's protocol, and how far it is from them."""
-    found = []
-    for name, figure in entry.published.items():
-        mean = entry.metrics.get(name, {}).get("mean")
-        column = TITLES[name]
-        found.append(
-            {
-                "title": column.title, "value": f"{figure.value:.{column.digits}f}",
-                "run": "not in this run" if mean is None else figure.compared(mean), "source": figure.source,
-            }
-        )  # fmt: skip
-    return found
+    return [set_settings(entry.columns[name], one) for name, one in entry.summary["set_metrics"].items()]
 
 
 def metrics(entries: Sequence[Entry]) -> dict[str, dict]:
@@ -98,7 +82,7 @@ def metrics(entries: Sequence[Entry]) -> dict[str, dict]:
 
 
 def about(entries: Sequence[Entry]) -> str:
-    runs = [entry for entry in entries if entry.sampler]
+    runs = [entry for entry in entries if entry.is_run]
     code = sorted({version for entry in runs for version in entry.summary["versions"].get("code", ())})
     models, tasks = (list(dict.fromkeys(getattr(entry, part) for entry in runs)) for part in ("model", "task"))
     return (

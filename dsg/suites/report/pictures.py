@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dsg.suites.report.collect import Entry
+from dsg.suites.report.entries import Entry
 
 SIDE = 256  # pixels of the longer side; larger images are reduced
 
@@ -40,7 +40,7 @@ class Pictures:
 
     def _one(self, entry: Entry, row: dict) -> dict:
         # references keep no images of some kinds: nothing is missing there
-        restored = self._add(entry.folder / "images" / f"{row['id']}.png", expected=entry.sampler is not None)
+        restored = self._add(entry.folder / "images" / f"{row['id']}.png", expected=entry.is_run)
         sides = {side: self._add(entry.folder / side / f"{row['image']}.png") for side in ("condition", "truth")}
         return {"id": row["id"], "image": row["image"], "restored": restored, **sides}
 

@@ -9,7 +9,7 @@ from itertools import groupby
 
 import wandb_workspaces.reports.v2 as wr
 
-from dsg.suites.report.collect import Entry
+from dsg.suites.report.entries import Entry
 from dsg.types import Column
 
 COMPUTE = wr.SummaryMetric("compute")  # forward passes, and two for each backward pass
@@ -26,7 +26,7 @@ def report(entries: Sequence[Entry], title: str, project: str, entity: str = "",
         group: of the runs (`wandb.group`, a suite's name); None: all of the project.
     """
     blocks: list = [wr.TableOfContents(), wr.MarkdownBlock(text=about(group))]
-    runs = sorted((e for e in entries if e.sampler), key=lambda e: (e.model, e.task, e.steps))
+    runs = sorted((e for e in entries if e.is_run), key=lambda e: (e.model, e.task, e.steps))
     for (model, task), same in groupby(runs, key=lambda e: (e.model, e.task)):
         blocks += section(list(same), model, task, project, entity, group)
     return wr.Report(project=project, entity=entity, title=title, blocks=blocks, width="fluid")
@@ -35,9 +35,8 @@ def report(entries: Sequence[Entry], title: str, project: str, entity: str = "",
 def about(group: str | None) -> str:
     return (
         f"Runs {f'of group `{group}`' if group else 'of the whole project'}. Each bar is a run's mean over images; its "
-        "95 % interval is in the run's summary (`<metric>/low`, `<metric>/high`). DSG is compared with its base "
-        "method: `dps_dsg` with `dps`, `freedom_dsg` with `freedom`, `mpgd_dsg` with `mpgd`. Compute is forward passes "
-        "+ 2 x backward passes of one image."
+        "95 % interval is in the run's summary (`<metric>/low`, `<metric>/high`). Compute is forward passes + 2 x "
+        "backward passes of one image."
     )
 
 
@@ -64,7 +63,7 @@ def runset(title: str, entries: Sequence[Entry], group: str | None, place: dict[
 
 def run_name(entry: Entry) -> str:
     """As `dsg.runs.tracking` names it."""
-    return f"{entry.model}/{entry.task}/{entry.sampler}/{entry.steps}"
+    return f"{entry.model}/{entry.task}/{entry.method.name}/{entry.steps}"
 
 
 def grid(panels: Sequence, of: wr.Runset) -> wr.PanelGrid:

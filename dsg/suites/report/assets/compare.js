@@ -26,9 +26,9 @@ function fillChoices() {
   const given = ["condition", "truth"].filter((side) => runs.some((run) => run.shown.some((one) => one[side])));
   const sides = given.map((side) => [side, side]);
   const made = runs.map((run) => [run.index, [run.method, run.options, steps(run)].filter(Boolean).join(", ")]);
-  const spherical = runs.findLast((run) => run.spherical && !run.options) ?? runs.at(-1);
+  const last = runs.findLast((run) => run.constrained && !run.options) ?? runs.at(-1);
   fill(choose.elements.left, [...sides, ...made], given[0] ?? runs[0]?.index);
-  fill(choose.elements.right, [...sides, ...made], spherical?.index);
+  fill(choose.elements.right, [...sides, ...made], last?.index);
   showPair();
 }
 

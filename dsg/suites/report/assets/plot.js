@@ -78,16 +78,16 @@ function padded(values) {
 }
 
 function seriesOf([first, ...more]) {
-  const stroke = report.colors[first.family];
-  const hollow = Boolean(first.options) || !first.spherical;
-  return { stroke, width: more.length ? 1.75 : 0, dash: first.spherical ? [] : DASH, spanGaps: true,
+  const stroke = first.color;
+  const hollow = Boolean(first.options) || !first.constrained;
+  return { stroke, width: more.length ? 1.75 : 0, dash: first.constrained ? [] : DASH, spanGaps: true,
     points: { show: true, size: first.options ? 5 : 7, stroke, fill: hollow ? css("--paper") : stroke, width: 1.5 } };
 }
 
 function drawBars(u, curve, name) {
   const { ctx } = u;
   ctx.save();
-  ctx.strokeStyle = report.colors[curve[0].family];
+  ctx.strokeStyle = curve[0].color;
   ctx.lineWidth = devicePixelRatio;
   ctx.globalAlpha = 0.55;
   for (const run of curve.filter((one) => !one.options && numbersOf(one, name).low != null)) {
@@ -144,14 +144,14 @@ function drawLegend(runs) {
   const first = unique(runs.map((run) => run.method)).map((method) => runs.find((run) => run.method === method));
   document.getElementById("legend").replaceChildren(...first.map((run) => {
     const holder = element("span");
-    const [color, dash] = [report.colors[run.family], run.spherical ? "" : "5 4"];
+    const [color, dash] = [run.color, run.constrained ? "" : "5 4"];
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     const size = { width: 30, height: 10, "aria-hidden": "true" };
     Object.entries(size).forEach(([name, value]) => svg.setAttribute(name, value));
     const line = document.createElementNS(svg.namespaceURI, "path");
     const mark = document.createElementNS(svg.namespaceURI, "circle");
     const drawn = { d: "M0 5H30", stroke: color, "stroke-width": 1.75, "stroke-dasharray": dash };
-    const inside = run.spherical ? color : css("--paper");
+    const inside = run.constrained ? color : css("--paper");
     const marked = { cx: 15, cy: 5, r: 3.5, stroke: color, "stroke-width": 1.5, fill: inside };
     Object.entries(drawn).forEach(([name, value]) => line.setAttribute(name, value));
     Object.entries(marked).forEach(([name, value]) => mark.setAttribute(name, value));

@@ -43,16 +43,11 @@ function textColumn(field, title, extra = {}) {
 }
 
 // Figures of others by the run's protocol, and how far the run is from them
-function publishedCell(cell) {
-  const lines = cell.getData().published.map((one) => `${one.title} ${one.value} (${one.run})`);
-  return element("span", {}, ...lines.map((line) => element("div", {}, line)));
-}
-
 // The method's name opens the window with the run's command
 function methodCell(cell) {
   const run = cell.getData();
-  const dot = element("span", { class: run.spherical ? "dot filled" : "dot", "aria-hidden": "true" });
-  dot.style.color = report.colors[run.family];
+  const dot = element("span", { class: run.constrained ? "dot filled" : "dot", "aria-hidden": "true" });
+  dot.style.color = run.color;
   const open = element("button", { type: "button", class: "name", title: "command and versions" }, run.method);
   open.addEventListener("click", () => openRun(run));
   return element("span", {}, dot, open, run.options ? element("span", { class: "options" }, run.options) : "");
@@ -66,7 +61,6 @@ const columns = [
     headerSortStartingDir: "asc", width: 82,
   }),
   ...Object.keys(report.metrics).map(metricColumn),
-  { field: "published", title: "Published (this run minus it)", formatter: publishedCell, headerSort: false },
   numberColumn("compute", "Compute [passes]", (run) => run.compute, (run) => run.compute.toFixed(0), { width: 100 }),
   numberColumn("seconds", "Time [s/image]", (run) => run.seconds, (run) => run.seconds.toFixed(2), { width: 96 }),
   numberColumn("images", "Images", (run) => run.images, (run) => String(run.images), { width: 84 }),
@@ -100,7 +94,6 @@ function filterTable() {
     toggle(`metric ${name}`, runs.some((run) => (numbersOf(run, name)?.mean ?? null) !== null));
   }
   toggle("task", unique(runs.map((run) => run.task)).length > 1);
-  toggle("published", runs.some((run) => run.published.length));
   toggle("model", unique(runs.map((run) => run.model)).length > 1);
   table.redraw(true);
   const lines = unique(runs.flatMap((run) => run.settings));
@@ -122,7 +115,6 @@ function openRun(run) {
     ["Passes", run.compute === null ? "" : `${run.forward} forward, ${run.backward} backward per image`],
     ...Object.entries(run.versions).map(([name, all]) => [name, all.join(", ")]),
     ...run.settings.map((line) => ["Metric", line]),
-    ...run.published.map((one) => ["Published", `${one.title} ${one.value} (${one.run}): ${one.source}`]),
     ["Failed", run.failures ? `${run.failures} images` : ""],
   ].filter(([, text]) => text);
   dialog.replaceChildren(
