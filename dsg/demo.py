@@ -19,7 +19,7 @@ from PIL import Image
 from dsg import config
 from dsg.api import Restored
 from dsg.api import restore as restore_image
-from dsg.checkpoints import REPOSITORY
+from dsg.files import REPOSITORY
 from dsg.image_files import save
 from dsg.runs.prepare import build, load_once_from
 from dsg.types import to_uint8

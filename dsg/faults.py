@@ -108,7 +108,9 @@ def _numbers(out: Path) -> tuple[dict, str]:
     """The tables without seconds, and without the code's version: somebody may commit in between."""
     summary = json.loads((out / "metrics.json").read_text())
     table = pd.read_csv(out / "per_image.csv", dtype=str).drop(columns=["seconds", "code"])
-    return {k: v for k, v in summary.items() if k not in ("seconds_per_image", "speed", "versions", "overrides")}, table.to_csv()
+    return {
+        k: v for k, v in summary.items() if k not in ("seconds_per_image", "speed", "versions", "overrides")
+    }, table.to_csv()
 
 
 # --- the trials: what is wrong, or None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
@@ -11,16 +12,34 @@ from pathlib import Path
 
 from yaml import MarkedYAMLError
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def resolve(path: str | Path) -> Path:
+    """`path` as given if it exists or is absolute, else inside the repository."""
+    path = Path(path).expanduser()
+    return path if path.exists() or path.is_absolute() else REPOSITORY / path
+
 
 def first_line(error: BaseException, most: int = 500) -> str:
     """Its first line, of `most` characters; the name of its class where it says nothing; of a YAML file, the place."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"[:most]
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()  # without a terminal's colours
+    return (text.splitlines() or [type(error).__name__])[0][:most]
 
 
 def short_hash(owner: Mapping) -> str:
     return hashlib.sha256(json.dumps(owner, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of the file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def file_digest(path: Path) -> str | None:

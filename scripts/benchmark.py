@@ -27,10 +27,9 @@ import torch
 from tqdm import tqdm
 
 from dsg.arguments import Parser, exit_code, positive
-from dsg.checkpoints import REPOSITORY
 from dsg.config import load
 from dsg.constraint import spherical_gaussian_step
-from dsg.files import first_line, write_text
+from dsg.files import REPOSITORY, first_line, write_text
 from dsg.noise import ImageNoise
 from dsg.priors.adm import ADMUNet
 from dsg.runs.batches import peak_memory

@@ -3,18 +3,20 @@
     python scripts/fetch_checkpoints.py ffhq256 lpips_vgg   # or: all
     python scripts/fetch_checkpoints.py --check             # what is there, what is missing, whether hashes hold
 
-A file appears under its name only when whole, checked and readable; a broken download goes on where it stopped. Its
-size and SHA-256 are written beside it (`<file>.json`) at the first fetch; a later call checks the file against them.
+A file appears under its name only when whole, checked and readable. Its size and SHA-256 are written beside it
+(`<file>.json`) at the first fetch; a later call checks the file against them. Any served copy of checkpoints/ is a
+mirror: `--mirror https://...`, or the variable DSG_MIRROR.
 """
 
+import os
 import sys
 from pathlib import Path
 
 from dsg.arguments import Parser
-from dsg.checkpoints import REPOSITORY
 from dsg.downloads import checked, fetch
-from dsg.records import read_record
-from dsg.sources import SOURCES
+from dsg.weights import CHECKPOINTS, read_record, sources
+
+SOURCES = sources()
 
 
 def check(names: list[str], folder: Path) -> int:
@@ -29,7 +31,7 @@ def check(names: list[str], folder: Path) -> int:
                 size = source.size or source.about
                 state = f"missing ({size / 1e6:,.0f} MB, for {source.needed_for})"
             else:
-                found = checked(path, source, recorded, path.name)
+                found = checked(path, source, path)
                 known = "as published" if source.sha256 else "as recorded" if recorded else "not recorded yet"
                 state = f"{known} ({found['bytes']} bytes, SHA-256 {found['sha256'][:16]})"
         except (OSError, ValueError) as error:
@@ -42,10 +44,12 @@ def main() -> int:
     parser = Parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"{', '.join(SOURCES)}; all")
     parser.add_argument("--check", action="store_true", help="fetch nothing; check what is there")
-    parser.add_argument("--folder", type=Path, default=REPOSITORY / "checkpoints")
+    parser.add_argument("--folder", type=Path, default=CHECKPOINTS)
     parser.add_argument(
         "--source", help="another source for the (single) name: a URL, for instance of a mirror, or hub:<owner>/<name>"
     )
+    mirror = os.environ.get("DSG_MIRROR")
+    parser.add_argument("--mirror", default=mirror, help="http(s) address of a copy of checkpoints/, for all names")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in (*SOURCES, "all")]
     if unknown:
@@ -55,17 +59,19 @@ def main() -> int:
         parser.error(f"which? {', '.join(SOURCES)}, all")
     if args.source and len(names) > 1:
         parser.error("--source is for one name")
+    if args.folder.exists() and not args.folder.is_dir():
+        parser.error(f"--folder {args.folder}: no folder")
     if args.check:
         return check(names, args.folder)
     failed = False
     for name in names:
         try:
-            print(f"{name}: {fetch(SOURCES[name], args.folder, args.source)}")
+            print(f"{name}: {fetch(SOURCES[name], args.folder, args.source, args.mirror)}")
         except (OSError, ValueError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             failed = True
         except KeyboardInterrupt:
-            print(f"{name}: stopped; the same command goes on", file=sys.stderr)
+            print(f"{name}: stopped", file=sys.stderr)
             return 130
     return int(failed)
 

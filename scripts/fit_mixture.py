@@ -22,12 +22,12 @@ from tqdm import tqdm
 from dsg import image_files as images
 from dsg.arguments import Parser, exit_code, positive
 from dsg.avatars64.faces import DATA, read_shards
-from dsg.checkpoints import REPOSITORY, record_shipped
 from dsg.config import load
-from dsg.files import temporary_name
+from dsg.files import REPOSITORY, temporary_name
 from dsg.priors.gaussian_mixture import GaussianMixture
 from dsg.runs.prepare import build
 from dsg.types import to_tensor, to_uint8
+from dsg.weights import record_shipped
 
 FOLDER = REPOSITORY / "checkpoints/gaussian_mixture"
 SIZE = 16  # px

@@ -30,8 +30,7 @@ from tqdm import tqdm
 
 from dsg import image_files as images
 from dsg.arguments import Parser, exit_code, positive
-from dsg.checkpoints import REPOSITORY
-from dsg.files import first_line, write_text
+from dsg.files import REPOSITORY, first_line, write_text
 
 LARGEST, PIXELS = 64 << 20, 100_000_000  # bytes and pixels of an image
 MANIFEST, COLUMNS = "manifest.csv", ("id", "source", "sha256", "dataset", "protocol", "size")

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsg.checkpoints import load_pretrained, resolve
-from dsg.files import first_line
+from dsg.files import first_line, resolve
 from dsg.types import Column, Input
+from dsg.weights import load_pretrained
 from tasks.base import Condition
 from tasks.networks.base import GuidanceNetwork
 from tasks.semantic import SemanticTask

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dsg import image_files as images
-from dsg.checkpoints import resolve
+from dsg.files import resolve
 from dsg.noise import standard_normal
 from dsg.types import Column, Data, Input, to_tensor, to_uint8
 from tasks.base import Condition, Task

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.checkpoints import resolve
-from dsg.files import first_line
+from dsg.files import first_line, resolve
 
 
 def bicubic_matrix(n: int, factor: int) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dsg import image_files as images
-from dsg.checkpoints import resolve
+from dsg.files import resolve
 from dsg.noise import rng
 from dsg.types import Data, Input
 from tasks.base import Condition

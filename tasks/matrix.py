@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.checkpoints import resolve
+from dsg.files import resolve
 from dsg.noise import rng
 from tasks.base import Condition
 from tasks.inverse import LinearInverseProblem, is_integer

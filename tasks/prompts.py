@@ -3,7 +3,7 @@
 import re
 from hashlib import sha256
 
-from dsg.checkpoints import resolve
+from dsg.files import resolve
 
 
 def read_prompts(source: str | None, task: str, optional: bool = False) -> list[str | None]:

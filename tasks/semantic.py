@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dsg import image_files as images
-from dsg.checkpoints import resolve
+from dsg.files import resolve
 from dsg.priors.base import Prior
 from dsg.priors.batching import in_fixed_batches
 from dsg.types import Column, Data, Input

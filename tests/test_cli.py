@@ -130,7 +130,7 @@ BAD_INPUT = [
     (["task=inpaint_box", "task.box=10.5"], ["task.box=10.5"]),
     (["task=gaussian_deblur", "task.std=abc"], ["task.std=abc"]),
     (["device=cpu:"], ["device=cpu:"]),
-    (["model.checkpoint=/nowhere.pt"], ["/nowhere.pt", "git checkout"]),
+    (["model.checkpoint=/nowhere.pt"], ["no checkpoint at /nowhere.pt"]),
     (["model=ffhq256", "data.root=data/avatars64/test", "model.checkpoint=README.md"], ["too small", "00000.png"]),
     (["model=ffhq256"], ["python scripts/fetch_checkpoints.py ffhq256"]),
     (["data.degraded=true", "task=super_resolution"], ["00000.png", "64x64", "must be 16"]),

@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -15,19 +17,20 @@ import torch
 from conftest import ROOT, compose_config
 from hydra.utils import instantiate
 
-from dsg.downloads import fetch, transfer
+from dsg import weights
+from dsg.downloads import SLOWEST, fetch
 from dsg.metrics.image import BACKBONES
-from dsg.records import check_record, describe, write_record
-from dsg.sources import SOURCES, Source
+from dsg.weights import Source, check_record, describe, sources, write_record
 
+SOURCES = sources()
 README = (ROOT / "checkpoints/README.md").read_text()
 
 
 def archive(seed=0, size=30_000, zipped=True) -> bytes:
     """A state dict as torch saves it."""
     buffer = io.BytesIO()
-    weights = torch.randn(size, generator=torch.Generator().manual_seed(seed))
-    torch.save({"weight": weights}, buffer, _use_new_zipfile_serialization=zipped)
+    weight = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    torch.save({"weight": weight}, buffer, _use_new_zipfile_serialization=zipped)
     return buffer.getvalue()
 
 
@@ -37,55 +40,67 @@ KNOWN = Source("weights.pt", "unused", "tests", "none", len(BODY), hashlib.sha25
 UNKNOWN = dataclasses.replace(KNOWN, size=None, sha256=None)
 
 
+LENGTHS = {  # of an answer that stops in the middle
+    "/cut": {"Content-Length": len(BODY)},
+    "/nolength": {},
+    "/negative": {"Content-Length": "-5"},
+    "/cutchunks": {"Transfer-Encoding": "chunked"},
+    "/huge": {"Content-Length": 10**15},
+}
+REDIRECTS = {
+    "/elsewhere": "file:///etc/passwd",
+    "/away": "ftp://someone:secret@host/x?secret",
+    "/loop": "/loop",
+    "/moved": "/good",
+}
+
+
 class Server(BaseHTTPRequestHandler):
-    """Sends server.body the way that the path says; the comments below say how."""
+    """Sends server.body, or what else the path says."""
 
     def do_GET(self):
-        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
-        self.server.asked.append((start, self.headers.get("If-Range")))
-        answer = {"/none": self.none, "/page": self.page, "/nonsense": self.nonsense, "/elsewhere": self.elsewhere}
-        answer.get(self.path, self.file)(start)
+        path = self.path.partition("?")[0]
+        self.server.asked.append(path)
+        if path in LENGTHS:
+            self.send(LENGTHS[path], self.server.body[:HALF])
+        elif path in REDIRECTS:
+            self.send({"Location": REDIRECTS[path]}, b"", 302)
+        else:
+            {"/none": self.none, "/page": self.page, "/nonsense": self.nonsense, "/drip": self.drip}.get(
+                path, self.file
+            )()
 
-    def file(self, start):
-        """/good: by ranges too; /cut: closes in the middle; /from0: a 206 that begins at byte 0; /unnamed: no ETag;
-        /nolength: closes when it is done; /cutchunks: chunked, without an end; /stubborn: ignores If-Range."""
-        body, tag = self.server.body, f'"{hashlib.md5(self.server.body).hexdigest()}"'
-        if self.headers.get("If-Range") not in (None, tag) and self.path != "/stubborn":
-            start = 0
-        if start >= len(body):
-            return self.send_error(416)
-        self.send_response(206 if start else 200)
-        if start and self.path != "/from0":
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        if self.path != "/unnamed":
-            self.send_header("ETag", tag)
-        sent = body if self.path == "/from0" else body[start:]
-        if self.path == "/cutchunks":
-            self.send_header("Transfer-Encoding", "chunked")
-        elif self.path != "/nolength":
-            self.send_header("Content-Length", str(len(sent)))
+    def send(self, headers, body, status=200):
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, str(value))
         self.end_headers()
-        if self.path == "/cutchunks":
-            return self.wfile.write(b"%x\r\n" % len(sent) + sent[: len(sent) // 2])
-        self.wfile.write(sent[: len(body) // 2] if self.path in ("/cut", "/nolength") else sent)
+        self.wfile.write(body)
 
-    def none(self, start):
+    def file(self):
+        """A file of server.files, by its name, or the body; slowly, if there is a delay."""
+        body = self.server.files.get(self.path.lstrip("/"), self.server.body)
+        time.sleep(self.server.delay)
+        self.send({"Content-Length": len(body)}, body)
+
+    def drip(self):
+        self.send({"Content-Length": len(self.server.body)}, b"")
+        for i in range(200):
+            self.wfile.write(self.server.body[i : i + 1])
+            time.sleep(0.02)
+
+    def none(self):
         self.send_error(404)
 
-    def page(self, start):
+    def page(self):
         page = b"\r\n <html>quota</html>"
         self.send_response(200)
         self.send_header("Content-Length", str(len(page)))
         self.end_headers()
         self.wfile.write(page)
 
-    def nonsense(self, start):
+    def nonsense(self):
         self.wfile.write(b"what?\r\n\r\n")
-
-    def elsewhere(self, start):
-        self.send_response(302)
-        self.send_header("Location", "file:///etc/passwd")
-        self.end_headers()
 
     def log_message(self, *_):
         pass
@@ -94,8 +109,14 @@ class Server(BaseHTTPRequestHandler):
 def served(handler):
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.asked, server.body, server.url = [], BODY, f"http://127.0.0.1:{server.server_port}"
+    server.files, server.delay = {}, 0
     threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.01}).start()
     return server
+
+
+def files_in(folder):
+    """Names of the files in a folder, but for locks."""
+    return sorted(file.name for file in folder.iterdir() if file.suffix != ".lock")
 
 
 @pytest.fixture
@@ -118,7 +139,7 @@ def test_a_file_arrives_whole_and_is_recorded(tmp_path, server):
     assert (tmp_path / "weights.pt").read_bytes() == BODY
     record = json.loads((tmp_path / "weights.pt.json").read_text())
     assert record == {"bytes": len(BODY), "sha256": hashlib.sha256(BODY).hexdigest()}
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["weights.pt", "weights.pt.json"]
+    assert files_in(tmp_path) == ["weights.pt", "weights.pt.json"]
     assert "as recorded" in fetch(UNKNOWN, tmp_path) and len(server.asked) == 1  # nothing is fetched twice
     (tmp_path / "weights.pt").write_bytes(BODY[:-1])
     with pytest.raises(ValueError, match="is not the file that was recorded"):
@@ -131,7 +152,7 @@ def test_the_command_reports_failures_in_a_line_each(tmp_path, server):
     assert not (tmp_path / "ffhq_10m.pt").exists()
     done = command("lraspp", f"--folder={tmp_path}", f"--source={server.url}/good")
     assert done.returncode == 1 and "not the file that was published" in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert files_in(tmp_path) == []
 
 
 def test_unknown_names_list_the_choices(tmp_path):
@@ -154,58 +175,82 @@ def test_check_says_what_is_there_and_what_does_not_hold(tmp_path):
     assert done.returncode == 1 and done.stdout.count("WRONG") == 2 and done.stdout.count("missing") == len(SOURCES) - 2
 
 
-# --- goes on, or starts anew
-
-
-def test_a_broken_download_goes_on_where_it_stopped(tmp_path, server):
+def test_a_broken_download_is_refused_and_the_next_starts_anew(tmp_path, server):
     with pytest.raises(OSError, match=f"{HALF} of {len(BODY)} bytes"):
         fetch(KNOWN, tmp_path, f"{server.url}/cut")
     assert not (tmp_path / "weights.pt").exists()
-    note = tmp_path / "weights.pt.source.partial"
-    note.write_text(note.read_text().replace("/cut", "/good"))
-    fetch(KNOWN, tmp_path, f"{server.url}/good")
-    assert server.asked[-1][0] == HALF and server.asked[-1][1].startswith('"')
+    server.body = OTHER
+    with pytest.raises(OSError, match="are published"):
+        fetch(KNOWN, tmp_path, f"{server.url}/good")
+    server.body = BODY
+    fetch(KNOWN, tmp_path, f"{server.url}/moved")
     assert (tmp_path / "weights.pt").read_bytes() == BODY
 
 
-def left_over(folder, server, path, body, version):
-    """What a broken download leaves."""
-    (folder / "weights.pt.partial").write_bytes(body)
-    note = {"url": f"{server.url}{path}", "version": version}
-    (folder / "weights.pt.source.partial").write_text(json.dumps(note))
-
-
-TAG = f'"{hashlib.md5(BODY).hexdigest()}"'
-
-
-@pytest.mark.parametrize(
-    "path, body, version",
-    [
-        ("/good", OTHER[:HALF], '"an older file"'),
-        ("/stubborn", OTHER[:HALF], '"an older file"'),
-        ("/good", OTHER, TAG),  # longer than the file: 416
-        ("/from0", BODY[:HALF], TAG),
-        ("/good", OTHER[:HALF], None),
-    ],
-)
-def test_what_is_not_surely_of_the_same_file_is_not_continued(tmp_path, server, path, body, version):
-    left_over(tmp_path, server, path, body, version)
-    fetch(UNKNOWN, tmp_path, f"{server.url}{path}")
+def test_fetches_of_one_file_at_once_all_succeed(tmp_path, server):
+    server.delay = 0.1
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(lambda _: fetch(KNOWN, tmp_path, f"{server.url}/good"), range(4)))
+    assert sum("as published" in line for line in said) == 3 and server.asked == ["/good"]
     assert (tmp_path / "weights.pt").read_bytes() == BODY
 
 
-@pytest.mark.parametrize("note", [None, "{", "[]", '{"url": 3}'])
-def test_a_partial_file_that_nobody_can_explain_is_not_continued(tmp_path, server, note):
-    (tmp_path / "weights.pt.partial").write_bytes(OTHER[:HALF])
-    if note is not None:
-        (tmp_path / "weights.pt.source.partial").write_text(note)
-    fetch(UNKNOWN, tmp_path, f"{server.url}/good")
-    assert (tmp_path / "weights.pt").read_bytes() == BODY and server.asked == [(0, None)]
+def test_processes_that_fetch_one_file_at_once_all_succeed(tmp_path, server):
+    server.delay = 2
+    code = (
+        "import sys; from pathlib import Path; from dsg.downloads import fetch; from dsg.weights import Source; "
+        "fetch(Source('weights.pt', sys.argv[1], '', ''), Path(sys.argv[2]))"
+    )
+    line = [sys.executable, "-c", code, f"{server.url}/good", str(tmp_path)]
+    running = [subprocess.Popen(line, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate()[1] for process in running] == ["", ""]
+    assert (tmp_path / "weights.pt").read_bytes() == BODY and server.asked == ["/good"]
 
 
-def test_a_file_without_a_version_starts_anew(tmp_path, server):
-    fetch(UNKNOWN, tmp_path, f"{server.url}/unnamed")
-    assert (tmp_path / "weights.pt").read_bytes() == BODY
+# --- a mirror
+
+
+def test_a_served_copy_of_the_folder_is_a_mirror_for_all_names(tmp_path, server, monkeypatch):
+    repository = Source("celebahq256", "hub:owner/name", "tests", "none")
+    folder = tmp_path / "celebahq256"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet/config.json").write_text("{}")
+    (folder / "weights.bin").write_bytes(BODY)
+    record = describe(folder)
+    server.files = {
+        "copy/celebahq256.json": json.dumps(record).encode(),
+        "copy/celebahq256/unet/config.json": b"{}",
+    }
+    mirror = f"{server.url}/copy/"
+    fetch(KNOWN, tmp_path / "out", mirror=mirror)
+    fetch(repository, tmp_path / "out", mirror=mirror)
+    assert describe(tmp_path / "out/celebahq256") == record
+    server.files["copy/celebahq256/weights.bin"] = bytes(len(BODY))
+    server.files["copy/celebahq256/weights.bin"] = b"PK" + server.files["copy/celebahq256/weights.bin"][2:]
+    with pytest.raises(ValueError, match="not the file that the mirror states"):
+        fetch(repository, tmp_path / "again", mirror=mirror)
+    server.files["copy/celebahq256.json"] = b'{"files": {"../outside.json": {"bytes": 2, "sha256": "0"}}}'
+    with pytest.raises(OSError, match="it has a file ../outside.json"):
+        fetch(repository, tmp_path / "outside", mirror=mirror)
+    server.files["copy/celebahq256.json"] = b"{}"
+    with pytest.raises(OSError, match="lists no files"):
+        fetch(repository, tmp_path / "none", mirror=mirror)
+    monkeypatch.setenv("DSG_MIRROR", server.url)
+    done = command("lraspp", f"--folder={tmp_path}")
+    assert done.returncode == 1 and "published d234d4ea" in done.stderr
+
+
+def test_credentials_are_never_printed(tmp_path, server):
+    with_password = server.url.replace("http://", "http://someone:secret@")
+    urls = [f"{with_password}{path}?token=secret" for path in ("/none", "/loop", "/away", "/page", "/cut")]
+    urls += ["http://someone:secret@127.0.0.1:1/x?token=secret", "ftp://someone:secret@127.0.0.1/x"]
+    for url in urls:
+        with pytest.raises((OSError, ValueError)) as refused:
+            fetch(KNOWN, tmp_path, url)
+        assert "secret" not in str(refused.value) and "\n" not in str(refused.value)
+    for option in (f"--mirror={with_password}/copy", "--source=http://someone:secret@127.0.0.1:1/x?token=secret"):
+        done = command("lraspp", f"--folder={tmp_path}", option)
+        assert done.returncode == 1 and "secret" not in done.stdout + done.stderr
 
 
 # --- what is refused
@@ -218,6 +263,9 @@ def test_a_file_without_a_version_starts_anew(tmp_path, server):
         ("/page", "web page"),
         ("/nolength", "does not say how long"),
         ("/cutchunks", "connection broke"),
+        ("/negative", "does not say how long"),
+        ("/huge", "sends more than|has a file of"),
+        ("/loop", "redirects more than 10 times"),
         ("/nonsense", "no proper answer"),
         ("/elsewhere", "file:///etc/passwd"),
     ],
@@ -243,11 +291,52 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path):
             fetch(UNKNOWN, tmp_path, f"http://127.0.0.1:{port}/x")
 
 
-def test_a_silent_server_is_given_up(tmp_path):
+@pytest.mark.parametrize("first", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n"])
+def test_a_silent_server_is_given_up(tmp_path, monkeypatch, first):
+    monkeypatch.setattr(weights, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
-        with pytest.raises(OSError, match="does not answer|timed out"):
-            transfer(url, tmp_path / "x.partial", timeout=0.2)
+        threading.Thread(target=drip_headers, args=(silent, first), daemon=True).start()
+        with pytest.raises(OSError, match="does not answer in time"):
+            fetch(KNOWN, tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}/x")
+
+
+def drip_headers(silent, first):
+    """Take a call, and go on with a header that has no end."""
+    try:
+        connection, _ = silent.accept()
+        connection.sendall(first)
+        for _ in range(100):
+            connection.sendall(b"x" if first else b"")
+            time.sleep(0.05)
+    except OSError:
+        pass
+
+
+def test_a_server_that_drips_is_given_up(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(weights, "TIMEOUT", 0.2)
+    with pytest.raises(OSError, match="the server is too slow: [0-9]+ bytes"):
+        fetch(KNOWN, tmp_path, f"{server.url}/drip")
+    assert SLOWEST >= 1000 and not (tmp_path / "weights.pt").exists()
+
+
+def test_an_endless_answer_is_cut_at_the_size_that_is_published(tmp_path):
+    class Endless(Server):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send({"Transfer-Encoding": "chunked"}, b"")
+            try:
+                while True:
+                    self.wfile.write(b"1000\r\n" + b"PK".ljust(4096) + b"\r\n")
+            except OSError:
+                self.close_connection = True
+
+    endless = served(Endless)
+    for source in (KNOWN, dataclasses.replace(UNKNOWN, about=50_000)):
+        with pytest.raises(OSError, match="the server sends more than"):
+            fetch(source, tmp_path, f"{endless.url}/x")
+    endless.shutdown()
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 2_500_000
 
 
 @pytest.mark.parametrize("body", [b"PK" + bytes(range(256)) * 50, BODY[:-1000], archive(zipped=False)[:-1000], b"text"])
@@ -255,7 +344,7 @@ def test_what_cannot_be_opened_never_gets_the_name(tmp_path, server, body):
     server.body = body
     with pytest.raises(ValueError, match="weights.pt cannot be opened"):
         fetch(UNKNOWN, tmp_path, f"{server.url}/good")
-    assert list(tmp_path.iterdir()) == []
+    assert files_in(tmp_path) == []
 
 
 def test_both_of_torch_s_formats_open(tmp_path, server):
@@ -268,14 +357,14 @@ def test_a_file_that_differs_from_the_record_never_gets_the_name(tmp_path, serve
     write_record(tmp_path / "weights.pt", {"bytes": 3, "sha256": "0"})
     with pytest.raises(ValueError, match="recorded 3 bytes"):
         fetch(UNKNOWN, tmp_path, f"{server.url}/good")
-    assert [file.name for file in tmp_path.iterdir()] == ["weights.pt.json"]
+    assert files_in(tmp_path) == ["weights.pt.json"]
 
 
 @pytest.mark.parametrize("sha256", ["0" * 64, "0" * 8])
 def test_a_file_that_differs_from_the_published_one_never_gets_the_name(tmp_path, server, sha256):
     with pytest.raises(ValueError, match=f"published .*{sha256}"):
         fetch(dataclasses.replace(KNOWN, sha256=sha256), tmp_path, f"{server.url}/good")
-    assert list(tmp_path.iterdir()) == []
+    assert files_in(tmp_path) == []
 
 
 def test_the_first_eight_digits_are_enough(tmp_path, server):
@@ -358,26 +447,38 @@ class Hub(BaseHTTPRequestHandler):
     """What the Hugging Face hub answers about one repository."""
 
     def do_GET(self):
-        commit, files, name = "0" * 40, self.server.files, self.path.removeprefix(f"/owner/name/resolve/{'0' * 40}/")
-        if self.path == "/api/models/owner/name?blobs=true":
-            siblings = [self.stated(f, b) for f, b in files.items()]
-            body = json.dumps({"id": "owner/name", "sha": commit, "siblings": siblings}).encode()
-        elif name in files:
-            body = self.server.sends.get(name, files[name])
-            self.server.asked.append(name)
-        else:
+        name = self.path.removeprefix(f"/owner/name/resolve/{'0' * 40}/")
+        if self.path.startswith("/api/models/owner/name/tree/"):
+            stated = [self.stated(f, b) for f, b in self.server.files.items()]
+            listed = [{"type": "file", "path": f["rfilename"], "oid": f["blobId"], **f} for f in stated]
+            return self.answer(json.dumps(listed).encode())
+        if self.path.partition("?")[0] in ("/api/models/owner/name", f"/api/models/owner/name/revision/{'0' * 40}"):
+            siblings = [self.stated(f, b) for f, b in self.server.files.items()]
+            return self.answer(json.dumps({"id": "owner/name", "sha": "0" * 40, "siblings": siblings}).encode())
+        if name not in self.server.files:
             return self.send_error(404)
+        self.answer(self.server.sends.get(name, self.server.files[name]), name)
+
+    do_HEAD = do_GET
+
+    def answer(self, body, name=None):
         self.send_response(200)
-        for key, value in (("Content-Length", len(body)), ("ETag", f'"{hashlib.md5(body).hexdigest()}"')):
-            self.send_header(key, str(value))
+        tag = self.stated(name, self.server.files[name]) if name else {"blobId": "0"}
+        self.send_header("ETag", f'"{tag["lfs"]["sha256"] if "lfs" in tag else tag["blobId"]}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command == "GET":
+            self.wfile.write(body)
+            self.server.asked.append(name)
 
     def stated(self, name, body):
-        about = {"rfilename": name, "size": len(body)}
+        blob = hashlib.sha1(f"blob {len(body)}\0".encode() + body).hexdigest()
+        about = {"rfilename": name, "size": len(body), "blobId": blob}
         if name.endswith((".bin", ".safetensors")):
-            return {**about, "lfs": {"sha256": hashlib.sha256(body).hexdigest(), "size": len(body)}}
-        return {**about, "blobId": hashlib.sha1(f"blob {len(body)}\0".encode() + body).hexdigest()}
+            digest = hashlib.sha256(body).hexdigest()
+            about["lfs"] = {"sha256": digest, "oid": digest, "size": len(body), "pointerSize": 130}
+        return about
 
     def log_message(self, *_):
         pass
@@ -433,7 +534,7 @@ def test_a_hub_that_does_not_answer_is_one_line(hub, tmp_path):
     hub.shutdown()
     hub.server_close()
     done = command("celebahq256", f"--folder={tmp_path}")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "cannot be reached" in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "refused" in done.stderr
     assert not (tmp_path / "celebahq256").exists()
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dsg.avatars64.attributes import draw_attributes
 from dsg.avatars64.drawing import render
-from dsg.checkpoints import REPOSITORY
+from dsg.files import REPOSITORY
 
 DATA = REPOSITORY / "data/avatars64"
 SHARD = 4096  # faces

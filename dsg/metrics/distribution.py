@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dsg.checkpoints import read_state_dict, require, resolve
+from dsg.files import file_hash, resolve
 from dsg.metrics.base import EvaluatedRun, SetMetric
 from dsg.metrics.inception import Inception, Reference, Statistics
-from dsg.records import file_hash
 from dsg.types import Column
+from dsg.weights import read_state_dict, require
 
 
 class InceptionMetric(SetMetric):

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.checkpoints import file_hash, read_state_dict, resolve
+from dsg.files import file_hash, resolve
 from dsg.metrics.base import ImageMetric
 from dsg.types import Column, Input
+from dsg.weights import read_state_dict
 
 COLUMNS = {  # by name of the metric
     "psnr": Column("psnr", "PSNR [dB]", 2, True),

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from dsg import image_files as pictures
-from dsg.checkpoints import resolve
-from dsg.files import temporary_name
-from dsg.records import check_record, file_hash
+from dsg.files import file_hash, resolve, temporary_name
+from dsg.weights import check_record
 
 INPUT_SIZE, BATCH = 299, 32
 RESIZES = {

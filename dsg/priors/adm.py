@@ -11,7 +11,6 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from dsg.checkpoints import load_into, read_weights, require
 from dsg.priors.adm_blocks import AttentionBlock, Block, Resample, ResBlock, timestep_embedding, zeroed
 from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.batching import in_fixed_batches
@@ -19,6 +18,7 @@ from dsg.priors.class_posterior import ClassPosterior, probabilities
 from dsg.priors.linear import LinearDenoiser
 from dsg.priors.prediction import PredictionKind, check_prediction, flow_input, to_eps
 from dsg.schedule import NoiseSchedule, linear_betas
+from dsg.weights import load_into, read_weights, require
 
 
 class ADMUNet(nn.Module):
@@ -208,6 +208,8 @@ class ADMPrior(Prior):
         checkpoint: .pt or .safetensors file with guided-diffusion's keys; relative to the working directory or,
             failing that, to the repository.
         unet: hyper-parameters of `ADMUNet`.
+        key: which weights of a training's checkpoint: a (dotted) key of the file. null: it is searched for the
+            network's names, after any prefix; averages (EMA) come first.
         prediction: what the network gives: eps, v, x0 or flow (`dsg.priors.prediction`). A flow's network sees
             (1-s) x0 + s eps, and 1000 s as its time.
         linear: the network learned the difference to the best linear denoiser of so many components, whose buffers are
@@ -241,6 +243,7 @@ class ADMPrior(Prior):
         compile: bool = False,
         channels_last: bool = False,
         cpu_batch: int = 0,
+        key: str | None = None,
     ):
         super().__init__()
         check_prediction(prediction)
@@ -248,7 +251,7 @@ class ADMPrior(Prior):
             raise ValueError(f"model.linear={linear} needs model.prediction=v, not {prediction}")
         if classes and not linear:
             raise ValueError(f"model.classes={list(classes)} needs model.linear")
-        self.name, self.checkpoint = name, require(checkpoint, name)
+        self.name, self.checkpoint, self.key = name, require(checkpoint, name), key
         self.prediction, self.bf16, self.channels_last, self.cpu_batch = prediction, bf16, channels_last, cpu_batch
         self.schedule = NoiseSchedule(linear_betas())
         with torch.device("meta"):  # no memory and no random numbers: `load` puts the weights in
@@ -264,12 +267,15 @@ class ADMPrior(Prior):
 
     def load(self) -> "ADMPrior":
         if self._weights_hash is None:
-            state, weights_hash = read_weights(self.checkpoint, self.name)
-            for kind, module in (("linear", self.linear), ("classes", self.classes)):
-                if module:
-                    part = {name: state.pop(f"{kind}.{name}", torch.empty(0)) for name in module.state_dict()}
-                    load_into(module, part, self.checkpoint, assign=True)
-                    module.float()
+            parts = [(kind, module) for kind, module in (("linear", self.linear), ("classes", self.classes)) if module]
+            shapes = {name: value.shape for name, value in self.net.state_dict().items()}
+            for kind, module in parts:
+                shapes |= {f"{kind}.{name}": value.shape for name, value in module.state_dict().items()}
+            state, weights_hash = read_weights(self.checkpoint, self.name, shapes, self.key)
+            for kind, module in parts:
+                part = {name: state.pop(f"{kind}.{name}", torch.empty(0)) for name in module.state_dict()}
+                load_into(module, part, self.checkpoint, assign=True)
+                module.float()
             load_into(self.net, state, self.checkpoint, assign=True)
             self.net.float()
             if self.channels_last:

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dsg.checkpoints import file_hash, load_pretrained, require_folder
-from dsg.files import first_line
+from dsg.files import file_hash, first_line
 from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.batching import in_fixed_batches
 from dsg.priors.prediction import to_eps
 from dsg.schedule import NoiseSchedule, linear_betas, scaled_linear_betas
+from dsg.weights import load_pretrained, require_folder
 
 CONFIG, SCHEDULER = "config.json", "scheduler_config.json"
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}  # a scheduler's prediction_type, in our words

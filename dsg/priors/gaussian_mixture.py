@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dsg.checkpoints import read_weights, require
 from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.gaussian_conditional import Conditional
 from dsg.schedule import NoiseSchedule, linear_betas
+from dsg.weights import read_weights, require
 
 
 class GaussianMixture(Prior):

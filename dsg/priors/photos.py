@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, silu
 from torch.utils.checkpoint import checkpoint as recompute
 
-from dsg.checkpoints import load_into, read_weights, require
 from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.batching import in_fixed_batches
 from dsg.priors.prediction import to_eps
 from dsg.schedule import NoiseSchedule, linear_betas
+from dsg.weights import load_into, read_weights, require
 
 SIGMA_DATA = 0.5
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from dsg.checkpoints import load_pretrained, require_folder
 from dsg.files import first_line
 from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.batching import in_fixed_batches
 from dsg.priors.diffusers import CONFIG, SCHEDULER, hash_of, read_config, read_schedule
 from dsg.priors.prediction import to_eps
 from dsg.schedule import NoiseSchedule
+from dsg.weights import load_pretrained, require_folder
 
 PARTS, WEIGHTS = ("unet", "vae", "text_encoder"), ("*.safetensors", "*.bin")
 

@@ -12,9 +12,8 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from dsg.checkpoints import resolve
 from dsg.config import to_yaml
-from dsg.files import first_line, short_hash
+from dsg.files import first_line, resolve, short_hash
 from dsg.layers import Sources
 from dsg.priors.base import Prior
 from dsg.runs.batches import batches

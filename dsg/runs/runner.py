@@ -14,8 +14,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from dsg import image_files as images
-from dsg.checkpoints import REPOSITORY
-from dsg.files import file_digest, first_line, write_text
+from dsg.files import REPOSITORY, file_digest, first_line, write_text
 from dsg.layers import Sources
 from dsg.metrics.base import ImageMetric, Metric, SetMetric, at_once
 from dsg.noise import ImageNoise

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from dsg.checkpoints import read_weights, resolve
-from dsg.files import temporary_name
+from dsg.files import resolve, temporary_name
 from dsg.noise import standard_normal
+from dsg.weights import read_weights
 
 
 def degraded_weights(checkpoint: str, share: float, folder: Path) -> Path:

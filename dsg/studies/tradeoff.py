@@ -8,8 +8,7 @@ import pandas as pd
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from dsg import image_files as images
-from dsg.checkpoints import resolve
-from dsg.files import write_text
+from dsg.files import resolve, write_text
 from dsg.metrics.distribution import kernel_distance
 from dsg.metrics.semantic import load_evaluator
 from dsg.statistics import by_image, mean_interval

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from dsg.checkpoints import resolve
+from dsg.files import resolve
 from dsg.statistics import by_image
 from dsg.suites.choice import Choice
 from dsg.suites.jobs import Job, Progress

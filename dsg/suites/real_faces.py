@@ -7,7 +7,7 @@ import pandas as pd
 
 from dsg import image_files as images
 from dsg.avatars64.captions import asked_for
-from dsg.checkpoints import REPOSITORY
+from dsg.files import REPOSITORY
 from dsg.runs.runner import Run
 from dsg.suites.references import ReferenceJob, of_every_task, own_metrics
 from dsg.suites.suite import Suite

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from dsg.checkpoints import REPOSITORY, resolve
+from dsg.files import REPOSITORY, resolve
 from dsg.suites.jobs import Job
 
 FOLDER = REPOSITORY / "configs/suite"

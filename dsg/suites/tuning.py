@@ -13,8 +13,7 @@ import pandas as pd
 from omegaconf import DictConfig
 
 from dsg import config as configs
-from dsg.checkpoints import REPOSITORY
-from dsg.files import short_hash, write_text
+from dsg.files import REPOSITORY, short_hash, write_text
 from dsg.runs.prepare import build, prepare
 from dsg.runs.runner import Run
 from dsg.samplers import Tunable

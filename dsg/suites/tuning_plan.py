@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from dsg import config as configs
-from dsg.checkpoints import REPOSITORY
+from dsg.files import REPOSITORY
 from dsg.runs.prepare import build
 from dsg.suites.trials import Trials
 from dsg.suites.tuning import TuningJob

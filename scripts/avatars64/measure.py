@@ -37,8 +37,7 @@ from dsg.avatars64.attributes import IDENTITY, VALUES, VARIATIONS, draw_attribut
 from dsg.avatars64.captions import ALONE, CLOTHES, CLOTHES_COLORS, COLORED, HAIR, HAIR_COLORS, SKIN, asked_for, caption
 from dsg.avatars64.drawing import PARTS, SIZE, check_extra, render, render_parts
 from dsg.avatars64.faces import DATA, draw_faces, face, read_shards
-from dsg.checkpoints import REPOSITORY, file_hash, record_shipped, require
-from dsg.files import write_text
+from dsg.files import REPOSITORY, file_hash, write_text
 from dsg.metrics.distribution import EvaluatorFrechet, frechet_distance
 from dsg.noise import ImageNoise
 from dsg.priors.linear import LinearDenoiser
@@ -46,6 +45,7 @@ from dsg.runs.prepare import build
 from dsg.samplers import sample
 from dsg.statistics import mean_interval
 from dsg.types import Input, to_tensor, to_uint8
+from dsg.weights import record_shipped, require
 from tasks.clip import CLIPNetwork
 from tasks.networks.evaluator import IDENTITY as COMPARED
 from tasks.networks.evaluator import AvatarEvaluator, AvatarSelector

@@ -37,8 +37,8 @@ from dsg.arguments import Parser, exit_code, positive_number
 from dsg.avatars64.attributes import IDENTITY, VALUES
 from dsg.avatars64.captions import WORDS, caption
 from dsg.avatars64.faces import DATA, read_shards
-from dsg.checkpoints import REPOSITORY, record_shipped
-from dsg.files import temporary_name
+from dsg.files import REPOSITORY, temporary_name
+from dsg.weights import record_shipped
 from tasks.networks.evaluator_networks import ConvNeXtNet, DenseAttributeNet, DilatedNet, ShuffleAttributeNet
 from tasks.networks.irse import IRSE
 from tasks.networks.parts import PartsUNet

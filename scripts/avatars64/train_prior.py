@@ -38,8 +38,7 @@ from tqdm import tqdm
 
 from dsg.arguments import Parser, exit_code, positive, positive_number
 from dsg.avatars64.faces import DATA, read_shards
-from dsg.checkpoints import REPOSITORY
-from dsg.files import temporary_name
+from dsg.files import REPOSITORY, temporary_name
 from dsg.priors.adm import ADMUNet
 from dsg.priors.class_posterior import ClassPosterior, probabilities
 from dsg.priors.linear import LinearDenoiser

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from dsg.arguments import Parser, exit_code, positive
-from dsg.checkpoints import REPOSITORY
+from dsg.files import REPOSITORY
 
 PHOTOS = REPOSITORY / "data" / "photos"
 RESOURCE = ".rcc:"  # what parts the path of a Qt resource file from that of an entry in it

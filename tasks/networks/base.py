@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dsg.checkpoints import file_hash, how_to_get, resolve
+from dsg.files import file_hash, resolve
+from dsg.weights import how_to_get
 
 HASHED = {".safetensors", ".bin", ".json", ".txt"}  # of a folder: weights, tokenizer, normalisation
 
@@ -39,9 +40,7 @@ class GuidanceNetwork:
     def check(self) -> None:
         """Raise FileNotFoundError if the checkpoint is missing, ValueError if the package is. Reads no weights."""
         if not self.path.exists():
-            embedded = "checkpoints/avatars64" in self.path.as_posix()
-            command = how_to_get("avatars64" if embedded else self.fetched_as)
-            raise FileNotFoundError(f"no checkpoint at {self.path}; get it with: {command}")
+            raise FileNotFoundError(f"no checkpoint at {self.path}{how_to_get(self.path, self.fetched_as)}")
         if self.package is not None and find_spec(self.package) is None:
             raise ValueError(f"{self.path} needs {self.package}: pip install -e '.[semantic]'")
 

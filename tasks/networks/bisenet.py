@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsg.checkpoints import load_into, read_state_dict, require
+from dsg.weights import load_into, read_state_dict, require
 from tasks.networks.base import GuidanceNetwork
 from tasks.networks.parts import IMAGENET_MEAN, IMAGENET_STD
 

@@ -15,8 +15,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from dsg.avatars64.captions import asked_for
-from dsg.checkpoints import file_hash, load_into, read_state_dict, require
+from dsg.files import file_hash
 from dsg.types import Input, to_tensor
+from dsg.weights import load_into, read_state_dict, require
 from tasks.networks.evaluator_networks import (
     AttributeNet,
     ConvNeXtNet,
@@ -47,12 +48,13 @@ class AvatarEvaluator:
     def __init__(self, checkpoint: str, batch: int = 64):
         self.batch = batch
         attributes, labels = files_of(checkpoint)
+        states = {path: read_state_dict(path, "avatars64") for path in (attributes, labels)}
         with safe_open(attributes, "pt") as file:
             self.values: dict[str, list[str]] = json.loads(file.metadata()["values"])
         self.attributes = self.attribute_network({name: len(values) for name, values in self.values.items()})
         self.labels = self.label_network()
         for network, path in ((self.attributes, attributes), (self.labels, labels)):
-            load_into(network, read_state_dict(path, "avatars64"), path)
+            load_into(network, states[path], path)
             network.float().eval().requires_grad_(False)
 
     # --- what the networks say

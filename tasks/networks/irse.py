@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsg.checkpoints import load_into, read_state_dict, require
+from dsg.weights import load_into, read_state_dict, require
 from tasks.networks.base import GuidanceNetwork
 
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dsg.checkpoints import load_into, read_state_dict, require
+from dsg.weights import load_into, read_state_dict, require
 from tasks.networks.base import GuidanceNetwork
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -18,8 +18,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dsg.checkpoints import REPOSITORY, file_hash
-from dsg.files import short_hash, write_text
+from dsg.files import REPOSITORY, file_hash, short_hash, write_text
 from dsg.samplers import GuidedState, Sampler, StepState, Tunable
 from dsg.studies.posterior.calibration import rank_test
 from dsg.studies.posterior.diagnosis import diagnose

@@ -9,8 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from dsg.arguments import Parser, exit_code, not_negative, positive_number
-from dsg.checkpoints import resolve
-from dsg.files import write_text
+from dsg.files import resolve, write_text
 from dsg.suites import suite, tables
 from dsg.suites.frame import COLUMNS
 from dsg.suites.report.entries import Entry, frame_of, read_entries
