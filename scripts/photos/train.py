@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from dsg.arguments import Parser, exit_code
 from dsg.priors.photos import PatchUNet, denoise
+from dsg.weights import record_shipped
 
 SCALES = (1.0, 0.7, 0.5, 0.35, 0.25)
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -180,6 +181,7 @@ class Trainer:
         temporary = path.with_name(f"{path.name}.partial")
         save_file({k: v.half().contiguous() for k, v in self.average.items()}, temporary)
         os.replace(temporary, path)
+        record_shipped(path)
 
 
 def main() -> int:
