@@ -7,7 +7,7 @@ import torch
 from dsg.priors.gaussian_mixture import seeded
 from dsg.samplers import DPS, Unconditional
 from dsg.schedule import NoiseSchedule, linear_betas
-from dsg.studies.posterior import calibration, plan
+from dsg.studies.posterior import calibration, posterior_plan
 from dsg.studies.posterior.calibration import BINS, chi_square, histograms, pooled_ranks, rank_test
 from dsg.studies.posterior.ground_truth import GroundTruth
 from dsg.studies.posterior.rivals import write
@@ -97,9 +97,9 @@ def test_a_budget_is_filled_and_not_passed():
         return DPS(steps=steps)
 
     schedule = NoiseSchedule(linear_betas())
-    assert plan.most_steps(build, schedule, 60) == 20 and plan.most_steps(build, schedule, 62) == 20
-    assert plan.most_steps(build, schedule, 5) is None  # two steps take six
-    assert plan.most_steps(build, schedule, 5000) == 1000  # there are no more noise levels
+    assert posterior_plan.most_steps(build, schedule, 60) == 20 and posterior_plan.most_steps(build, schedule, 62) == 20
+    assert posterior_plan.most_steps(build, schedule, 5) is None  # two steps take six
+    assert posterior_plan.most_steps(build, schedule, 5000) == 1000  # there are no more noise levels
 
 
 @pytest.mark.slow
@@ -110,7 +110,7 @@ def test_the_suite_ranks_every_sampler(tmp_path):
            "report": {"observations": 2, "samples": 6}, "calibration": {"observations": 4, "samples": 9}}  # fmt: skip
     suite.yaml = {**suite.yaml, **few}
     suite.samplers = ["mpgd_dsg", "diffpir", "ddrm"]
-    jobs = plan.rivals(suite)
+    jobs = posterior_plan.rivals(suite)
     assert [job.method for job in jobs] == ["exact", "shuffled", "oracle", *suite.samplers]
     for job in jobs:
         job.check()

@@ -8,11 +8,11 @@ import torch
 from conftest import compose_config
 from hydra.utils import instantiate
 
+from dsg.metrics import sample_distances as distances
 from dsg.priors.gaussian_mixture import GaussianMixture, seeded
+from dsg.priors.mixture_posterior import explicit_matrix, posterior, task_posterior
 from dsg.samplers import DPS, Unconditional
-from dsg.studies.posterior import distances
 from dsg.studies.posterior.ground_truth import METRICS, GroundTruth
-from dsg.studies.posterior.posterior import explicit_matrix, posterior, task_posterior
 
 PLANE = instantiate(compose_config("model=gaussian_mixture_2d").model)
 A = torch.tensor([[0.8, -0.5]], dtype=torch.float64)

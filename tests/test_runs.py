@@ -239,10 +239,10 @@ def test_a_full_disk_is_one_line_that_says_what_is_safe(tmp_path, monkeypatch, c
     config, sources = load_with_sources([*FAST, f"out={tmp_path / 'o'}", "batch_size=1"])
     save = runner.images.save
 
-    def full(path, pixels):
+    def full(path, *what):
         if path.name.startswith("00001"):
             raise OSError(28, "No space left on device", str(path))
-        save(path, pixels)
+        save(path, *what)
 
     monkeypatch.setattr(runner.images, "save", full)
     assert main.run_one(config, sources) == 1
@@ -320,13 +320,13 @@ def test_without_git_and_without_a_home_a_run_works_and_its_version_is_unknown(t
 def test_of_two_runs_that_begin_at_once_the_second_is_told_in_one_line(tmp_path, monkeypatch, capsys):
     """Both were prepared before either had the folder."""
     late = load_with_sources([*FAST, "data.limit=1", f"out={tmp_path / 'o'}", "seed=1"])
-    claimed = main.with_progress
+    claimed = main.restore
 
-    def other_first(run):
+    def other_first(*arguments):
         prepared(tmp_path / "o", "data.limit=1").execute()
-        return claimed(run)
+        return claimed(*arguments)
 
-    monkeypatch.setattr(main, "with_progress", other_first)
+    monkeypatch.setattr(main, "restore", other_first)
     assert main.run_one(*late) == 2
     assert "holds the results of another run: seed was 0, now 1" in capsys.readouterr().err.splitlines()[-1]
 

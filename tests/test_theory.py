@@ -14,9 +14,9 @@ from dsg.priors.base import CountedPrior
 from dsg.priors.gaussian_mixture import seeded
 from dsg.samplers import GuidedState
 from dsg.studies.posterior import quantities
-from dsg.studies.posterior.ablations import ExactDirection, ExactLength
 from dsg.studies.posterior.diagnosis import gradients
 from dsg.studies.posterior.ground_truth import GroundTruth
+from dsg.studies.posterior.posterior_ablations import ExactDirection, ExactLength
 from tasks.matrix import Matrix
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from dsg.priors.base import Prior
 from dsg.types import Column, Input
 
 
@@ -23,6 +24,9 @@ class EvaluatedRun(Protocol):
     inputs: Sequence[Input]
     samples: int
     seed: int
+
+    def known_prior(self) -> Prior:
+        """The prior, which a finished run does not hold."""
 
 
 class Metric(ABC):

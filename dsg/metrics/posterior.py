@@ -2,26 +2,21 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dsg.metrics.base import SetMetric
+from dsg.metrics.base import EvaluatedRun, SetMetric
+from dsg.metrics.sample_distances import sliced_wasserstein
 from dsg.noise import rng
 from dsg.priors.base import Prior
 from dsg.priors.gaussian_mixture import GaussianMixture
-from dsg.runs.prepare import load_once_from
+from dsg.priors.mixture_draws import PosteriorDraws
+from dsg.priors.mixture_posterior import explicit_matrix
 from dsg.statistics import mean_interval
-from dsg.studies.posterior.distances import sliced_wasserstein
-from dsg.studies.posterior.draws import PosteriorDraws
-from dsg.studies.posterior.posterior import explicit_matrix
 from dsg.types import Column, Input, to_uint8
 from tasks.inverse import LinearInverseProblem
-
-if TYPE_CHECKING:
-    from dsg.runs.runner import Run
 
 
 class SlicedWasserstein(SetMetric):
@@ -37,14 +32,14 @@ class SlicedWasserstein(SetMetric):
     """
 
     column = Column("sliced_wasserstein", "sliced W2 to the posterior [std]", 3, False)
-    run: "Run | None" = None
+    run: EvaluatedRun | None = None
 
     def __init__(self, least_samples: int = 16):
         if least_samples < 2:
             raise ValueError(f"sliced_wasserstein.least_samples={least_samples}: an integer, 2 or more")
         self.least_samples = least_samples
 
-    def of(self, run: "Run") -> "SlicedWasserstein":
+    def of(self, run: EvaluatedRun) -> "SlicedWasserstein":
         bound = super().of(run)
         bound.run = run
         return bound
@@ -81,7 +76,7 @@ class SlicedWasserstein(SetMetric):
 
     @property
     def prior(self) -> Prior:
-        return load_once_from(self.run.config.model)  # a finished run has none
+        return self.run.known_prior()
 
     @cached_property
     def exact(self) -> list[tuple[Tensor, Tensor, float]]:

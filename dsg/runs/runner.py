@@ -111,6 +111,12 @@ class Run:
         """Of the next batch."""
         return self.batches.size
 
+    def known_prior(self) -> Prior:
+        """The prior; of a finished run, which holds none, as its config names it."""
+        from dsg.runs.prepare import load_once_from  # which imports this file
+
+        return self.prior or load_once_from(self.config.model)
+
     def shape_of(self, item: Item) -> tuple[int, ...]:
         """(C, H, W) of what is diffused for an image."""
         if None not in self.prior.shape:

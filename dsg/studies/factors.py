@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
-from dsg.studies.posterior.jobs import Exact, Guided, TheoryJob
+from dsg.studies.posterior.posterior_jobs import Exact, Guided, TheoryJob
 from dsg.studies.posterior.settings import Setting
 from dsg.suites.plan import image_job
 from dsg.suites.protocol import ReportJob, reported

@@ -77,8 +77,8 @@ def test_what_a_foreign_config_names_is_not_called(run, tmp_path, monkeypatch, c
 )
 def test_names_in_a_foreign_config_choose_no_files(run, path, value, capsys):
     change(run, path, value)
-    assert evaluate([str(run), "--metrics", "ssim"]) == 1 and report([str(run)]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert evaluate([str(run), "--metrics", "ssim"]) == 1 and report([str(run)]) == 0  # which builds nothing
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 ALIASES = "\n".join(["a0: &a0 [x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))])
@@ -103,7 +103,7 @@ def test_a_target_of_one_s_own_needs_its_folder_of_configs(run, tmp_path, monkey
     with pytest.raises(ValueError, match="names mine.Mine, which is not built"):
         add_metrics(run, ["ssim"], {})
     assert add_metrics(run, ["ssim"], {}, [tmp_path / "configs"]) == {}
-    assert report([str(run), "--config-dir", str(tmp_path / "configs")]) == 0
+    assert report([str(run)]) == 0  # which builds nothing
 
 
 def test_a_text_that_looks_like_an_interpolation_stays_one(run):

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dsg.noise import rng
 from dsg.priors.gaussian_mixture import GaussianMixture
+from dsg.priors.mixture_posterior import explicit_matrix
 from dsg.samplers import GuidedState, Unconditional, sample
 from dsg.studies.posterior.ground_truth import GroundTruth
-from dsg.studies.posterior.posterior import explicit_matrix
 from dsg.studies.posterior.quantities import (
     cosine,
     jensen_bound,

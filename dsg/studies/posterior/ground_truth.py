@@ -6,10 +6,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from dsg.noise import rng, standard_normal
-from dsg.priors.gaussian_mixture import GaussianMixture
-from dsg.samplers import Noise, Sampler, StepState, sample
-from dsg.studies.posterior.distances import (
+from dsg.metrics.sample_distances import (
     energy_distance,
     error_to_truth,
     in_credible_region,
@@ -19,7 +16,10 @@ from dsg.studies.posterior.distances import (
     moments,
     sliced_wasserstein,
 )
-from dsg.studies.posterior.posterior import task_posterior
+from dsg.noise import rng, standard_normal
+from dsg.priors.gaussian_mixture import GaussianMixture
+from dsg.priors.mixture_posterior import task_posterior
+from dsg.samplers import Noise, Sampler, StepState, sample
 
 METRICS = (
     "sliced_wasserstein", "energy", "mean_error", "covariance_error", "spread",
@@ -107,7 +107,7 @@ class GroundTruth:
         energy: in units of the mean distance between two posterior samples.
         in_region: share of points in the exact 90 % highest-density region.
         coverage: of the truth by central 90 % intervals.
-        The others are explained in `dsg.studies.posterior.distances` (to_truth: `error_to_truth`).
+        The others are explained in `dsg.metrics.sample_distances` (to_truth: `error_to_truth`).
         """
         return pd.DataFrame([self._compare_one(i, x) for i, x in enumerate(points)], columns=list(METRICS))
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from dsg.files import write_text
-from dsg.studies.posterior import figures, plan
-from dsg.studies.posterior.jobs import Guided
-from dsg.studies.posterior.tables import COLUMNS, DISTANCE, collect, differences, starred, told_diverged
+from dsg.studies.posterior import all_figures, posterior_plan
+from dsg.studies.posterior.posterior_jobs import Guided
+from dsg.studies.posterior.posterior_tables import COLUMNS, DISTANCE, collect, differences, starred, told_diverged
 from dsg.suites.methods import Method
 from dsg.suites.suite import Outcome
 
@@ -56,8 +56,8 @@ def write(outcome: Outcome) -> list[str]:
     for name, table in shown.items():
         write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
     write_text(out / "table.md", markdown(tables, suite.yaml))
-    known = plan.setting(suite, "plane").truth("tuning") if "plane" in suite.tasks else None
-    return ["table.md", *(f"{name}.csv" for name in shown), *figures.draw(tables, out, known, guided, controls)]
+    known = posterior_plan.setting(suite, "plane").truth("tuning") if "plane" in suite.tasks else None
+    return ["table.md", *(f"{name}.csv" for name in shown), *all_figures.draw(tables, out, known, guided, controls)]
 
 
 def methods(outcome: Outcome, names: Iterable[str]) -> dict[str, Method]:

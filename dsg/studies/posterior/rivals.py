@@ -8,8 +8,8 @@ import pandas as pd
 
 from dsg.files import write_text
 from dsg.studies.posterior.calibration import BINS, LIMIT
-from dsg.studies.posterior.jobs import Guided
-from dsg.studies.posterior.tables import (
+from dsg.studies.posterior.posterior_jobs import Guided
+from dsg.studies.posterior.posterior_tables import (
     DISTANCE,
     KEY,
     differences,

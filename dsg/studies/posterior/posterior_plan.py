@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from dsg.studies.posterior.jobs import Diagnosis, Exact, Guided, Oracle, Shuffled, TheoryJob
+from dsg.studies.posterior.posterior_jobs import Diagnosis, Exact, Guided, Oracle, Shuffled, TheoryJob
 from dsg.studies.posterior.settings import Setting
 from dsg.suites.suite import Suite
 from dsg.suites.views import most_steps

@@ -15,7 +15,7 @@ class PosteriorDraws:
 
         x + G_k (y - A x - sigma n),    G_k = Sigma_k A^T (A Sigma_k A^T + sigma^2 I)^-1,
 
-    has the law of x0 given y and k. `dsg.studies.posterior.posterior` has the same
+    has the law of x0 given y and k. `dsg.priors.mixture_posterior` has the same
     posterior with all that is known of it.
 
     Args:

@@ -17,7 +17,7 @@ def draw(tables: Tables, out: Path, known: GroundTruth | None, guided: Guided, c
     """Every figure that the tables have the numbers of, as PNG and PDF.
 
     Args:
-        tables: as `dsg.studies.posterior.tables.collect` makes them.
+        tables: as `dsg.studies.posterior.posterior_tables.collect` makes them.
         known: of the setting "plane", for its trajectories.
         guided: the samplers compared.
         controls: theirs, for the distance against steps and against values.

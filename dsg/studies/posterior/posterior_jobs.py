@@ -213,7 +213,7 @@ class Guided(Comparison):
     Attributes:
         sampler: name of its config.
         options: that are changed in it.
-        exact: class of `dsg.studies.posterior.ablations` that it becomes.
+        exact: class of `dsg.studies.posterior.posterior_ablations` that it becomes.
         trials: of its step size or guidance rate.
         start: centre of the first values tried, by sampler or option; else the sampler's own.
     """
