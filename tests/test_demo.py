@@ -82,6 +82,7 @@ def test_the_page_works_in_a_browser_and_asks_nobody_else(tmp_path):
         with sync_api.sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page, asked = browser.new_page(viewport={"width": 1400, "height": 1200}), []
+            page.set_default_timeout(180_000)  # a busy machine
             page.on("request", lambda request: asked.append(request.url))
             for _ in range(120):
                 try:

@@ -28,9 +28,16 @@ from dsg.studies.posterior.settings import Setting
 from dsg.suites.jobs import Job, Progress
 from dsg.suites.search import best_of, is_inside, next_value
 
-SOURCES = ("dsg/*.py", "dsg/priors/*.py", "dsg/samplers/*.py", "dsg/suites/search.py", "tasks/*.py")
+SOURCES = (
+    "dsg/*.py",
+    "dsg/metrics/sample_distances.py",
+    "dsg/priors/*.py",
+    "dsg/samplers/*.py",
+    "dsg/suites/search.py",
+    "tasks/*.py",
+)
 MODULES = (  # of dsg/studies/posterior
-    "ablations", "calibration", "diagnosis", "distances", "ground_truth", "jobs", "posterior", "quantities", "settings",
+    "posterior_ablations", "calibration", "diagnosis", "ground_truth", "posterior_jobs", "quantities", "settings",
 )  # fmt: skip
 
 Rows = dict[str, list[dict]]  # by table
