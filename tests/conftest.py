@@ -1,7 +1,12 @@
+import io
 import json
+import runpy
 import signal
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -28,6 +33,31 @@ def recording(name: str) -> dict:
 
 def compose_config(*overrides: str):
     return load(overrides)
+
+
+class Done(NamedTuple):
+    """What a command leaves."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def script(path: str, *arguments) -> Done:
+    """A script's exit code and what it prints, run in this process: one of its own imports torch for seconds."""
+    out, err, before = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = [str(ROOT / path), *map(str, arguments)]
+    code: int | str | None = 0
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code
+    finally:
+        sys.argv = before
+    if isinstance(code, str):
+        return Done(1, out.getvalue(), f"{err.getvalue()}{code}\n")
+    return Done(code or 0, out.getvalue(), err.getvalue())
 
 
 TOKENS = ["<|startoftext|>", "<|endoftext|>", "a</w>", "c</w>", "cat</w>", "a", "c", "t", "t</w>", "ca"]

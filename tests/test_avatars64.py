@@ -3,7 +3,6 @@
 import io
 import runpy
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, save_clip
+from conftest import ROOT, save_clip, script
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -28,9 +27,8 @@ render, measure, train_guidance = (
 SHIPPED = ROOT / "data/avatars64"
 
 
-def call(script, *options):
-    command = [sys.executable, f"scripts/avatars64/{script}.py", *map(str, options)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def call(name, *options):
+    return script(f"scripts/avatars64/{name}.py", *options)
 
 
 def contents(folder):

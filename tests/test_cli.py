@@ -10,18 +10,23 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, compose_config
+import torch
+from conftest import ROOT, compose_config, script
 from PIL import Image
 
 from dsg.runs.prepare import prepare
 
 MEASURED = ["sampler.steps=3", "data.limit=3", "wandb.mode=disabled"]
-FAST = [*MEASURED, "metrics=[]"]  # the metrics' libraries take seconds to import
+FAST = [*MEASURED, "metrics=[]"]
 
 
-def call(*overrides, cwd=ROOT, env=None):
+def call(*overrides):
+    return script("run.py", *overrides)
+
+
+def call_in_a_process(*overrides, env=None):
     line = [sys.executable, str(ROOT / "run.py"), *map(str, overrides)]
-    return subprocess.run(line, cwd=cwd, env=env, capture_output=True, text=True)
+    return subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True)
 
 
 def saved_images(out):
@@ -31,7 +36,7 @@ def saved_images(out):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
-    done = call(f"out={out}", *MEASURED, "wandb.mode=offline", "wandb.group=a-group")
+    done = call_in_a_process(f"out={out}", *MEASURED, "wandb.mode=offline", "wandb.group=a-group")
     assert done.returncode == 0, done.stderr
     return out
 
@@ -206,8 +211,6 @@ def test_one_bad_run_does_not_stop_a_sweep(tmp_path):
     "kind, words", [("truncated", "cannot be read"), ("foreign", "another network"), ("text", "cannot be read")]
 )
 def test_checkpoints_that_do_not_fit(tmp_path, kind, words):
-    import torch
-
     path = tmp_path / "weights.pt"
     if kind == "text":
         path.write_text("not weights")
@@ -249,7 +252,7 @@ def test_what_cannot_be_used_is_skipped_where_that_is_asked_for_even_on_a_bare_m
         f"out={tmp_path / 'ö (1)'}",
     ]
     bare = {**os.environ, "LC_ALL": "POSIX", "PATH": "/nowhere", "HOME": "/proc/nowhere"}
-    done = call(*options, *FAST, env=bare)
+    done = call_in_a_process(*options, *FAST, env=bare)
     assert done.returncode == 0, done.stderr
     assert [p.name for p in (tmp_path / "ö (1)/images").iterdir()] == ["a.png"] and "ö (1)" in done.stdout
     assert json.loads((tmp_path / "ö (1)/metrics.json").read_text())["versions"]["code"] == ["unknown"]

@@ -2,14 +2,12 @@
 
 import json
 import math
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, script
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -371,21 +369,17 @@ def test_flags_and_overrides_may_be_mixed():
     assert [Path(folder).name for folder in line.config_dirs] == ["mine"] and not line.help
 
 
-def call(*arguments):
-    return subprocess.run([sys.executable, "run.py", *arguments], cwd=ROOT, capture_output=True, text=True)
-
-
 def test_help_is_a_screenful_and_the_config_is_shown_with_its_sources():
-    shown = call("--help")
+    shown = script("run.py", "--help")
     assert shown.returncode == 0 and len(shown.stdout.splitlines()) < 45
     assert all(word in shown.stdout for word in ("dps_dsg", "super_resolution", "sampler.steps", "--cfg job"))
-    shown = call("--cfg", "job", "sampler.steps=20")
+    shown = script("run.py", "--cfg", "job", "sampler.steps=20")
     assert f"  guidance_rate: {S20:g}  # tuned/avatars64.yaml\n" in shown.stdout and shown.returncode == 0
 
 
 def test_errors_of_the_command_line_are_one_line():
     for arguments in (["sampler.step=3"],):
-        done = call(*arguments)
+        done = script("run.py", *arguments)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
     assert explain(ValueError("one\ntwo")) == "one"
 

@@ -1,12 +1,10 @@
 """Priors in diffusers' format: small random ones, saved as a pipeline is, and loaded through the config."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import ROOT, compose_config
+from conftest import compose_config, script
 from diffusers import DDPMScheduler, ScoreSdeVeScheduler, UNet2DModel
 from hydra.utils import instantiate
 
@@ -120,8 +118,7 @@ def test_the_weights_are_part_of_the_identity(tmp_path):
 
 
 def call(*overrides):
-    command = [sys.executable, "run.py", "wandb.mode=disabled", "sampler.steps=2", "data.limit=2", *map(str, overrides)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return script("run.py", "wandb.mode=disabled", "sampler.steps=2", "data.limit=2", *overrides)
 
 
 @pytest.mark.slow

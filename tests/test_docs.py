@@ -1,15 +1,12 @@
 """The code in the docs, as it stands there; and what the README promises."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, script
 
 README = (ROOT / "README.md").read_text()
 PAGES = {
@@ -38,11 +35,10 @@ def mine(tmp_path_factory):
         ["metrics=[psnr,sharpness]", "sampler.steps=4"],
     ],
 )
-def test_a_task_a_sampler_a_prior_and_a_metric_of_one_file_and_one_yaml(mine, tmp_path, run):
-    command = [sys.executable, "run.py", "--config-dir", str(mine / "configs"), *run]
-    command += ["data.limit=2", "wandb.mode=disabled", f"out={tmp_path / 'o'}"]
-    environment = {**os.environ, "PYTHONPATH": str(mine)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+def test_a_task_a_sampler_a_prior_and_a_metric_of_one_file_and_one_yaml(mine, tmp_path, monkeypatch, run):
+    monkeypatch.syspath_prepend(mine)
+    options = ["data.limit=2", "wandb.mode=disabled", f"out={tmp_path / 'o'}"]
+    done = script("run.py", "--config-dir", mine / "configs", *run, *options)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "o/images").glob("*.png"))) == 2
     if "metrics=[psnr,sharpness]" in run:

@@ -3,13 +3,11 @@
 import json
 import runpy
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, script
 from PIL import Image
 
 from dsg.config import load_with_sources
@@ -241,8 +239,7 @@ def test_the_command_says_why_there_is_no_number(run, capsys):
 
 
 def command(*arguments):
-    line = [sys.executable, str(ROOT / "scripts/evaluate.py"), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True)
+    return script("scripts/evaluate.py", *arguments)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from conftest import ROOT, compose_config
+from conftest import ROOT, compose_config, script
 from hydra.utils import instantiate
 
 from dsg import weights
@@ -127,8 +127,7 @@ def server():
 
 
 def command(*arguments):
-    line = [sys.executable, str(ROOT / "scripts/fetch_checkpoints.py"), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True)
+    return script("scripts/fetch_checkpoints.py", *arguments)
 
 
 # --- the command line

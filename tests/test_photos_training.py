@@ -1,12 +1,9 @@
 """The training of the prior of photographs: resumed to the step, released without touching its state."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import script
 from PIL import Image
 
 from dsg.priors.photos import PhotoPrior
@@ -22,8 +19,7 @@ def folder(tmp_path_factory):
 
 def train(folder, state, *options):
     words = ["--photos", folder, "--state", state, "--size", "16", "--batch", "1", "--every", "1", *options]
-    command = [sys.executable, ROOT / "scripts/photos/train.py", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True)
+    return script("scripts/photos/train.py", *words)
 
 
 def test_a_training_that_was_stopped_is_the_uninterrupted_one(folder, tmp_path):

@@ -2,15 +2,13 @@
 
 import io
 import runpy
-import subprocess
-import sys
 import tarfile
 import zipfile
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, script
 from PIL import Image
 
 from dsg import image_files as images
@@ -260,11 +258,9 @@ def test_damage_is_found_by_the_hash(tmp_path):
 
 
 def command(*arguments):
-    line = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True)
+    return script("scripts/prepare_data.py", *arguments)
 
 
-@pytest.mark.slow
 def test_the_command_prepares_and_checks(tmp_path):
     source = as_zip(tmp_path / "f.zip", FACES)
     done = command("ffhq", source, "--size=8", "--count=3", f"--out={tmp_path / 'out'}")
@@ -275,7 +271,6 @@ def test_the_command_prepares_and_checks(tmp_path):
     assert done.returncode == 1 and "00001.png is missing or damaged" in done.stderr
 
 
-@pytest.mark.slow
 def test_the_command_says_what_is_wrong_in_a_line(tmp_path):
     done = command("ffhq", as_zip(tmp_path / "f.zip", FACES), f"--out={tmp_path / 'out'}")
     assert done.returncode == 2 and "ffhq 00004 is missing, and 995 more" in done.stderr

@@ -1,14 +1,12 @@
 """Semantic tasks on the embedded prior: inputs, the guidance networks, the command line."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, compose_config
+from conftest import ROOT, compose_config, script
 from hydra.utils import instantiate
 from PIL import Image
 
@@ -28,9 +26,8 @@ TEST = ROOT / "data/avatars64"
 SHAPE = (3, 64, 64)
 
 
-def call(*overrides, **options):
-    command = [sys.executable, str(ROOT / "run.py"), "wandb.mode=disabled", *map(str, overrides)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
+def call(*overrides):
+    return script("run.py", "wandb.mode=disabled", *overrides)
 
 
 def pixels(path):
@@ -326,21 +323,9 @@ def test_bad_input_on_the_command_line(tmp_path):
 
 @pytest.mark.slow
 def test_the_suite_s_tables_figures_and_a_second_call(tmp_path):
-    command = [sys.executable, "scripts/reproduce.py", "--suite", "semantic", "--steps", "3"]
-    command += [
-        "--conditions",
-        "2",
-        "--samples",
-        "2",
-        "--tasks",
-        "faceid",
-        "clip_text",
-        "--wandb",
-        "disabled",
-        "--out",
-        str(tmp_path),
-    ]
-    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = ["scripts/reproduce.py", "--suite=semantic", "--steps=3", "--conditions=2", "--samples=2"]
+    command += ["--tasks", "faceid", "clip_text", "--wandb=disabled", f"--out={tmp_path}"]
+    first = script(*command)
     assert first.returncode == 0, first.stderr
     table = pd.read_csv(tmp_path / "table.csv")
     methods = ["unconditional", "freedom", "freedom_dsg", "mpgd", "mpgd_dsg", "real images"]
@@ -350,7 +335,7 @@ def test_the_suite_s_tables_figures_and_a_second_call(tmp_path):
     assert faceid["diversity"].drop("real images").gt(0).all()
     assert Image.open(tmp_path / "faceid.png").width > 500 and (tmp_path / "clip_text.png").exists()
     times = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("images/*.png")}
-    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).returncode == 0
+    assert script(*command).returncode == 0
     assert times == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("images/*.png")}
 
 

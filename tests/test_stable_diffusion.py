@@ -1,14 +1,12 @@
 """The latent prior: a small random pipeline, saved as the hub's are, and the released one's size."""
 
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, TOKENS, compose_config, save_clip, save_tokenizer
+from conftest import TOKENS, compose_config, save_clip, save_tokenizer, script
 from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel, UNet2DModel
 from hydra.utils import instantiate
 from PIL import Image
@@ -170,8 +168,7 @@ def test_linear_tasks_are_guided_through_the_decoder(folder, sampler):
 
 
 def call(*overrides):
-    command = [sys.executable, "run.py", "model=sd14", "wandb.mode=disabled", "data.limit=2", *map(str, overrides)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return script("run.py", "model=sd14", "wandb.mode=disabled", "data.limit=2", *overrides)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, script
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -249,8 +249,7 @@ def test_the_figure_of_samples_shows_what_there_is(tmp_path, monkeypatch, count)
 
 
 def reproduce(*options):
-    command = [sys.executable, str(ROOT / "scripts/reproduce.py"), *options]
-    return subprocess.run(command, capture_output=True, text=True)
+    return script("scripts/reproduce.py", *options)
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,11 @@
 """The theory as quantities, the ablations, and the suite `theory`, small."""
 
 import math
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, compose_config
+from conftest import compose_config, script
 from hydra.utils import instantiate
 
 from dsg.priors.base import CountedPrior
@@ -174,9 +172,8 @@ def test_the_exact_direction_is_the_difference_of_the_scores():
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory):
     out = tmp_path_factory.mktemp("theory")
-    command = [sys.executable, str(ROOT / "scripts/reproduce.py"), "--suite=theory", f"--out={out}"]
-    command += ["--settings", "plane", "--most-steps=10"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = ["scripts/reproduce.py", "--suite=theory", f"--out={out}", "--settings", "plane", "--most-steps=10"]
+    done = script(*command)
     assert done.returncode == 0, done.stderr
     return out, command
 
@@ -207,13 +204,12 @@ def test_the_suite_redoes_only_what_is_missing(suite):
     out, command = suite
     before = pd.read_csv(out / "runs.csv")
     (out / "jobs/plane-mpgd-10.json").unlink()
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = script(*command)
     assert done.returncode == 0 and "plane mpgd 10" in done.stderr and "dps" not in done.stderr
     pd.testing.assert_frame_equal(before, pd.read_csv(out / "runs.csv"))  # the same numbers again
     assert len(pd.read_csv(out / "trials.csv")) == 9 * 9
 
 
 def test_a_suite_without_samplers_is_refused(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts/reproduce.py"), "--suite=theory", f"--out={tmp_path / 'o'}"]
-    done = subprocess.run([*command, "--most-steps=5"], capture_output=True, text=True)
+    done = script("scripts/reproduce.py", "--suite=theory", f"--out={tmp_path / 'o'}", "--most-steps=5")
     assert done.returncode == 2 and "--most-steps 5" in done.stderr and not (tmp_path / "o").exists()
