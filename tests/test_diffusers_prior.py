@@ -49,7 +49,7 @@ def x():
 def test_it_predicts_what_the_model_does(tmp_path, x, parts):
     net = save(tmp_path, parts)
     prior = load(tmp_path)
-    eps, v, text_shift = prior.predict(x, 321)
+    eps, v, text_shift, _ = prior.predict(x, 321)
     torch.testing.assert_close(eps, net(x, 321).sample, rtol=1e-4, atol=1e-5)
     assert v is None and text_shift is None and prior.shape == (3, 16, 16) and not prior.learns_variance
     assert not any(p.requires_grad for p in prior.parameters())
@@ -92,7 +92,7 @@ def test_settings_are_known_before_weights_are_read(tmp_path):
 
 def test_a_learned_variance_is_split_off(tmp_path, x):
     net = save(tmp_path, out_channels=6)
-    eps, v, _ = load(tmp_path).predict(x, 10)
+    eps, v, *_ = load(tmp_path).predict(x, 10)
     torch.testing.assert_close(torch.cat([eps, v], 1), net(x, 10).sample, rtol=1e-4, atol=1e-5)
 
 

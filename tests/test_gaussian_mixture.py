@@ -153,7 +153,7 @@ def test_no_dense_matrix_at_image_size():
 def test_shape_and_dtype_come_back():
     mixture = seeded(dimension=12, components=2, rank=2, floor=0.1, spread=0.5, scale=0.5, shape=(3, 2, 2))
     x_t = torch.randn(5, 3, 2, 2)
-    eps, v, text_shift = mixture.predict(x_t, 500)
+    eps, v, text_shift, _ = mixture.predict(x_t, 500)
     assert eps.shape == x_t.shape and eps.dtype == torch.float32 and v is None and text_shift is None
 
 

@@ -11,14 +11,14 @@ from hydra.utils import instantiate
 from dsg.noise import standard_normal
 from dsg.priors.base import CountedPrior, Prediction, Prior
 from dsg.samplers import DPS, sample
-from dsg.samplers.daps import DAPS, network_time
+from dsg.samplers.daps import DAPS, time_of
 from dsg.samplers.ddrm import DDRM
 from dsg.samplers.diffpir import DiffPIR
 from dsg.samplers.diffrgd import DiffRGD
 from dsg.samplers.reddiff import REDDiff
 from dsg.samplers.sitcom import SITCOM
 from dsg.samplers.trust import TrustSampling
-from dsg.schedule import NoiseSchedule, linear_betas, scaled_linear_betas
+from dsg.schedule import EDMSchedule, FlowSchedule, NoiseSchedule, linear_betas, scaled_linear_betas
 from tasks.linear import GaussianDeblur, Inpainting, SuperResolution
 from tasks.matrix import Matrix
 from tasks.semantic import SemanticTask
@@ -129,7 +129,7 @@ def test_reddiff_begins_at_the_pseudo_inverse(tiny_prior):
 class Bimodal(Prior):
     """Every number of x0 is -.5 or .5, with a standard deviation of .1: eps has a closed form, not a linear one."""
 
-    schedule, shape, weights_hash, fractional_t = NoiseSchedule(linear_betas()), (3, SIDE, SIDE), "none", True
+    schedule, shape, weights_hash = NoiseSchedule(linear_betas()), (3, SIDE, SIDE), "none"
 
     def predict(self, x_t, t, prompts=None):
         ab = self.schedule.alpha_bar_at(t)
@@ -259,7 +259,7 @@ def test_every_sampler_names_its_draws_beforehand(name):
 OUT_OF_RANGE = [
     (TrustSampling, {"steps": 1}, {"eta": 1.1}, {"step_size": -1.0}, {"inner_steps": 0}, {"norm_bound": -1.0},
      {"clip_denoised": 1}),
-    (DAPS, {"steps": 1}, {"sigma_max": 200.0}, {"sigma_max": 0.05}, {"sigma_min": 0.001}, {"ode_steps": 0},
+    (DAPS, {"steps": 1}, {"sigma_max": 0.05}, {"sigma_min": 0.001}, {"ode_steps": 0},
      {"ode_sigma_min": 0.0}, {"langevin_steps": -1}, {"langevin_step_size": -1e-4}, {"langevin_step_ratio": 2.0},
      {"tau": 0.0}),
     (DiffPIR, {"steps": 1}, {"data_weight": 0.0}, {"zeta": 1.5}, {"clip_denoised": 1}),
@@ -297,12 +297,6 @@ class OtherSchedule(Bimodal):
     schedule = NoiseSchedule(scaled_linear_betas())
 
 
-class WholeTimes(Bimodal):
-    """A prior that takes integer t only."""
-
-    fractional_t = False
-
-
 class Opaque(Inpainting):
     """A linear operator whose singular values are not known."""
 
@@ -312,8 +306,7 @@ class Opaque(Inpainting):
 @pytest.mark.parametrize(
     "sampler, prior, task, words",
     [
-        (DAPS(), WholeTimes(), Inpainting("inpaint"), "sampler=daps asks the network for t between integers"),
-        (DAPS(), OtherSchedule(), Inpainting("inpaint"), "sampler=daps knows t of DDPM's linear schedule only"),
+        (DAPS(), OtherSchedule(), Inpainting("inpaint"), "sampler.sigma_max=100.0: this prior knows noise up to 14.61"),
         (DDRM(), Bimodal(), Opaque("motion"), "sampler=ddrm needs the singular values .* task=motion"),
         (TrustSampling(), Latent(), Anything("style"), "sampler.clip_denoised=true clamps latents"),
         (DiffRGD(), Latent(), Anything("style"), "sampler.clip_denoised=true clamps latents"),
@@ -354,7 +347,9 @@ def test_the_noise_level_between_two_times_lies_between_theirs():
 
 
 def test_the_times_of_daps_are_those_of_its_noise_levels():
-    schedule = NoiseSchedule(linear_betas())
-    for sigma in (0.05, 0.5, 5.0, 100.0):
-        ab = schedule.alpha_bar_at(network_time(sigma))
-        assert math.sqrt(1 / ab - 1) == pytest.approx(sigma, rel=0.05)
+    """On DDPM's schedule, which the released code takes as continuous, nearly; on others exactly."""
+    exact = NoiseSchedule(scaled_linear_betas()), FlowSchedule(shift=3), EDMSchedule()
+    for schedule, tolerance in zip((NoiseSchedule(linear_betas()), *exact), (0.05, 1e-9, 1e-9, 1e-9)):
+        for sigma in (0.05, 0.5, 5.0, 14.0):
+            ab = schedule.alpha_bar_at(time_of(sigma, schedule))
+            assert math.sqrt(1 / ab - 1) == pytest.approx(sigma, rel=tolerance)

@@ -168,7 +168,7 @@ def test_mpgd_takes_no_gradient_through_the_network():
         ("interval", 0),
         ("step_size", -1.0),
         ("kernel", "euler"),
-        ("spacing", "karras"),
+        ("spacing", "quadratic"),
         ("variance", "large"),
         ("window", [5, 1]),
         ("steps", 2.5),

@@ -82,7 +82,7 @@ def test_classifier_free_guidance_by_hand(folder, x):
 
 def test_a_prompt_for_each_image(folder, x):
     prior, prompts = load(folder, "model.cfg=3", "model.prompt=t"), ["a cat", "c"]
-    together, _, shift = prior.predict(x, 400, prompts)
+    together, _, shift, _ = prior.predict(x, 400, prompts)
     for i, prompt in enumerate(prompts):
         alone = load(folder, "model.cfg=3", f"model.prompt={prompt}")
         assert torch.equal(alone.predict(x[i : i + 1], 400).eps, together[i : i + 1])
@@ -91,7 +91,7 @@ def test_a_prompt_for_each_image(folder, x):
         by_hand = 3 * (eps[1] - eps[0])
         assert by_hand.square().mean().sqrt() > 1e-3 and shift.shape == x.shape
         torch.testing.assert_close(shift[i : i + 1], by_hand, rtol=1e-4, atol=1e-5)
-    half, _, half_shift = prior.predict(x, 400, [None, "c"])  # one without
+    half, _, half_shift, _ = prior.predict(x, 400, [None, "c"])  # one without
     assert torch.equal(half, torch.cat([load(folder).predict(x[:1], 400).eps, together[1:]]))
     assert torch.equal(half_shift, shift * torch.tensor([0, 1])[:, None, None, None])
     for wrong in (["a cat"], ["a cat"] * 3, []):

@@ -16,7 +16,7 @@ from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.batching import in_fixed_batches
 from dsg.priors.class_posterior import ClassPosterior, probabilities
 from dsg.priors.linear import LinearDenoiser
-from dsg.priors.prediction import PredictionKind, check_prediction, flow_input, to_eps
+from dsg.priors.prediction import PredictionKind, check_prediction, network_input, to_prediction
 from dsg.schedule import NoiseSchedule, linear_betas
 from dsg.weights import load_into, read_weights, require
 
@@ -229,8 +229,6 @@ class ADMPrior(Prior):
         ValueError: an option that is out of range; on `load`, an unreadable checkpoint, or one of another network.
     """
 
-    fractional_t = True
-
     def __init__(
         self,
         name: str,
@@ -253,7 +251,7 @@ class ADMPrior(Prior):
             raise ValueError(f"model.classes={list(classes)} needs model.linear")
         self.name, self.checkpoint, self.key = name, require(checkpoint, name), key
         self.prediction, self.bf16, self.channels_last, self.cpu_batch = prediction, bf16, channels_last, cpu_batch
-        self.schedule = NoiseSchedule(linear_betas())
+        self.schedule = NoiseSchedule(linear_betas(), path="flow" if prediction == "flow" else "vp")
         with torch.device("meta"):  # no memory and no random numbers: `load` puts the weights in
             self.net = ADMUNet(**unet, num_classes=sum(classes)).eval().requires_grad_(False)
             numbers = self.net.in_channels * self.net.image_size**2
@@ -292,10 +290,8 @@ class ADMPrior(Prior):
         """eps and, if the network learned it, v: float32 [B, C, H, W]."""
         self.load()
         ab = self.schedule.alpha_bar_at(t)
-        seen, time = x_t, t
-        if self.prediction == "flow":
-            seen, s = flow_input(x_t, ab)
-            time = s * len(self.schedule)
+        seen = network_input(x_t, self.schedule, t)
+        time = t if self.schedule.path == "vp" else self.schedule.alpha_sigma(t)[1] * len(self.schedule)
         ts = torch.full((1,), time, device=x_t.device)  # one embedding serves the whole batch
         level = torch.tensor([ab], device=x_t.device, dtype=x_t.dtype)
         along = []
@@ -307,4 +303,4 @@ class ADMPrior(Prior):
         out, v = out.split(self.shape[0], dim=1) if self.learns_variance else (out, None)
         if self.linear:
             out = out + in_fixed_batches(lambda part: self.linear.skip(part, level), x_t, self.cpu_batch)
-        return Prediction(to_eps(out, x_t, ab, self.prediction), v)
+        return to_prediction(out, x_t, ab, self.prediction)._replace(v=v)

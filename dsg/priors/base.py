@@ -15,14 +15,16 @@ class Prediction(NamedTuple):
     """What the network says of x_t; every tensor has its shape.
 
     Attributes:
-        eps: the predicted noise, of which x0 = (x_t - sqrt(1-ab) eps)/sqrt(ab).
+        eps: the predicted noise, of which x0 = (x_t - sqrt(1-ab) eps)/sqrt(ab) where x0 is not given.
         v: where the variance was learned, its interpolation in [-1, 1] between beta_tilde and beta (`dsg.schedule`).
         text_shift: what prompts add to eps under classifier-free guidance, s (eps_text - eps_0); None without prompts.
+        x0: the predicted clean image of a prior whose noise ends without signal, such as a flow (ab = 0).
     """
 
     eps: Tensor
     v: Tensor | None = None
     text_shift: Tensor | None = None
+    x0: Tensor | None = None
 
 
 class Prior(nn.Module, ABC):
@@ -35,7 +37,6 @@ class Prior(nn.Module, ABC):
         schedule: the forward process.
         shape: (C, H, W) of what is diffused: an image, or a latent.
         learns_variance: whether `predict` gives v.
-        fractional_t: whether `predict` takes t between integers.
         takes_prompts: whether `predict` follows prompts.
         prompt: what it follows where none is given.
         cpu_batch: on a CPU the network sees exactly this many images at a time; 0: the whole batch.
@@ -44,7 +45,6 @@ class Prior(nn.Module, ABC):
     schedule: NoiseSchedule
     shape: tuple[int, ...]
     learns_variance = False
-    fractional_t = False
     takes_prompts = False
     prompt: str | None = None
     cpu_batch = 0
@@ -64,7 +64,7 @@ class Prior(nn.Module, ABC):
         """The noise in x_t [B, *shape] at time t; differentiable in x_t.
 
         Args:
-            t: of the schedule, 0 .. T-1; an integer, unless the prior takes a `fractional_t`.
+            t: of the schedule, from 0 to T-1, integer or not.
             prompts: a text, or None, for every entry of the batch; None: the prior's own. Ignored where none are taken.
         """
 
@@ -100,7 +100,7 @@ class CountedPrior(Prior):
     def __init__(self, prior: Prior, prompts: Prompts | None = None, on_call: Callable[[str], None] | None = None):
         super().__init__()
         self.prior, self.prompts, self.on_call = prior, prompts, on_call
-        self.schedule, self.shape, self.fractional_t = prior.schedule, prior.shape, prior.fractional_t
+        self.schedule, self.shape = prior.schedule, prior.shape
         self.learns_variance, self.takes_prompts, self.prompt = prior.learns_variance, prior.takes_prompts, prior.prompt
         self.forward_passes = self.backward_passes = 0
 
@@ -119,8 +119,9 @@ class CountedPrior(Prior):
     def predict(self, x_t: Tensor, t: float, prompts: Prompts | None = None) -> Prediction:
         prediction = self.prior.predict(x_t, t, self.prompts if prompts is None else prompts)
         self._count("forward")
-        if prediction.eps.requires_grad:
-            prediction.eps.register_hook(lambda gradient: self._count("backward"))
+        differentiated = prediction.eps if prediction.x0 is None else prediction.x0
+        if differentiated.requires_grad:
+            differentiated.register_hook(lambda gradient: self._count("backward"))
         return prediction
 
     def decode(self, x0: Tensor) -> Tensor:

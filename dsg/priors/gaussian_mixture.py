@@ -17,8 +17,11 @@ from torch import Tensor
 
 from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.gaussian_conditional import Conditional
+from dsg.priors.prediction import network_input, to_prediction
 from dsg.schedule import NoiseSchedule, linear_betas
 from dsg.weights import read_weights, require
+
+NETWORK = {"vp": "eps", "flow": "flow", "edm": "x0"}  # what is predicted on each path
 
 
 class GaussianMixture(Prior):
@@ -30,6 +33,8 @@ class GaussianMixture(Prior):
             density at ab = 1.
         covariances: [K, d, d] instead of `factors` and `floor`.
         shape: (C, H, W) with C H W = d; (1, 1, d) if not given.
+        path: on which path and for what quantity its closed form stands for a network: vp (eps), flow (eps - x0) or edm
+            (x0). The samples are the same.
         name: for results.
 
     Points are tensors [B, d] or [B, *shape]; what comes back has their shape and dtype.
@@ -38,14 +43,12 @@ class GaussianMixture(Prior):
         ValueError: shapes that do not fit, a weight that is not positive, a covariance that is no covariance.
     """
 
-    fractional_t = True
-
     def __init__(
         self, weights, means, factors=None, floor=None, covariances=None, shape: Sequence[int] | None = None,
-        name: str = "gaussian_mixture",
+        path: str = "vp", name: str = "gaussian_mixture",
     ):  # fmt: skip
         super().__init__()
-        self.name, self.schedule = name, NoiseSchedule(linear_betas())
+        self.name, self.schedule = name, NoiseSchedule(linear_betas(), path=path)
         given = {"weights": weights, "means": means, "factors": factors, "floor": floor, "covariances": covariances}
         given = {key: _tensor(values) for key, values in given.items() if values is not None}
         self._weights_hash = _hash_of(given)
@@ -88,9 +91,19 @@ class GaussianMixture(Prior):
 
     def predict(self, x_t: Tensor, t: float, prompts: Prompts | None = None) -> Prediction:
         """The exact eps = E[eps | x_t], like x_t."""
-        ab = self.schedule.alpha_bar_at(t)
         x = x_t.to(self.means.dtype)  # before the difference: it cancels at small t
-        return Prediction(((x - math.sqrt(ab) * self.denoise(x, ab)) / math.sqrt(1 - ab)).to(x_t))
+        out = self.network(network_input(x, self.schedule, t), *self.schedule.alpha_sigma(t))
+        prediction = to_prediction(out, x, self.schedule.alpha_bar_at(t), NETWORK[self.schedule.path])
+        return Prediction(*(None if tensor is None else tensor.to(x_t) for tensor in prediction))
+
+    def network(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
+        """What a perfect network predicts for x = alpha x0 + sigma eps, like x."""
+        scale = math.hypot(alpha, sigma)
+        x0 = self.denoise(x / scale, (alpha / scale) ** 2)
+        if self.schedule.path == "edm":
+            return x0
+        eps = (x - alpha * x0) / sigma
+        return eps if self.schedule.path == "vp" else eps - x0
 
     # --- closed forms, at the noise level ab = alpha_bar in (0, 1]
 
@@ -184,25 +197,27 @@ class GaussianMixture(Prior):
         return Conditional(self, r, mean, x, extra, gain_out, root, ab)
 
 
-def from_file(checkpoint: str, shape: Sequence[int], name: str = "gaussian_mixture") -> GaussianMixture:
+def from_file(
+    checkpoint: str, shape: Sequence[int], path: str = "vp", name: str = "gaussian_mixture"
+) -> GaussianMixture:
     """A fitted mixture (scripts/fit_mixture.py): safetensors with weights, means, factors, floor.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it holds no mixture.
     """
-    path = require(checkpoint, name)
-    tensors, weights_hash = read_weights(path, name)
+    file = require(checkpoint, name)
+    tensors, weights_hash = read_weights(file, name)
     if not {"weights", "means"} <= set(tensors) <= {"weights", "means", "factors", "floor", "covariances"}:
-        raise ValueError(f"{path} holds no Gaussian mixture: weights, means, factors and floor are expected")
-    mixture = GaussianMixture(**tensors, shape=shape, name=name)
+        raise ValueError(f"{file} holds no Gaussian mixture: weights, means, factors and floor are expected")
+    mixture = GaussianMixture(**tensors, shape=shape, path=path, name=name)
     mixture._weights_hash = weights_hash
     return mixture
 
 
 def seeded(
     dimension: int, components: int, rank: int, floor: float, spread: float, scale: float, seed: int = 0,
-    shape: Sequence[int] | None = None, name: str = "gaussian_mixture",
+    shape: Sequence[int] | None = None, path: str = "vp", name: str = "gaussian_mixture",
 ) -> GaussianMixture:  # fmt: skip
     """A random mixture: means N(0, spread^2 I), factors N(0, scale^2) along `rank` random directions, alike weights."""
     counts = {"dimension": dimension, "components": components, "rank": rank}
@@ -215,7 +230,9 @@ def seeded(
     g = torch.Generator().manual_seed(seed)
     means = spread * torch.randn(components, dimension, generator=g, dtype=torch.float64)
     directions, _ = torch.linalg.qr(torch.randn(components, dimension, rank, generator=g, dtype=torch.float64))
-    mixture = GaussianMixture(torch.ones(components), means, scale * directions, floor, shape=shape, name=name)
+    mixture = GaussianMixture(
+        torch.ones(components), means, scale * directions, floor, shape=shape, path=path, name=name
+    )
     made_of = (dimension, components, rank, float(floor), float(spread), float(scale), seed)
     mixture._weights_hash = hashlib.sha256(f"seeded {made_of}".encode()).hexdigest()
     return mixture

@@ -116,8 +116,6 @@ class PhotoPrior(Prior):
         ValueError: an option that is out of range; on `load`, an unreadable checkpoint, or one of another network.
     """
 
-    fractional_t = True
-
     def __init__(self, name: str, checkpoint: str, tile: int = 512, overlap: int = 64):
         super().__init__()
         self.name, self.checkpoint, self.tile, self.overlap = name, require(checkpoint, name), tile, overlap

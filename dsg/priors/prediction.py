@@ -1,9 +1,16 @@
-"""What networks predict, converted to eps in one place. Throughout x_t = sqrt(ab) x0 + sqrt(1-ab) eps."""
+"""The conversion between a network and the samplers: its path, and what it predicts. It is here and nowhere else.
+
+Samplers have x_t = sqrt(ab) x0 + sqrt(1-ab) eps. The network has its own path alpha x0 + sigma eps, which is x_t times
+sqrt(alpha^2 + sigma^2), and predicts one of the combinations of x0 and eps below.
+"""
 
 import math
 from typing import Literal, get_args
 
 from torch import Tensor
+
+from dsg.priors.base import Prediction
+from dsg.schedule import NoiseSchedule
 
 PredictionKind = Literal["eps", "v", "x0", "flow"]
 PREDICTIONS = get_args(PredictionKind)
@@ -14,11 +21,16 @@ def check_prediction(prediction: str) -> None:
         raise ValueError(f"model.prediction={prediction} is unknown: one of {', '.join(PREDICTIONS)}")
 
 
+def network_input(x_t: Tensor, schedule: NoiseSchedule, t: float) -> Tensor:
+    """x_t on the network's own path, like x_t."""
+    return x_t if schedule.path == "vp" else x_t * math.hypot(*schedule.alpha_sigma(t))
+
+
 def to_eps(out: Tensor, x_t: Tensor, alpha_bar: float, prediction: str) -> Tensor:
     """The network's output as eps; all tensors [B, ...].
 
     eps: as it is. v = sqrt(ab) eps - sqrt(1-ab) x0 (Salimans & Ho, arXiv 2202.00512). x0: the clean image. flow:
-    u = eps - x0 of a rectified flow (Liu et al., arXiv 2209.03003), whose network sees `flow_input`.
+    u = eps - x0 of a rectified flow (Liu et al., arXiv 2209.03003).
 
     Raises:
         ValueError: unknown prediction.
@@ -34,7 +46,17 @@ def to_eps(out: Tensor, x_t: Tensor, alpha_bar: float, prediction: str) -> Tenso
     return (x_t + a * out) / (a + b)
 
 
-def flow_input(x_t: Tensor, alpha_bar: float) -> tuple[Tensor, float]:
-    """What a flow's network sees instead of (x_t, t): (1-s) x0 + s eps, like x_t, and s in [0, 1]."""
+def to_prediction(out: Tensor, x_t: Tensor, alpha_bar: float, prediction: str) -> Prediction:
+    """eps, and x0 where eps alone would not give it well: of a flow, and at ab = 0. Arguments as of `to_eps`.
+
+    Raises:
+        ValueError: unknown prediction, or eps at ab = 0, which says nothing of x0.
+    """
+    eps = to_eps(out, x_t, alpha_bar, prediction)
+    if prediction != "flow" and alpha_bar > 0:
+        return Prediction(eps)
+    if prediction == "eps":
+        raise ValueError("the last noise level has no signal (alpha_bar = 0), where eps says nothing of x0")
     a, b = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
-    return x_t / (a + b), b / (a + b)
+    x0 = {"v": lambda: a * x_t - b * out, "x0": lambda: out, "flow": lambda: (x_t - b * out) / (a + b)}[prediction]()
+    return Prediction(eps, x0=x0)

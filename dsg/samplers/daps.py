@@ -14,16 +14,15 @@ from dsg.samplers.inverse import InverseSampler
 from dsg.schedule import NoiseSchedule, linear_betas
 
 RHO = 7  # noise levels are evenly spaced in sigma^(1/RHO)
-LARGEST = 150.0  # sigma at which the network's t is about T-1
+DDPM = NoiseSchedule(linear_betas()).alpha_bar
 
 
 @dataclass
 class DAPS(InverseSampler):
     """Denoise, move towards the measurement, add the next level's noise: neighbouring levels are not tied together.
 
-    The state is x0 + sigma z. The network sees it as x/sqrt(1 + sigma^2), at the t where DDPM's linear schedule, taken
-    as continuous, has that noise: between integers. The noise that the Langevin chain assumes in y is tau/sqrt(2),
-    whatever the task's sigma.
+    The state is x0 + sigma z. The prior sees it as x/sqrt(1 + sigma^2), at the t where its schedule has that noise:
+    between integers. The noise that the Langevin chain assumes in y is tau/sqrt(2), whatever the task's sigma.
 
     Args:
         steps: S noise levels, from sigma_max towards sigma_min, which is not used itself; after the last comes 0.
@@ -55,7 +54,7 @@ class DAPS(InverseSampler):
         check_range("steps", self.steps, 2, kind=int)
         check_range("ode_sigma_min", self.ode_sigma_min, 1e-4)
         check_range("sigma_min", self.sigma_min, self.ode_sigma_min)
-        check_range("sigma_max", self.sigma_max, self.sigma_min, LARGEST)
+        check_range("sigma_max", self.sigma_max, self.sigma_min)
         check_range("ode_steps", self.ode_steps, 1, kind=int)
         check_range("langevin_steps", self.langevin_steps, 0, kind=int)
         check_range("langevin_step_size", self.langevin_step_size, 0)
@@ -79,7 +78,7 @@ class DAPS(InverseSampler):
             # 3. the next level's noise
             x_prev = v + following * noise(index, purpose="forward") if following else v
             if callback is not None:
-                callback(StepState(index, network_time(sigma), 0, x, x0, x_prev, loss))
+                callback(StepState(index, time_of(sigma, prior.schedule), 0, x, x0, x_prev, loss))
             x = x_prev
         return x
 
@@ -88,7 +87,7 @@ class DAPS(InverseSampler):
         sigmas = levels(sigma, self.ode_sigma_min, self.ode_steps)
         for high, low in zip(sigmas, sigmas[1:]):
             with torch.no_grad():
-                eps = prior.predict(x / math.sqrt(1 + high**2), network_time(high)).eps
+                eps = prior.predict(x / math.sqrt(1 + high**2), time_of(high, prior.schedule)).eps
             x = x + (low - high) * eps
         return x
 
@@ -108,11 +107,9 @@ class DAPS(InverseSampler):
 
     def check(self, prior: Prior, task) -> None:
         super().check(prior, task)
-        if not prior.fractional_t:
-            raise ValueError("sampler=daps asks the network for t between integers, which this prior does not take")
-        alpha_bar, expected = prior.schedule.alpha_bar, NoiseSchedule(linear_betas()).alpha_bar
-        if len(alpha_bar) != len(expected) or not torch.allclose(alpha_bar, expected):
-            raise ValueError("sampler=daps knows t of DDPM's linear schedule only, and this prior has another")
+        largest = prior.schedule.ratios[1]
+        if self.sigma_max > largest:
+            raise ValueError(f"sampler.sigma_max={self.sigma_max}: this prior knows noise up to {largest:.4g}")
 
     def draws(self, schedule: NoiseSchedule) -> list[Draw]:
         order = []
@@ -134,6 +131,9 @@ def levels(high: float, low: float, count: int) -> list[float]:
     return [(first + i / count * (last - first)) ** RHO for i in range(count + 1)]
 
 
-def network_time(sigma: float) -> float:
-    """t where 1/ab - 1 = sigma^2, in the continuous form of DDPM's schedule, beta from .1 to 20 over 999."""
+def time_of(sigma: float, schedule: NoiseSchedule) -> float:
+    """t where 1/ab - 1 = sigma^2. As in the released code, DDPM's linear schedule is taken as continuous for that, with
+    beta from .1 to 20 over 999."""
+    if len(schedule) != len(DDPM) or not torch.allclose(schedule.alpha_bar, DDPM):
+        return schedule.time_of(1 / (1 + sigma**2))
     return 999 * (math.sqrt(0.1**2 + 2 * 19.9 * math.log1p(sigma**2)) - 0.1) / 19.9

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dsg.priors.base import Prior
 from dsg.samplers.base import Callback, Cost, Noise, StepState, Tunable, check_range
-from dsg.samplers.inverse import StridedSampler, noise_to_signal, predicted_x0
-from dsg.schedule import NoiseSchedule
+from dsg.samplers.inverse import StridedSampler, predicted_x0
+from dsg.schedule import NoiseSchedule, noise_to_signal
 from tasks.inverse import LinearInverseProblem
 from tasks.solvers import SVD
 
@@ -57,8 +57,8 @@ class DDRM(StridedSampler):
         for step in self.reverse_steps(prior.schedule):
             # 1. the prior's x0 and eps
             with torch.no_grad():
-                eps = prior.predict(x, step.t).eps
-            x0 = predicted_x0(x, eps, step.alpha_bar)
+                prediction = prior.predict(x, step.t)
+            x0, eps = predicted_x0(x, prediction, step.alpha_bar), prediction.eps
             x_prev = x0
             if step.index > 0:
                 # 2. the next level, component by component

@@ -10,7 +10,7 @@ from torch import Tensor
 from dsg.priors.base import Prior
 from dsg.samplers.base import Callback, Cost, Draw, Noise, StepState, check_range, check_switch
 from dsg.samplers.inverse import InverseSampler, predicted_x0
-from dsg.schedule import NoiseSchedule, Step, reverse_kernel
+from dsg.schedule import NoiseSchedule, Step, noise_to_signal, reverse_kernel
 from tasks.denoise import Denoising
 
 
@@ -22,8 +22,7 @@ class DenoiseOracle(InverseSampler):
     samples are from p(x0). Nothing is guided or tuned: other samplers can be checked against it.
 
     Args:
-        steps: reverse steps from that t to 0, evenly spaced. A prior that takes integer t only has no more than t + 1:
-            27 levels at sigma .1, 57 at .2 for DDPM's schedule.
+        steps: reverse steps from that t to 0, evenly spaced.
         clip_denoised: clamp x0 to [-1, 1], as for the prior's own samples; exact only where images keep to it.
 
     Raises:
@@ -51,8 +50,7 @@ class DenoiseOracle(InverseSampler):
         x = x_T.detach()
         for step in self.reverse_steps(prior, task):
             with torch.no_grad():
-                eps = prior.predict(x, step.t).eps
-            x0 = predicted_x0(x, eps, step.alpha_bar, self.clip_denoised)
+                x0 = predicted_x0(x, prior.predict(x, step.t), step.alpha_bar, self.clip_denoised)
             eps = (x - math.sqrt(step.alpha_bar) * x0) / math.sqrt(1 - step.alpha_bar)
             mean, sigma = reverse_kernel("ddim", 1.0, "", step, x, x0, eps, None)
             x_prev = mean + sigma * noise(step.index) if sigma else mean
@@ -62,11 +60,10 @@ class DenoiseOracle(InverseSampler):
         return x
 
     def reverse_steps(self, prior: Prior, task) -> list[Step]:
-        """From the noise of y; the network sees the nearest t that it takes."""
-        start, schedule = time_of(prior.schedule, matched(task.sigma)), prior.schedule
+        """From the noise of y."""
+        schedule = prior.schedule
+        start = schedule.time_of(matched(task.sigma))
         ts = [start * k / (self.steps - 1) for k in range(self.steps)]
-        if not prior.fractional_t:
-            ts = sorted({round(t) for t in ts})
         levels = [schedule.final_alpha_bar, *map(schedule.alpha_bar_at, ts[:-1]), matched(task.sigma)]
         return [Step(k, t, levels[k + 1], levels[k]) for k, t in reversed(list(enumerate(ts)))]
 
@@ -74,7 +71,7 @@ class DenoiseOracle(InverseSampler):
         super().check(prior, task)
         if not isinstance(task, Denoising):
             raise ValueError(f"sampler={self.name} knows the posterior of task=denoise only, not of task={task.name}")
-        low, high = (((1 - ab) / ab) ** 0.5 for ab in prior.schedule.alpha_bar[[1, -1]].tolist())
+        low, high = noise_to_signal(prior.schedule.alpha_bar[1].item()), prior.schedule.ratios[1]
         if not low <= task.sigma <= high:
             raise ValueError(f"task.sigma={task.sigma}: sampler={self.name} needs {low:.3g} to {high:.3g}")
 
@@ -88,10 +85,3 @@ class DenoiseOracle(InverseSampler):
 def matched(sigma: float) -> float:
     """alpha_bar of the state whose noise, over its signal, is sigma."""
     return 1 / (1 + sigma**2)
-
-
-def time_of(schedule: NoiseSchedule, alpha_bar: float) -> float:
-    """t where `NoiseSchedule.alpha_bar_at` is alpha_bar: between the table's entries log-linear."""
-    below = int((schedule.alpha_bar >= alpha_bar).sum()) - 1
-    low, high = schedule.alpha_bar[below].item(), schedule.alpha_bar[min(below + 1, len(schedule) - 1)].item()
-    return float(below) if low == high else below + math.log(low / alpha_bar) / math.log(low / high)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dsg.priors.base import Prior
 from dsg.samplers.base import Callback, Cost, Draw, Noise, StepState, Tunable, check_range, check_switch
-from dsg.samplers.inverse import InverseSampler, noise_to_signal, predicted_x0
-from dsg.schedule import NoiseSchedule, Step
+from dsg.samplers.inverse import InverseSampler, predicted_x0
+from dsg.schedule import NoiseSchedule, Step, signal_to_noise
 from tasks.inverse import LinearInverseProblem
 
 LEAST_SIGMA = 0.001  # of the noise in y, in units of [0, 1]
@@ -67,9 +67,9 @@ class DiffPIR(InverseSampler):
             ab, ab_prev = step.alpha_bar, step.alpha_bar_prev
             # 1. the prior's x0
             with torch.no_grad():
-                x0 = predicted_x0(x, prior.predict(x, step.t).eps, ab, self.clip_denoised)
+                x0 = predicted_x0(x, prior.predict(x, step.t), ab, self.clip_denoised)
             # 2. the data's
-            rho = self.data_weight * max(task.sigma / 2, LEAST_SIGMA) ** 2 / noise_to_signal(ab) ** 2
+            rho = self.data_weight * max(task.sigma / 2, LEAST_SIGMA) ** 2 * signal_to_noise(ab)
             found = task.proximal(x0, condition, rho)
             # 3. the next level's noise, from the one that goes with it and a fresh one
             eps = math.sqrt(1 - self.zeta) * (x - math.sqrt(ab) * found) / math.sqrt(1 - ab)

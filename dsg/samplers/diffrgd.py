@@ -80,9 +80,9 @@ class DiffRGD(Sampler):
             x_t, losses = x, None
             # 1. the unguided step, from the clamped x0 and the network's own eps
             with torch.no_grad():
-                eps = prior.predict(x_t, step.t).eps
-                x0 = predicted_x0(x_t, eps, step.alpha_bar, self.clip_denoised)
-            mean, sigma = reverse_kernel("ddim", self.eta, "", step, x_t, x0, eps, None)
+                prediction = prior.predict(x_t, step.t)
+                x0 = predicted_x0(x_t, prediction, step.alpha_bar, self.clip_denoised)
+            mean, sigma = reverse_kernel("ddim", self.eta, "", step, x_t, x0, prediction.eps, None)
             x = mean + sigma * noise(step.index) if sigma else mean
             # 2. descent on the sphere
             if self.guides(step):
@@ -98,7 +98,7 @@ class DiffRGD(Sampler):
         for _ in range(self.inner_steps):
             with torch.enable_grad():
                 at = x.detach().requires_grad_()
-                x0 = predicted_x0(at, prior.predict(at, level.t).eps, level.alpha_bar, self.clip_denoised)
+                x0 = predicted_x0(at, prior.predict(at, level.t), level.alpha_bar, self.clip_denoised)
                 loss = task.loss(prior.decode(x0), condition)
                 (gradient,) = torch.autograd.grad(loss.sum(), at)
             u = x - mean

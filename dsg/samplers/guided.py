@@ -78,7 +78,7 @@ class GuidedSampler(SubtractingSampler):
         steps: S >= 2 reverse steps.
         kernel: ddim, ddpm or freedom (`dsg.schedule.reverse_kernel`).
         eta: noise of the ddim and freedom kernels, in [0, 1]; ddpm has none to choose.
-        spacing: linspace or leading (`NoiseSchedule.timesteps`).
+        spacing: linspace, leading, trailing, karras or log_snr (`NoiseSchedule.timesteps`).
         variance: of kernel ddpm: learned_range or fixed_small; null takes the learned one where the prior has it.
         clip_denoised: clamp x0 to [-1, 1] (the gradient flows through the clamp) and recompute eps from it.
         spherical: DSG, the spherical Gaussian constraint, instead of a subtraction. Steps without noise, such as the
@@ -191,7 +191,7 @@ class GuidedSampler(SubtractingSampler):
         with torch.set_grad_enabled(guided and self.through_network):
             x_t = x_t.detach().requires_grad_(guided and self.through_network)
             prediction = prior.predict(x_t, step.t)
-            x0, eps = self.clean(x_t, prediction.eps, step)
+            x0, eps = self.clean(x_t, prediction, step)
         loss = gradient = None
         if guided:
             with torch.enable_grad():
@@ -211,8 +211,14 @@ class GuidedSampler(SubtractingSampler):
             state.x_prev = self.combine(state)
         return state
 
-    def clean(self, x_t: Tensor, eps: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+    def clean(self, x_t: Tensor, prediction: Prediction, step: Step) -> tuple[Tensor, Tensor]:
         """x0 and the eps that goes with it, in guided-diffusion's order of operations: long runs amplify rounding."""
+        x0, eps = prediction.x0, prediction.eps
+        if x0 is not None:
+            if self.clip_denoised:
+                x0 = x0.clamp(-1, 1)
+                eps = (x_t.detach() - math.sqrt(step.alpha_bar) * x0.detach()) / math.sqrt(1 - step.alpha_bar)
+            return x0, eps
         per_x, per_eps = math.sqrt(1 / step.alpha_bar), math.sqrt(1 / step.alpha_bar - 1)
         x0 = per_x * x_t - per_eps * eps
         if self.clip_denoised:
@@ -233,9 +239,11 @@ class GuidedSampler(SubtractingSampler):
     def check(self, prior: Prior, task) -> None:
         super().check(prior, task)
         prior.schedule.timesteps(self.steps, self.spacing)
+        if self.guided and (self.spherical or self.needs_sphere) and self.kernel != "ddpm" and self.eta == 0:
+            raise ValueError("sampler.eta=0 draws no noise and leaves no sphere, so nothing is guided: use eta above 0")
         self.check_variance(prior.learns_variance)
         if self.scaling == "text" and not self.spherical and not prior.takes_prompts:
-            raise ValueError("sampler.scaling=text needs a prior with a prompt (model=sd14): use gradient or noise")
+            raise ValueError("sampler.scaling=text needs a prior that follows prompts: use gradient or noise")
 
     def check_variance(self, learned: bool) -> None:
         """Raises ValueError if the kernel needs a variance that was not `learned`."""

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from dsg.priors.base import Prior
+from dsg.priors.base import Prediction, Prior
 from dsg.samplers.base import Draw, Sampler
 from dsg.schedule import NoiseSchedule, Step
 from tasks.inverse import InverseProblem
@@ -34,15 +34,12 @@ class StridedSampler(InverseSampler):
         return [Draw("step", step.index, 0) for step in self.reverse_steps(schedule)[:-1]]
 
 
-def predicted_x0(x: Tensor, eps: Tensor, alpha_bar: float, clip: bool = False) -> Tensor:
-    """x0 of x = sqrt(ab) x0 + sqrt(1-ab) eps; `clip` clamps it to [-1, 1]."""
-    x0 = (x - math.sqrt(1 - alpha_bar) * eps) / math.sqrt(alpha_bar)
+def predicted_x0(x: Tensor, prediction: Prediction, alpha_bar: float, clip: bool = False) -> Tensor:
+    """The clean image that goes with what is predicted of x; `clip` clamps it to [-1, 1]."""
+    x0 = prediction.x0
+    if x0 is None:
+        x0 = (x - math.sqrt(1 - alpha_bar) * prediction.eps) / math.sqrt(alpha_bar)
     return x0.clamp(-1, 1) if clip else x0
-
-
-def noise_to_signal(alpha_bar: float) -> float:
-    """s = sqrt((1-ab)/ab): the standard deviation of the noise in x/sqrt(ab)."""
-    return math.sqrt((1 - alpha_bar) / alpha_bar)
 
 
 class Adam:

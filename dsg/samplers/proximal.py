@@ -23,7 +23,7 @@ from dsg.constraint import norm
 from dsg.priors.base import Prior
 from dsg.samplers.base import Tunable, check_range
 from dsg.samplers.guided import GuidedSampler
-from dsg.schedule import Step
+from dsg.schedule import Step, signal_to_noise
 from tasks.inverse import LinearInverseProblem
 
 LEAST_SIGMA = 0.001  # of the noise in y
@@ -68,11 +68,11 @@ class Proximal(GuidedSampler):
 
     def proximal_point(self, prior: Prior, task, condition, step: Step, x0: Tensor) -> Tensor:
         """v, like x0."""
-        signal_to_noise = step.alpha_bar / (1 - step.alpha_bar)
+        ratio = signal_to_noise(step.alpha_bar)
         if isinstance(task, LinearInverseProblem):
-            rho = self.rho_factor * max(task.sigma, LEAST_SIGMA) ** 2 * signal_to_noise
+            rho = self.rho_factor * max(task.sigma, LEAST_SIGMA) ** 2 * ratio
             return task.proximal(x0, condition, rho, self.solver_steps)
-        length = self.inner_length * math.sqrt(x0[0].numel()) * min(1.0, signal_to_noise**-0.5) / self.inner_steps
+        length = self.inner_length * math.sqrt(x0[0].numel()) * min(1.0, ratio**-0.5) / self.inner_steps
         v = x0
         for _ in range(self.inner_steps):
             at = v.detach().requires_grad_()

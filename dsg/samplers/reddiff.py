@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dsg.priors.base import Prior
 from dsg.samplers.base import Callback, Cost, Noise, StepState, Tunable, check_choice, check_range
-from dsg.samplers.inverse import Adam, StridedSampler, noise_to_signal
-from dsg.schedule import NoiseSchedule
+from dsg.samplers.inverse import Adam, StridedSampler, predicted_x0
+from dsg.schedule import NoiseSchedule, noise_to_signal
 from tasks.inverse import LinearInverseProblem
 
 Weighting = Literal["linear", "sqrt", "square", "log", "trunc_linear", "power2over3", "const"]
@@ -79,7 +79,7 @@ class REDDiff(StridedSampler):
             z = noise(step.index)
             x = math.sqrt(step.alpha_bar) * mu + math.sqrt(1 - step.alpha_bar) * z
             with torch.no_grad():
-                eps = prior.predict(x, step.t).eps
+                prediction = prior.predict(x, step.t)
             # 2. the gradients of the two terms, beside the network
             with torch.enable_grad():
                 at = mu.detach().requires_grad_()
@@ -87,11 +87,11 @@ class REDDiff(StridedSampler):
                 (data,) = torch.autograd.grad(loss.square().sum(), at)
             s = noise_to_signal(step.alpha_bar)
             gradient = self.data_weight * data / (2 * condition["y"][0].numel())
-            gradient = gradient + self.prior_weight * WEIGHTS[self.weighting](s) * (eps - z) / mu[0].numel()
+            gradient = gradient + self.prior_weight * WEIGHTS[self.weighting](s) * (prediction.eps - z) / mu[0].numel()
             # 3. Adam
             following = mu + adam.change(gradient)
             if callback is not None:
-                x0 = (x - math.sqrt(1 - step.alpha_bar) * eps) / math.sqrt(step.alpha_bar)
+                x0 = predicted_x0(x, prediction, step.alpha_bar)
                 # the draws are numbered with the level at t = 0, from which no step goes; the steps end at 0
                 callback(StepState(step.index - 1, step.t, 0, x, x0, following, loss.detach()))
             mu = following

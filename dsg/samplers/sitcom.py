@@ -78,7 +78,7 @@ class SITCOM(InverseSampler):
             last = k + 1 == self.inner_steps  # an Adam step here would never be evaluated
             with torch.set_grad_enabled(not last):
                 v = v.detach().requires_grad_(not last)
-                found = predicted_x0(v, prior.predict(v, step.t).eps, step.alpha_bar, self.clip_denoised)
+                found = predicted_x0(v, prior.predict(v, step.t), step.alpha_bar, self.clip_denoised)
                 loss = task.loss(found, condition)
             x0 = found.detach() if x0 is None else torch.where(_wide(going), found.detach(), x0)
             losses = loss.detach() if losses is None else torch.where(going, loss.detach(), losses)

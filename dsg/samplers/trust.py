@@ -11,7 +11,7 @@ from torch import Tensor
 from dsg.constraint import norm
 from dsg.priors.base import Prior
 from dsg.samplers.base import Callback, Cost, Draw, Noise, Sampler, StepState, Tunable, check_range, check_switch
-from dsg.samplers.inverse import noise_to_signal, predicted_x0
+from dsg.samplers.inverse import predicted_x0
 from dsg.schedule import NoiseSchedule, Step, reverse_kernel
 
 
@@ -95,11 +95,11 @@ class TrustSampling(Sampler):
 
     def clean(self, prior: Prior, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """x0, and the eps that goes with it."""
-        eps = prior.predict(x, step.t).eps
-        x0 = predicted_x0(x, eps, step.alpha_bar, self.clip_denoised)
+        prediction = prior.predict(x, step.t)
+        x0 = predicted_x0(x, prediction, step.alpha_bar, self.clip_denoised)
         if self.clip_denoised:
-            eps = (x / math.sqrt(step.alpha_bar) - x0) / noise_to_signal(step.alpha_bar)
-        return x0, eps
+            return x0, (x - math.sqrt(step.alpha_bar) * x0) / math.sqrt(1 - step.alpha_bar)
+        return x0, prediction.eps
 
     def reverse_steps(self, schedule: NoiseSchedule) -> list[Step]:
         """At S+1 points of -1 .. T-1, truncated; the first is the end."""
