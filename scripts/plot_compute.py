@@ -3,7 +3,7 @@
     python scripts/plot_compute.py results/suite-benchmark results/suite-benchmark-50 results/suite-benchmark-100 \
         --out results/suite-benchmark-100/compute.png
 
-A suite's views.csv has the numbers (docs/protocol.md). A point is a mean over test images with its 95 % interval, at a
+A suite's table.csv has the numbers (docs/protocol.md). A point is a mean over test images with its 95 % interval, at a
 budget of forward passes (a backward pass counts two). Shown are the tasks that all suites have.
 """
 
@@ -25,7 +25,7 @@ METHODS = "dps additive dps_dsg mpgd_dsg diffpir ddrm".split()
 def main(arguments: list[str]) -> int:
     """The exit code."""
     parser = Parser(__doc__)
-    parser.add_argument("suites", nargs="+", type=Path, help="folders of suites, each with a views.csv")
+    parser.add_argument("suites", nargs="+", type=Path, help="folders of suites, each with a table.csv")
     parser.add_argument("--methods", nargs="+", default=METHODS, help="names of samplers (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="a PNG file")
     args = parser.parse_args(arguments)
@@ -45,14 +45,9 @@ def write(suites: list[Path], methods: list[str], out: Path) -> None:
 
 def read(suite: Path) -> pd.DataFrame:
     """The PSNR at equal compute: columns task, method, level, mean, low, high."""
-    file = next((suite / name for name in ("table.csv", "views.csv") if (suite / name).exists()), None)
-    if file is None:
-        raise ValueError(f"{suite}: no table.csv or views.csv: it is no folder of a suite with views")
-    table = pd.read_csv(file)
-    if "metric" in table:
-        table = table[table["metric"] == "psnr"]
-    else:  # of older suites
-        table = table.rename(columns={"psnr": "mean", "psnr_low": "low", "psnr_high": "high"})
+    if not (suite / "table.csv").exists():
+        raise ValueError(f"{suite}: no table.csv: it is no folder of a suite with views")
+    table = pd.read_csv(suite / "table.csv").query("metric == 'psnr'")
     return table[table["view"] == "compute"].dropna(subset="mean")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 
 import pandas as pd
 import pytest
@@ -128,19 +129,49 @@ def test_the_readme_is_a_front_page():
 def test_prose_ends_before_column_120():
     for page, text in PAGES.items():
         prose = re.sub(r"```.*?```", "", text, flags=re.S)
-        long = [line for line in prose.splitlines() if len(line) >= 120 and not line.startswith(("|", "    ", "!["))]
+        long = [line for line in prose.splitlines() if len(line) >= 120 and not line.startswith(("|", "    ", "![", "<!--"))]
         assert not long, f"{page.name}: {long[0][:60]}"
+
+
+def test_the_tables_of_the_pages_are_those_of_the_results():
+    fill()["fill"](check=True)
+
+
+def fill():
+    return runpy.run_path(str(ROOT / "scripts/fill_tables.py"))
+
+
+def test_a_table_is_filled_from_a_csv(tmp_path):
+    rows = [("dps", "hdr", 25.126, 24.0, 26.0), ("dps_dsg", "hdr", 26.0, 25.0, 27.0), ("dps", "box", 9.0, 8.0, 10.0)]
+    data = pd.DataFrame(rows, columns=["method", "task", "mean", "low", "high"])
+    data.to_csv(tmp_path / "t.csv", index=False)
+    about = {"csv": str(tmp_path / "t.csv"), "rows": "method", "columns": "task", "cell": ["mean", "low", "high"]}
+    lines = fill()["table"]({**about, "digits": 1, "best": "high", "names": {"hdr": "HDR"}}).splitlines()
+    assert lines[0] == "| method | HDR | box |"
+    assert lines[2:] == [
+        "| DPS | 25.1 [24.0, 26.0] | **9.0** [8.0, 10.0] |",
+        "| DPS + DSG | **26.0** [25.0, 27.0] | |",
+    ]
+    with pytest.raises(ValueError, match="more than one number in a cell"):
+        fill()["table"]({**about, "rows": "task", "columns": "low"} | {"where": "low > 0", "columns": "task"})
+
+
+def test_a_page_that_is_not_up_to_date_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "t.csv").write_text("method,psnr\ndps,25\n")
+    (tmp_path / "README.md").write_text(
+        "<!-- table: {csv: t.csv, rows: method, values: {PSNR: psnr}} -->\nold\n<!-- end -->\n"
+    )
+    script = fill()
+    monkeypatch.setitem(script["fill"].__globals__, "REPOSITORY", tmp_path)
+    assert script["main"](["--check"]) == 2
+    assert "README.md is not what the results say" in capsys.readouterr().err
+    assert script["main"]([]) == 0 and "| dps | 25.00 |" in (tmp_path / "README.md").read_text()
+    assert script["main"](["--check"]) == 0
 
 
 METHODS = {
     "no guidance": "unconditional", "DPS, additive": "additive", "Trust Sampling": "trust", "RED-diff": "reddiff",
     "FreeDoM, additive": "freedom_additive", "MPGD, additive": "mpgd_additive",
-}  # fmt: skip
-TASKS = {
-    "SR x4": "super_resolution", "super-resolution x4": "super_resolution", "inpainting 70 %": "inpaint",
-    "inpainting, 70 % missing": "inpaint", "box": "inpaint_box", "Gaussian deblur": "gaussian_deblur",
-    "Gaussian deblurring": "gaussian_deblur", "motion deblur": "motion_deblur", "motion deblurring": "motion_deblur",
-    "denoising": "denoise", "HDR": "hdr",
 }  # fmt: skip
 
 
@@ -151,116 +182,6 @@ def tables(text):
             [cell.strip(" *") for cell in line.strip().strip("|").split("|")] for line in block.splitlines()
         ]
         yield header, rows
-
-
-@pytest.mark.parametrize(
-    "page, heading, number, folder, view",
-    [("README.md", "What to expect", 0, "headline", "steps"),
-     ("docs/results.md", "The headline", 0, "headline", "steps"),
-     ("docs/results.md", "The benchmark: equal steps", 0, "suite-benchmark", "steps"),
-     ("docs/results.md", "The benchmark: equal compute", 0, "suite-benchmark", "compute"),
-     ("docs/results.md", "Rivals at their own settings", 0, "suite-benchmark_own", "own"),
-     ("docs/results.md", "At 50 steps", 0, "suite-benchmark-50", "steps"),
-     ("docs/results.md", "At 50 steps", 2, "suite-benchmark-50", "compute"),
-     ("docs/results.md", "At 100 steps", 0, "suite-benchmark-100", "steps"),
-     ("docs/results.md", "At 100 steps", 2, "suite-benchmark-100", "compute")],
-)  # fmt: skip
-def test_a_table_of_a_page_has_the_numbers_of_the_suite(page, heading, number, folder, view):
-    views = pd.read_csv(ROOT / "results" / folder / "views.csv")
-    views = views[views["view"] == view].set_index(["task", "method"])["psnr"]
-    text = PAGES[ROOT / page].split(f" {heading}\n")[1].split("\n#")[0]
-    (header, *columns), rows = list(tables(text))[number]
-    assert header == "method" and len(rows) >= 7
-    for name, *cells in rows:
-        method = METHODS.get(name, name.lower().replace(" + ", "_"))
-        for column, cell in zip(columns, cells):
-            if column in ("steps", "passes"):
-                continue
-            number = views.get((TASKS[column], method))
-            assert cell == ("" if number is None or pd.isna(number) else f"{number:.2f}"), (name, column)
-
-
-def test_the_table_of_phase_retrieval_has_both_views_of_its_suite():
-    views = pd.read_csv(ROOT / "results/suite-benchmark-phase/views.csv").set_index(["view", "method"])["psnr"]
-    text = PAGES[ROOT / "docs/results.md"].split("### Phase retrieval\n")[1].split("\n#")[0]
-    ((_, *columns), rows) = next(tables(text))
-    assert columns == ["20 steps", "equal compute"] and len(rows) == 14
-    for name, *cells in rows:
-        method = METHODS.get(name, name.lower().replace(" + ", "_").replace("-", ""))
-        for view, cell in zip(("steps", "compute"), cells):
-            number = views.get((view, method))
-            assert cell == ("" if number is None else f"{number:.2f}"), (name, view)
-
-
-@pytest.mark.parametrize(
-    "page, heading, count, folder, interval",
-    [("docs/results.md", "The headline", "four", "headline", "nested_"),
-     ("docs/what-makes-dsg-work.md", "What makes DSG work", "four", "headline", "nested_"),
-     ("docs/results.md", "At 50 steps", "seven", "suite-benchmark-50", ""),
-     ("docs/results.md", "At 100 steps", "four", "suite-benchmark-100", "")],
-)  # fmt: skip
-def test_the_differences_of_a_page_are_those_of_the_suite(page, heading, count, folder, interval):
-    paired = pd.read_csv(ROOT / "results" / folder / "paired.csv")
-    paired = paired[paired["view"] == "steps"].set_index(["task", "method", "base"])
-    text = PAGES[ROOT / page].split(f" {heading}\n")[1]
-    (_, rows) = next(found for found in tables(text) if found[0][0] == f"mean of the {count} tasks [dB]")
-    for k, (family, control) in enumerate(
-        (("dps", "additive"), ("freedom", "freedom_additive"), ("mpgd", "mpgd_additive"))
-    ):
-        pairs = (f"{family}_dsg", family), (control, family), (f"{family}_dsg", control)
-        for row, pair, digits in zip(rows, pairs, (1, 1, 2), strict=True):
-            found = paired.loc[(f"mean of {dict(four=4, seven=7)[count]}", *pair)]
-            low, high = found[f"{interval}low"], found[f"{interval}high"]
-            assert row[1 + k] == f"{found['difference']:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]", pair
-
-
-def test_what_stands_beside_the_rivals_own_settings_is_of_the_same_faces():
-    faces = pd.read_csv(ROOT / "results/suite-benchmark_own/images.csv")["image"].unique()
-    images = pd.read_csv(ROOT / "results/suite-benchmark-50/images.csv")
-    images = images[(images["at"] == "chosen") & images["image"].isin(faces)]
-    means = images.groupby(["method", "steps", "task"])["psnr"].mean()
-    text = PAGES[ROOT / "docs/results.md"].split("### Rivals at their own settings\n")[1].split("\n#")[0]
-    (_, *columns), rows = list(tables(text))[1]
-    for (_, *cells), sampler in zip(rows, (("additive", 50), ("dps_dsg", 50), ("mpgd_dsg", 150)), strict=True):
-        assert cells == [f"{means[(*sampler, TASKS[column])]:.2f}" for column in columns], sampler
-
-
-@pytest.mark.parametrize("number, first, folder", [(0, 0, "denoise"), (1, 0, "denoise-0.1"), (1, 3, "denoise-0.3")])
-def test_the_tables_of_denoising_are_those_of_its_suites(number, first, folder):
-    found = pd.read_csv(ROOT / "results" / folder / "tradeoff.csv").set_index("method")
-    text = PAGES[ROOT / "docs/results.md"].split("### Against the learned prior's own posterior\n")[1].split("\n#")[0]
-    _, rows = list(tables(text))[number]
-    assert len(rows) == len(found) - 1  # but the mean of the reference
-    for name, *cells in rows:
-        known = METHODS | {"the posterior": "denoise_oracle"}
-        row = found.loc[known.get(name, name.lower().replace(" + ", "_"))]
-        intervals = [
-            [f"{row[part + end]:.3f}"[1:] for end in ("", "_low", "_high")] for part in ("spread", "to_reference")
-        ]
-        expected = [f"{row['psnr']:.2f}", *(f"{mean} [{low}, {high}]" for mean, low, high in intervals)]
-        assert cells[first : first + 3] == expected, name
-
-
-CASES = [("Noise", "noise", 0.05), ("Blur", "blur", 2.0), ("Mask", "mask", 0.7), ("Prior", "prior", 0.0)]
-
-
-@pytest.mark.parametrize("heading, case, assumed", CASES)
-def test_what_a_wrong_assumption_costs_is_what_the_suite_found(heading, case, assumed):
-    losses = pd.read_csv(ROOT / "results/assumptions/losses.csv")
-    losses = losses[losses["case"] == case].set_index(["method", "value"])
-    text = PAGES[ROOT / "docs/robustness.md"].split(f"## {heading}\n")[1].split("\n## ")[0]
-    for (_, *columns), rows in tables(text):
-        for name, *cells in rows:
-            method = METHODS.get(name, name.lower().replace(" + ", "_").replace("-", ""))
-            for column, cell in zip(columns, cells):
-                found = losses.loc[(method, assumed if column == "right [dB]" else float(column))]
-                if column == "right [dB]":
-                    expected = f"{found['right']:.2f}"
-                elif "right [dB]" in columns:
-                    expected = f"{found['lost']:.1f} [{found['low']:.1f}, {found['high']:.1f}]"
-                else:  # told the truth
-                    expected = f"{found['right']:.1f}"
-                assert cell == expected, (name, column)
 
 
 PARTS = {

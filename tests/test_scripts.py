@@ -53,7 +53,7 @@ WRONG = {
     ],
     "plot_compute": [
         ([], "the following arguments are required: suites, --out"),
-        (["/nowhere", "--out", "/nowhere/o.png"], "/nowhere: no table.csv or views.csv"),
+        (["/nowhere", "--out", "/nowhere/o.png"], "/nowhere: no table.csv"),
         ([str(BENCHMARK), "--methods", "nope", "--out", "/nowhere/o.png"], "--methods nope: these suites have"),
     ],
     "prepare_data": [
@@ -200,12 +200,13 @@ def test_ctrl_c_is_one_line_and_exit_code_130(name, options, part, monkeypatch, 
 
 
 def views(folder, level, *tasks):
-    rows = [("compute", task, level, method, 20.0 + k + level, 19.0, 40.0)
+    rows = [("compute", task, level, method, "psnr", 20.0 + k + level, 19.0, 40.0)
             for task in tasks for k, method in enumerate(("dps", "dps_dsg"))]  # fmt: skip
-    rows += [("steps", tasks[0], 5, "dps", 99.0, 99.0, 99.0), ("compute", tasks[0], level, "ddrm", None, None, None)]
+    rows += [("steps", tasks[0], 5, "dps", "psnr", 99.0, 99.0, 99.0)]
+    rows += [("compute", tasks[0], level, "dps", "haarpsi", 0.9, 0.8, 1.0)]
     folder.mkdir()
-    columns = ["view", "task", "level", "method", "psnr", "psnr_low", "psnr_high"]
-    pd.DataFrame(rows, columns=columns).to_csv(folder / "views.csv", index=False)
+    columns = ["view", "task", "level", "method", "metric", "mean", "low", "high"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "table.csv", index=False)
     return str(folder)
 
 
