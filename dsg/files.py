@@ -7,7 +7,7 @@ import re
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from yaml import MarkedYAMLError
@@ -114,7 +114,8 @@ def sweep(folder: Path) -> None:
         owner, _, _ = file.name.removesuffix(".partial").rpartition(".")[2].rpartition("-")
         name, _, pid = owner.rpartition("-")
         if name == host and pid.isdigit() and not _alive(int(pid)):
-            file.unlink(missing_ok=True)
+            with suppress(OSError):  # of a folder that may only be read
+                file.unlink()
 
 
 def _alive(pid: int) -> bool:

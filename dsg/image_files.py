@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from dsg.files import named, temporary_name
@@ -239,22 +240,26 @@ def read_masks(source: Path, paths: dict[str, Path], size: int | None, on_error:
     return each(paths, read_own, on_error)
 
 
-def save(path: Path, image: np.ndarray, form: Form | None = None) -> None:
+def save(path: Path, image: np.ndarray, form: Form | None = None, **texts: str) -> None:
     """Write uint8 [H, W, 3 or 1] as a PNG that is there whole or not at all, whoever else writes it.
 
     Args:
         form: of the file that it was made from: greyscale stays greyscale, opacity and colour profile are kept (opacity
             is enlarged with the image).
+        texts: that the file carries, by keyword.
     """
     picture, form = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), form or Form()
     if form.grey:
         picture = picture.convert("L")
     if form.alpha is not None:
         picture.putalpha(Image.fromarray(form.alpha).resize(picture.size, Image.Resampling.BICUBIC))
+    carried = PngInfo()
+    for keyword, text in texts.items():
+        carried.add_text(keyword, text)
     temporary = temporary_name(path)
     try:
         with named(path):
-            picture.save(temporary, format="PNG", icc_profile=form.icc)
+            picture.save(temporary, format="PNG", icc_profile=form.icc, pnginfo=carried)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,27 +1,47 @@
 """All of a run at a glance: condition, restored image and truth, the worst and the best first."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from dsg.files import short_hash
 from dsg.image_files import save
 from dsg.runs.runner import Run
 
 MOST = 16  # images on a sheet
 SIDE = 384  # of an image on the sheet at most, in px
+SHOWS = "shows"  # a text in the file: digest of the rows that it was made of
+DIGITS = "%.3g"
 ORDER = ("psnr", "haarpsi")  # what ranks them, if it was computed
 
 
 def write_contact_sheet(run: Run) -> None:
-    """`grid.png`: a row per image with its id and rank; half of them the worst, half the best, where there are more
-    than fit."""
+    """Write `grid.png`, unless it is there and shows what it should: a row per image with its id and rank; half of them
+    the worst, half the best, where there are more than fit."""
     table = run.results.table()
     table = table.loc[table.index.intersection([item.name for item in run.items])]
-    if len(table):
-        rows = [_row(run, row) for _, row in chosen(table).iterrows()]
+    if not len(table):
+        return
+    table, done, sheet = chosen(table), run.results.rows(), run.results.out / "grid.png"
+    numbers = table[[name for name in ORDER if name in table]].to_csv(float_format=DIGITS)
+    shows = short_hash({"numbers": numbers, "files": [done[name]["files"] for name in table.index]})
+    if shown_by(sheet) != shows:
+        rows = [_row(run, row) for _, row in table.iterrows()]
         width = max(row.shape[1] for row in rows)
         rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-        save(run.results.out / "grid.png", np.concatenate(rows))
+        save(sheet, np.concatenate(rows), **{SHOWS: shows})
+
+
+def shown_by(sheet: Path) -> str | None:
+    """The digest of what a contact sheet shows; None if there is none, or it is damaged."""
+    try:
+        with Image.open(sheet) as image:
+            image.load()  # raises where a byte is wrong
+            return image.info.get(SHOWS)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def chosen(table: pd.DataFrame) -> pd.DataFrame:
@@ -51,7 +71,7 @@ def _row(run: Run, row: pd.Series) -> np.ndarray:
     line = np.concatenate([part for cell in cells for part in (cell, gap)], axis=1)
     caption = Image.new("RGB", (line.shape[1], 14), "white")
     words = " ".join(
-        [str(row["id"])] + [f"{row[name]:.3g} {name}" for name in ORDER if name in row and pd.notna(row[name])]
+        [str(row["id"])] + [f"{DIGITS % row[name]} {name}" for name in ORDER if name in row and pd.notna(row[name])]
     )
     ImageDraw.Draw(caption).text((1, 1), words, fill="black")
     return np.concatenate([np.asarray(caption), line])

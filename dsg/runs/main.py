@@ -60,10 +60,9 @@ def run_one(config: DictConfig, sources: Sources) -> int:
 
 def restore(run: Run, on_progress: Callable[[float], None]) -> list[str]:
     """Restore what is not finished, with its film and contact sheet. Returns the failed images, a line each."""
-    work, film = run.work(), Film(run) if run.config.save_film else None
+    film = Film(run) if run.config.save_film else None
     failures = run.execute(on_progress, film, *([film.write] if film else []))
-    if work and run.results.rows():
-        write_contact_sheet(run)
+    write_contact_sheet(run)
     if run.config.average:
         table = write_averages(run)
         if len(table):

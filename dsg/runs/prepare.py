@@ -57,10 +57,11 @@ def prepare(config: DictConfig, sources: Sources | None = None, out: Path | None
     owner = identity(OmegaConf.to_container(config), prior.weights_hash, task.weights_hash)
     folder = out or output_folder(config, owner)
     check_folders(folder, config.data.root)
+    results = Results(folder, owner)
     run = Run(
-        config, to_yaml(config, sources or {}), prior, task, sampler, inputs, Results(folder, owner), metrics,
+        config, to_yaml(config, sources or {}), prior, task, sampler, inputs, results, metrics,
         config.samples, config.seed, shape, batches(config.batch_size, prior.cpu_batch, device), device,
-        [*task.notes(inputs), *sampler.notes(prior.schedule)], sources=sources or None,
+        [*task.notes(inputs), *sampler.notes(prior.schedule), *results.notes()], sources=sources or None,
     )  # fmt: skip
     run.pending()  # refuses inputs that have changed
     return run
@@ -105,6 +106,8 @@ def check_name(option: str, name: str) -> None:
 
 def check_folders(out: Path, root: str | None) -> None:
     """Raises ValueError if `out` cannot be a folder, or lies below data.root: the next call would read it as inputs."""
+    if out.resolve() == Path(out.resolve().anchor):
+        raise ValueError(f"out={out} is the root of the file system: choose another out")
     there = next(path for path in (out, *out.parents) if path.exists())
     if not there.is_dir() or (there != out and not os.access(there, os.W_OK | os.X_OK)):
         raise ValueError(f"out={out} cannot be made: {there} is no folder that can be written; choose another out")

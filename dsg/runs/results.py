@@ -8,8 +8,8 @@ import hashlib
 import json
 import os
 import secrets
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,12 @@ from PIL import Image
 
 from dsg.files import file_digest, named, place, process_name, sweep, temporary_name
 from dsg.metrics.base import Metric
+from dsg.runs.records import BY, parse_record
 from dsg.runs.saved import OWNER, read_plain
 from dsg.samplers.base import unused_options
 
 PARTS, SUMMARY = "parts", "metrics.json"
-BY = "by:"  # in a record: with which settings a metric was computed
+FOLDERS = ("images", "condition", "truth", PARTS, "mean", "deviation", "film")
 # of a model: where its file lies (its hash counts) and what changes no more than rounding
 PRESENTATION = {"label", "control"}  # of a sampler: what tables say of it
 SPEED = {"checkpoint", "compile", "channels_last", "cpu_batch", "use_checkpoint"}
@@ -64,16 +65,24 @@ class Results:
     def __init__(self, out: Path, owner: Mapping):
         self.out, self.owner = out, OmegaConf.to_container(OmegaConf.create(dict(owner)))
         self.images, self.condition, self.truth = out / "images", out / "condition", out / "truth"
-        self._part = out / PARTS / f"{time.time_ns()}-{process_name()}-{secrets.token_hex(3)}.jsonl"
         self.check_owner()
 
+    @cached_property
+    def _part(self) -> Path:
+        """The file of this process: numbered when it is first needed, after all that are there.
+
+        Not by time: the clocks of two machines differ.
+        """
+        number = 1 + max((_number(part) for part in (self.out / PARTS).glob("*.jsonl")), default=0)
+        return self.out / PARTS / f"{number:05}-{process_name()}-{secrets.token_hex(3)}.jsonl"
+
     def claim(self, config_text: str) -> None:
-        """Make the folder this run's, for all processes that work on it; sweep what killed ones left half-written.
+        """Make the folder this run's, for all processes that work on it.
 
         Args:
             config_text: YAML of the resolved config; the identity is added.
         """
-        for folder in (self.images, self.condition, self.truth, self._part.parent):
+        for folder in (self.images, self.condition, self.truth, self.out / PARTS):
             folder.mkdir(parents=True, exist_ok=True)
         text = config_text + OmegaConf.to_yaml(OmegaConf.create({"identity": self.owner}))
         temporary = temporary_name(self.out / OWNER)
@@ -85,8 +94,11 @@ class Results:
             self.check_owner()
         finally:
             temporary.unlink(missing_ok=True)
-        for folder in (self.out, self.images, self.condition, self.truth, self._part.parent):
-            sweep(folder)
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written, in the run's own folders only."""
+        for folder in ("", *FOLDERS):
+            sweep(self.out / folder)
 
     def check_owner(self) -> None:
         """Raise a ValueError if the folder belongs to another run."""
@@ -122,22 +134,29 @@ class Results:
 
         A line that a kill or a full disk cut short, or that no run of ours writes, counts for nothing.
         """
-        found = []
-        for part in sorted((self.out / PARTS).glob("*.jsonl")):
-            for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
+        return [record for _, record in self._lines() if isinstance(record, dict)]
+
+    def notes(self) -> list[str]:
+        """The lines that no run of ours writes."""
+        return [f"{place}: {found}; it counts for nothing" for place, found in self._lines() if isinstance(found, str)]
+
+    def _lines(self) -> Iterator[tuple[str, dict | str]]:
+        """Of every whole line its place, and the record, or why it is none."""
+        for part in sorted((self.out / PARTS).glob("*.jsonl"), key=lambda part: (_number(part), part.name)):
+            for number, line in enumerate(part.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
                 try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
-                    continue
-                if isinstance(record, dict) and isinstance(record.get("files", {}), dict):
-                    found.append(record)
-        return found
+                    record = parse_record(line)
+                except ValueError as error:
+                    yield f"{part}, line {number}", str(error)
+                else:
+                    if record is not None:
+                        yield "", record
 
     def rows(self) -> dict[str, dict]:
         """By id, all that was said of an image."""
         rows: dict[str, dict] = {}
         for record in self.records():
-            if isinstance(name := record.get("id"), str):
+            if (name := record.get("id")) is not None:
                 made_again = "files" in record and rows.get(name, record).get("files") != record["files"]
                 rows[name] = record if made_again else {**rows.get(name, {}), **record}
         # metrics of an image whose own record was lost say nothing
@@ -145,7 +164,7 @@ class Results:
 
     def failures(self) -> list[dict]:
         """The last failure of every image that failed, in any process, and has not come out since."""
-        rows, failed = self.rows(), {r["failed"]: r for r in self.records() if isinstance(r.get("failed"), str)}
+        rows, failed = self.rows(), {r["failed"]: r for r in self.records() if "failed" in r}
         return [failed[name] for name in sorted(failed) if name not in rows or not self.whole(rows[name])]
 
     def table(self) -> pd.DataFrame:
@@ -184,8 +203,17 @@ class Results:
         return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
     def summary(self) -> dict:
-        """metrics.json."""
-        return json.loads((self.out / SUMMARY).read_text(encoding="utf-8"))
+        """metrics.json; empty where there is none that can be read."""
+        try:
+            found = json.loads((self.out / SUMMARY).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _number(part: Path) -> int:
+    number = part.name.partition("-")[0]
+    return int(number) if number.isdecimal() else 0
 
 
 def _flat(tree: Mapping, prefix: str = "") -> dict:

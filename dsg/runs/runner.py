@@ -20,7 +20,8 @@ from dsg.metrics.base import ImageMetric, Metric, SetMetric, at_once
 from dsg.noise import ImageNoise
 from dsg.priors.base import CountedPrior, Prior
 from dsg.runs.batches import USUAL, Batches, forget_peak, peak_memory
-from dsg.runs.results import BY, SUMMARY, Results
+from dsg.runs.records import BY
+from dsg.runs.results import SUMMARY, Results
 from dsg.runs.shards import shard_of_this_process
 from dsg.runs.summary import write_summary
 from dsg.runs.tries import best_try
@@ -49,10 +50,11 @@ class Failure:
 
 
 class Made(NamedTuple):
-    """What a batch came to: the images that failed, and which of its tries each image is."""
+    """What a batch came to: the images that failed, which of its tries each image is, and the records of both."""
 
     failures: list[Failure]
     kept: Sequence[int]
+    records: list[dict]
 
 
 @dataclass
@@ -142,7 +144,7 @@ class Run:
         Args:
             on_progress: called with the forward passes that were done, of one image each; a backward pass counts two.
             callback: called as `callback(state, names)` after every step.
-            on_batch: called as `on_batch(names, kept)` when a batch is saved, with the try that each image is.
+            on_batch: called as `on_batch(names, kept)` before a batch counts as done, with the try that each image is.
 
         Returns:
             the images that failed here; the others of this shard are done.
@@ -150,6 +152,7 @@ class Run:
         todo, failures = self.pending(), []
         if todo or not self.finished:
             self.results.claim(self.config_text)
+        self.results.sweep()
         self.results.check_owner()  # it may have been another run that finished here since this one was prepared
         while todo:
             batch = of_one_size(self, todo[: self.batches.size])
@@ -160,6 +163,7 @@ class Run:
                 self.batches.fitted(len(batch))
                 failures, todo = failures + made.failures, todo[len(batch) :]
                 on_batch([item.name for item in batch], made.kept)
+                self.results.add(made.records)  # last: what is recorded is not made again
         evaluate(self)
         write_summary(self)
         return failures
@@ -269,8 +273,7 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
             radius = watches[kept[i]].radius(i)
             measured = {} if radius is None else {"radius": radius}
             rows.append(row_of(run, item, {**numbers, **measured, **{k: v[i].item() for k, v in own.items()}}, files))
-    run.results.add(rows)
-    return Made(failures, kept.tolist())
+    return Made(failures, kept.tolist(), rows)
 
 
 def save(run: Run, item: Item, pixels: np.ndarray, condition: Mapping[str, Tensor]) -> dict[str, str]:

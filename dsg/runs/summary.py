@@ -59,10 +59,10 @@ def _write_summary(run) -> None:
 
 def about(run) -> dict:
     """What a report says of a run besides its numbers, so that it need not build one of its objects."""
-    file = run.results.out / SUMMARY
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    before = run.results.summary()
+    kept = before.get("columns") if isinstance(before.get("columns"), dict) else {}
     columns = [*run.task.columns, *(metric.column for metric in run.metrics), DIVERSITY]
-    found = {"columns": {**before.get("columns", {}), **{column.name: asdict(column) for column in columns}}}
+    found = {"columns": {**kept, **{column.name: asdict(column) for column in columns}}}
     found |= {name: before.get(name) for name in ("method", "overrides", "config_dirs")}
     if run.sources is not None:
         found |= {"overrides": run.sources.overrides, "config_dirs": run.sources.config_dirs}

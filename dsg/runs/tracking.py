@@ -44,7 +44,7 @@ def log(run: Run) -> None:
     state = f"{settings.mode} {file_digest(results.out / 'metrics.json')}\n"
     mark = results.out / MARK
     try:
-        if not mark.exists() or mark.read_text() != state:
+        if not mark.exists() or mark.read_bytes() != state.encode():
             _log(run)
             write_text(mark, state)
     except KeyboardInterrupt:

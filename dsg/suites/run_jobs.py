@@ -13,7 +13,7 @@ from dsg import config as configs
 from dsg.files import first_line
 from dsg.layers import Sources
 from dsg.runs.prepare import build, load_once_from, prepare
-from dsg.runs.results import SUMMARY, Results
+from dsg.runs.results import Results
 from dsg.runs.runner import Run
 from dsg.runs.tracking import log
 from dsg.samplers import Sampler, Tunable
@@ -164,10 +164,8 @@ class ImageJob(Job):
         """What was computed of all its images together, by name: value, settings, perhaps low and high. Empty where the
         run holds other images as well."""
         wanted = len(self.ids) * self.samples
-        if self.results is None or not (self.results.out / SUMMARY).exists():
-            return {}
-        summary = self.results.summary()
-        return summary["set_metrics"] if summary["images"] == wanted else {}
+        summary = self.results.summary() if self.results is not None else {}
+        return summary["set_metrics"] if summary.get("images") == wanted else {}
 
     def about(self) -> dict[str, object]:
         cost = self.sampler_object.cost(self.schedule())
