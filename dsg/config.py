@@ -136,6 +136,9 @@ class _Resolver:
         self.check_given()
         self.names = {part: choices.get(part) or given[part].get("name") for part in PARTS}
         self.names["data"] = choices.get("data") or self.names["model"]
+        known = files("data", config_dirs)
+        if self.names["data"] not in (*known, self.names["model"]):
+            raise ValueError(f"data={self.names['data']} is unknown: one of {', '.join(known)}")
         self.sampler = locate(given["sampler"]["_target_"])
         self.tuned = read("tuned", self.names["model"], config_dirs)
         self.layers = Layers()

@@ -112,6 +112,11 @@ def _shipped_name(path: Path) -> str | None:
     return next((name for shipped in json.loads(MANIFEST.read_text()) if f"{shipped}/".startswith(f"{name}/")), None)
 
 
+def is_shipped(path: Path) -> bool:
+    """Whether the repository ships this file."""
+    return path.is_file() and _shipped_name(path) is not None
+
+
 def check_shipped(path: Path, digest: str) -> None:
     """Refuse a file of this repository whose SHA-256 is not the one in `checkpoints/manifest.json`.
 

@@ -16,7 +16,9 @@ from dsg.runs.results import Results
 
 
 def row(name, **numbers):
-    return {"id": name, "image": name, "sample": 0, "input": "abc", "files": {}, **numbers}
+    cost = {"seconds": 1.0, "network_evaluations": 3, "backward_passes": 3}
+    made = {"input": "abc", "code": "unknown", "torch": "2", "device": "cpu", "files": {f"images/{name}.png": "0"}}
+    return {"id": name, "image": name, "sample": 0, **cost, **made, **numbers}
 
 
 def test_an_image_may_be_called_na(tmp_path):

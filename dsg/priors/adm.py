@@ -11,14 +11,16 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
+from dsg.priors import noise_check
 from dsg.priors.adm_blocks import AttentionBlock, Block, Resample, ResBlock, timestep_embedding, zeroed
 from dsg.priors.base import Prediction, Prior, Prompts
 from dsg.priors.batching import in_fixed_batches
+from dsg.priors.betas import betas_of
 from dsg.priors.class_posterior import ClassPosterior, probabilities
 from dsg.priors.linear import LinearDenoiser
 from dsg.priors.prediction import PredictionKind, check_prediction, network_input, to_prediction
-from dsg.schedule import NoiseSchedule, linear_betas
-from dsg.weights import load_into, read_weights, require
+from dsg.schedule import NoiseSchedule
+from dsg.weights import is_shipped, load_into, read_weights, require
 
 
 class ADMUNet(nn.Module):
@@ -212,6 +214,8 @@ class ADMPrior(Prior):
             network's names, after any prefix; averages (EMA) come first.
         prediction: what the network gives: eps, v, x0 or flow (`dsg.priors.prediction`). A flow's network sees
             (1-s) x0 + s eps, and 1000 s as its time.
+        schedule, train_steps: the betas of its training (`dsg.priors.betas.betas_of`).
+        rescale_timesteps: the network was told 1000 t/train_steps instead of t.
         linear: the network learned the difference to the best linear denoiser of so many components, whose buffers are
             in the checkpoint as `linear.*`; `LinearDenoiser.skip` is added to its v (prediction=v). 0: it did not.
         classes: sizes of the sets of classes whose probabilities the network takes (their sum is its `num_classes`).
@@ -223,6 +227,8 @@ class ADMPrior(Prior):
         cpu_batch: on a CPU the network sees exactly this many images at a time, however large the batch (0: all of
             it). CPU kernels round differently for different batch sizes, and guidance amplifies that where x0 is
             clamped; with a fixed size an image comes out the same, bit for bit, in any batch.
+
+    A network of one channel (`unet.in_channels=1`) gives greyscale images; they are decoded to three equal channels.
 
     Raises:
         FileNotFoundError: no such checkpoint, with the command that fetches it.
@@ -242,6 +248,9 @@ class ADMPrior(Prior):
         channels_last: bool = False,
         cpu_batch: int = 0,
         key: str | None = None,
+        schedule: str = "linear",
+        train_steps: int | None = None,
+        rescale_timesteps: bool = False,
     ):
         super().__init__()
         check_prediction(prediction)
@@ -251,7 +260,8 @@ class ADMPrior(Prior):
             raise ValueError(f"model.classes={list(classes)} needs model.linear")
         self.name, self.checkpoint, self.key = name, require(checkpoint, name), key
         self.prediction, self.bf16, self.channels_last, self.cpu_batch = prediction, bf16, channels_last, cpu_batch
-        self.schedule = NoiseSchedule(linear_betas(), path="flow" if prediction == "flow" else "vp")
+        self.schedule = NoiseSchedule(betas_of(schedule, train_steps), path="flow" if prediction == "flow" else "vp")
+        self.time_scale = 1000 / len(self.schedule) if rescale_timesteps else 1
         with torch.device("meta"):  # no memory and no random numbers: `load` puts the weights in
             self.net = ADMUNet(**unet, num_classes=sum(classes)).eval().requires_grad_(False)
             numbers = self.net.in_channels * self.net.image_size**2
@@ -282,6 +292,23 @@ class ADMPrior(Prior):
         return self
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        return (3, *self.shape[1:]) if self.shape[0] == 1 else self.shape
+
+    def decode(self, x0: Tensor) -> Tensor:
+        return x0.expand(-1, self.image_shape[0], -1, -1)
+
+    def notes(self, images: Tensor) -> list[str]:
+        """That its options cannot be right, of weights that are not the repository's; that colours are lost."""
+        grey, notes = images.mean(1, keepdim=True), []
+        if self.shape[0] == 1 and (images - grey).abs().max() > 2 / 255:
+            notes.append(f"model={self.name} is greyscale: it cannot restore the colours of these images")
+        if not is_shipped(self.checkpoint):
+            known = grey if self.shape[0] == 1 else images
+            notes += filter(None, [noise_check.doubt(self, known.to(next(self.net.parameters()).device))])
+        return notes
+
+    @property
     def weights_hash(self) -> str:
         """SHA-256 of the checkpoint."""
         return self.load()._weights_hash
@@ -292,7 +319,7 @@ class ADMPrior(Prior):
         ab = self.schedule.alpha_bar_at(t)
         seen = network_input(x_t, self.schedule, t)
         time = t if self.schedule.path == "vp" else self.schedule.alpha_sigma(t)[1] * len(self.schedule)
-        ts = torch.full((1,), time, device=x_t.device)  # one embedding serves the whole batch
+        ts = torch.full((1,), time * self.time_scale, device=x_t.device)  # one embedding serves the whole batch
         level = torch.tensor([ab], device=x_t.device, dtype=x_t.dtype)
         along = []
         if self.classes:

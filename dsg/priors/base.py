@@ -55,6 +55,15 @@ class Prior(nn.Module, ABC):
         return self.shape
 
     @property
+    def latent(self) -> bool:
+        """Whether what is diffused are latents, which have no bounds."""
+        return self.image_shape[1:] != self.shape[1:]
+
+    def notes(self, images: Tensor) -> list[str]:
+        """What the user should know before a run restores images like these, [B, *image_shape] in [-1, 1]."""
+        return []
+
+    @property
     @abstractmethod
     def weights_hash(self) -> str:
         """Identifies the weights in a run's identity."""

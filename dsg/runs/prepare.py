@@ -1,9 +1,10 @@
 """From a resolved config to a run: everything that can be wrong is found here, before work starts."""
 
 import json
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from dsg.runs.results import Results, identity
 from dsg.runs.runner import Run
 from dsg.runs.shards import shard_of_this_process
 from dsg.runs.tracking import check_login
-from dsg.types import Data
+from dsg.types import Data, Input, to_tensor
 from tasks.base import Task
 from tasks.inverse import assume
+
+ENOUGH = 2**14  # pixels, for a prior to say whether it knows such noise: four images of 64 px, one of 256
 
 
 def prepare(config: DictConfig, sources: Sources | None = None, out: Path | None = None) -> Run:
@@ -63,8 +66,15 @@ def prepare(config: DictConfig, sources: Sources | None = None, out: Path | None
         config.samples, config.seed, shape, batches(config.batch_size, prior.cpu_batch, device), device,
         [*task.notes(inputs), *sampler.notes(prior.schedule), *results.notes()], sources=sources or None,
     )  # fmt: skip
-    run.pending()  # refuses inputs that have changed
+    if run.pending():  # it refuses inputs that have changed
+        run.notes = [*run.notes, *prior_notes(prior, inputs)]
     return run
+
+
+def prior_notes(prior: Prior, inputs: Sequence[Input]) -> list[str]:
+    """What the prior says of the first images, as many as have `ENOUGH` pixels; nothing of measurements."""
+    truths = [one.truth for one in inputs if one.truth is not None and one.truth.shape[:2] == prior.image_shape[1:]]
+    return prior.notes(to_tensor(truths[: math.ceil(ENOUGH / truths[0][..., 0].size)])) if truths else []
 
 
 def check_shape(model: str, shape: tuple[int, ...]) -> None:

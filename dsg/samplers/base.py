@@ -137,7 +137,7 @@ class Sampler(ABC):
 
     def check(self, prior: Prior, task) -> None:
         """Raise a ValueError, one line, if this sampler cannot work with them; no weights are needed for that."""
-        if self.clip_denoised and prior.image_shape != prior.shape:
+        if self.clip_denoised and prior.latent:
             raise ValueError("sampler.clip_denoised=true clamps latents, which have no bounds: use false")
 
     def draws(self, schedule: NoiseSchedule) -> list[Draw]:

@@ -19,7 +19,9 @@ class InverseSampler(Sampler):
         if not isinstance(task, InverseProblem):
             raise ValueError(f"sampler={self.name} restores measurements: it needs a task with an operator and a y")
         if prior.image_shape != prior.shape:
-            raise ValueError(f"sampler={self.name} applies the operator to what is diffused: it takes no latent prior")
+            raise ValueError(
+                f"sampler={self.name} applies the operator to what is diffused: no latent prior, no greyscale one"
+            )
 
 
 class StridedSampler(InverseSampler):

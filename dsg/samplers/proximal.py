@@ -89,7 +89,9 @@ class Proximal(GuidedSampler):
     def check(self, prior: Prior, task) -> None:
         super().check(prior, task)
         if isinstance(task, LinearInverseProblem) and prior.image_shape != prior.shape:
-            raise ValueError(f"sampler={self.name} applies the operator to what is diffused: it takes no latent prior")
+            raise ValueError(
+                f"sampler={self.name} applies the operator to what is diffused: no latent prior, no greyscale one"
+            )
 
     @property
     def tunable(self) -> Tunable | None:
