@@ -17,13 +17,16 @@ has. Recipes, tables and metrics are also read from the user's config folders, w
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -96,11 +99,10 @@ def load_with_sources(
     search = ",".join(quote(f"file://{Path(folder).resolve()}") for folder in config_dirs)
     arguments = [f"hydra.searchpath=[{search}]"] * bool(search) + [rewrite(override) for override in overrides]
     try:
-        composed = _compose(arguments)
+        composed, choices = _compose(arguments, config_dirs)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ValueError(explain(error)) from None
-    plain = OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])
-    return resolve(plain, config_dirs, dict(composed.hydra.runtime.choices))
+    return resolve(composed, config_dirs, choices)
 
 
 def resolve(
@@ -288,15 +290,31 @@ def _built(values: Mapping) -> list[tuple[str, dict]]:
     return [(part, values[part]) for part in PARTS] + [(f"metrics.{n}", o) for n, o in values["metrics"].items()]
 
 
-def _compose(arguments: list[str]) -> DictConfig:
+def _compose(arguments: Sequence[str], config_dirs: Sequence[str | Path]) -> tuple[DictConfig, dict[str, str]]:
+    """The composed config and the names of the chosen files. Only the choice of files is Hydra's work, and is kept."""
+    parsed = OverridesParser.create().parse_overrides(list(arguments))
+    options = [o for o in parsed if o.key_or_group.startswith("user.") and not o.is_sweep_override()]
+    files_of = (path for folder in (CONFIGS, *config_dirs) for path in Path(folder).rglob("*.yaml"))
+    age = tuple((path, path.stat().st_mtime_ns) for path in files_of)
+    composed, choices = deepcopy(_compose_files(tuple(o.input_line for o in parsed if o not in options), age))
+    for option in options:
+        OmegaConf.update(composed, option.key_or_group, option.value(), force_add=True)
+    return composed, choices
+
+
+@lru_cache(maxsize=128)
+def _compose_files(arguments: tuple[str, ...], age: tuple) -> tuple[DictConfig, dict[str, str]]:
+    """What Hydra composes. `age`: of the files, so that a file that is edited is read again."""
     with _composing:
         inside = GlobalHydra.instance().hydra  # that of @hydra.main, if we are called by it
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-                return compose("config", arguments, return_hydra_config=True)
+                composed = compose("config", list(arguments), return_hydra_config=True)
         finally:
             GlobalHydra.instance().hydra = inside
+    plain = OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])
+    return plain, dict(composed.hydra.runtime.choices)
 
 
 def _evaluated_by(task: Mapping) -> list[str]:
