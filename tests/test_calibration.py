@@ -7,11 +7,12 @@ import torch
 from dsg.priors.gaussian_mixture import seeded
 from dsg.samplers import DPS, Unconditional
 from dsg.schedule import NoiseSchedule, linear_betas
-from dsg.studies.posterior import calibration, posterior_plan
-from dsg.studies.posterior.calibration import BINS, chi_square, histograms, pooled_ranks, rank_test
+from dsg.studies.posterior import posterior_plan, ranks
 from dsg.studies.posterior.ground_truth import GroundTruth
-from dsg.studies.posterior.rivals import write
-from dsg.suites.suite import Outcome, load
+from dsg.studies.posterior.ranks import BINS, chi_square, histograms, pooled_ranks, rank_test
+from dsg.suites.main import draw
+from dsg.suites.suite import load
+from dsg.suites.views import most_steps
 from tasks.matrix import Matrix
 
 
@@ -23,8 +24,8 @@ def known():
 
 def test_ranks_are_counted_from_below():
     truths, points = torch.tensor([[0.5], [-9.0]]), torch.tensor([[[0.1], [0.2], [0.9]], [[1.0], [2.0], [3.0]]])
-    ranks = pooled_ranks(truths, points, torch.ones(1, 1, dtype=torch.float64))
-    assert ranks[:, 0, 0].tolist() == [2, 0] and ranks[0, :, 0].tolist() == [2, 0, 1, 3]
+    found = pooled_ranks(truths, points, torch.ones(1, 1, dtype=torch.float64))
+    assert found[:, 0, 0].tolist() == [2, 0] and found[0, :, 0].tolist() == [2, 0, 1, 3]
     counts = histograms(torch.tensor([[0], [1], [19], [18]]), 19)
     assert counts.shape == (1, BINS) and counts[0, 0] == counts[0, -1] == 2
     assert chi_square(counts).item() == pytest.approx((2 * 1.6**2 / 0.4 + 8 * 0.4) / 9)
@@ -50,7 +51,7 @@ def test_a_sampler_that_knows_nothing_of_y_is_calibrated_too(known):
 
 def test_p_is_uniform_for_exact_samples(monkeypatch):
     """The share of p below .2 over many independent sets is about .2: the test is exact, neither slack nor strict."""
-    monkeypatch.setattr(calibration, "RESAMPLES", 99)
+    monkeypatch.setattr(ranks, "RESAMPLES", 99)
     g = torch.Generator().manual_seed(0)
     found = []
     for k in range(60):
@@ -84,9 +85,9 @@ def test_numbers_that_do_not_suit_are_refused(known):
 
 
 def test_directions_are_the_same_every_time():
-    u = calibration.directions(6)
-    assert torch.equal(u, calibration.directions(6)) and u.shape == (6, calibration.DIRECTIONS)
-    torch.testing.assert_close(u.norm(dim=0), torch.ones(calibration.DIRECTIONS, dtype=u.dtype))
+    u = ranks.directions(6)
+    assert torch.equal(u, ranks.directions(6)) and u.shape == (6, ranks.DIRECTIONS)
+    torch.testing.assert_close(u.norm(dim=0), torch.ones(ranks.DIRECTIONS, dtype=u.dtype))
 
 
 # --- the suite
@@ -97,9 +98,9 @@ def test_a_budget_is_filled_and_not_passed():
         return DPS(steps=steps)
 
     schedule = NoiseSchedule(linear_betas())
-    assert posterior_plan.most_steps(build, schedule, 60) == 20 and posterior_plan.most_steps(build, schedule, 62) == 20
-    assert posterior_plan.most_steps(build, schedule, 5) is None  # two steps take six
-    assert posterior_plan.most_steps(build, schedule, 5000) == 1000  # there are no more noise levels
+    assert most_steps(build, schedule, 60) == 20 and most_steps(build, schedule, 62) == 20
+    assert most_steps(build, schedule, 5) is None  # two steps take six
+    assert most_steps(build, schedule, 5000) == 1000  # there are no more noise levels
 
 
 @pytest.mark.slow
@@ -115,8 +116,8 @@ def test_the_suite_ranks_every_sampler(tmp_path):
     for job in jobs:
         job.check()
         assert job.run(lambda done: None) == []
-    names = write(Outcome(suite, jobs))
-    assert all((tmp_path / name).stat().st_size > 0 for name in names)
+    names = draw(suite, jobs, failures := [])
+    assert not failures and all((tmp_path / name).stat().st_size > 0 for name in names)
     runs = pd.read_csv(tmp_path / "runs.csv").set_index("method")
     assert list(runs.index) == [job.method for job in jobs] and runs["p"].between(0, 1).all()
     assert (runs["compute"].drop(["exact", "shuffled", "oracle"]) <= 60).all() and runs.loc["diffpir", "compute"] == 60

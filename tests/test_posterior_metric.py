@@ -8,8 +8,7 @@ from safetensors.torch import save_file
 from dsg.config import load_with_sources
 from dsg.metrics.posterior import SlicedWasserstein
 from dsg.priors.gaussian_mixture import seeded
-from dsg.priors.mixture_draws import PosteriorDraws
-from dsg.priors.mixture_posterior import posterior
+from dsg.priors.mixture_posterior import PosteriorDraws, posterior
 from dsg.runs.evaluation import add_metrics
 from dsg.runs.prepare import prepare
 

@@ -11,10 +11,10 @@ from hydra.utils import instantiate
 from dsg.priors.base import CountedPrior
 from dsg.priors.gaussian_mixture import seeded
 from dsg.samplers import GuidedState
-from dsg.studies.posterior import quantities
-from dsg.studies.posterior.diagnosis import gradients
+from dsg.studies.posterior import premises
 from dsg.studies.posterior.ground_truth import GroundTruth
 from dsg.studies.posterior.posterior_ablations import ExactDirection, ExactLength
+from dsg.studies.posterior.premises import gradients
 from tasks.matrix import Matrix
 
 
@@ -31,32 +31,32 @@ def test_the_jensen_gap_of_a_quadratic_and_its_bound():
     for a in (torch.eye(6, dtype=torch.float64), normal(6, 6, 2), normal(2, 6, 3)):
         f = (y[: len(a)] - draws @ a.T).square().sum(2) / 2
         at_mean = (y[: len(a)] - conditional.mean @ a.T).square().sum(1) / 2
-        gap, bound = quantities.quadratic_gap(a, conditional), quantities.jensen_bound(a, conditional)
-        torch.testing.assert_close(quantities.jensen_gap(f, at_mean), gap, rtol=0.03, atol=0)
+        gap, bound = premises.quadratic_gap(a, conditional), premises.jensen_bound(a, conditional)
+        torch.testing.assert_close(premises.jensen_gap(f, at_mean), gap, rtol=0.03, atol=0)
         assert (bound <= gap * (1 + 1e-9)).all()
-    torch.testing.assert_close(quantities.quadratic_gap(torch.eye(6).double(), conditional), 0.5 * conditional.trace())
-    assert (quantities.jensen_bound(normal(2, 6, 3), conditional) == 0).all()
+    torch.testing.assert_close(premises.quadratic_gap(torch.eye(6).double(), conditional), 0.5 * conditional.trace())
+    assert (premises.jensen_bound(normal(2, 6, 3), conditional) == 0).all()
 
 
 def test_laurent_massart_holds_and_is_not_empty():
     for n in (2, 64, 1000):
         squared = normal(20_000, n, n).square().sum(1)
         for x in (0.5, 2.0):
-            low, high = quantities.laurent_massart(n, torch.tensor(x))
+            low, high = premises.laurent_massart(n, torch.tensor(x))
             for share in ((squared <= low).double().mean(), (squared >= high).double().mean()):
                 assert share <= math.exp(-x)
-        low, high = quantities.laurent_massart(n, torch.tensor(0.0))  # exp(0) = 1: no bound at all, and often left
+        low, high = premises.laurent_massart(n, torch.tensor(0.0))  # exp(0) = 1: no bound at all, and often left
         assert min((squared <= low).double().mean(), (squared >= high).double().mean()) > 0.3
 
 
 def test_off_manifold_and_tangent_share():
     prior = seeded(dimension=20, components=2, rank=4, floor=0.1, spread=1.0, scale=1.0)
     draws = prior.sample(500, torch.Generator().manual_seed(0)).flatten(1)
-    assert quantities.off_manifold(prior, draws).mean() == pytest.approx(1, abs=0.05)
-    assert quantities.off_manifold(prior, prior.means).max() < 1e-6
+    assert premises.off_manifold(prior, draws).mean() == pytest.approx(1, abs=0.05)
+    assert premises.off_manifold(prior, prior.means).max() < 1e-6
     along = prior.basis[:, :, 0]
-    torch.testing.assert_close(quantities.tangent_share(prior, prior.means, along), torch.ones(2, dtype=torch.float64))
-    random = quantities.tangent_share(prior, draws, normal(500, 20, 1))
+    torch.testing.assert_close(premises.tangent_share(prior, prior.means, along), torch.ones(2, dtype=torch.float64))
+    random = premises.tangent_share(prior, draws, normal(500, 20, 1))
     assert random.mean() == pytest.approx(4 / 20, abs=0.03)
 
 
@@ -163,7 +163,7 @@ def test_the_exact_direction_is_the_difference_of_the_scores():
     )  # fmt: skip
     moved, exact = sampler.combine(state), sampler.exact_mean(state)
     torch.testing.assert_close(moved.flatten(1).norm(dim=1), exact.flatten(1).norm(dim=1))
-    torch.testing.assert_close(quantities.cosine(moved, -gradient), torch.ones(6, dtype=torch.float64))
+    torch.testing.assert_close(premises.cosine(moved, -gradient), torch.ones(6, dtype=torch.float64))
 
 
 # --- the suite

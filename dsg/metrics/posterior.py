@@ -12,10 +12,9 @@ from dsg.metrics.sample_distances import sliced_wasserstein
 from dsg.noise import rng
 from dsg.priors.base import Prior
 from dsg.priors.gaussian_mixture import GaussianMixture
-from dsg.priors.mixture_draws import PosteriorDraws
-from dsg.priors.mixture_posterior import explicit_matrix
+from dsg.priors.mixture_posterior import task_draws
 from dsg.statistics import mean_interval
-from dsg.types import Column, Input, to_uint8
+from dsg.types import Column, to_uint8
 from tasks.inverse import LinearInverseProblem
 
 
@@ -84,18 +83,11 @@ class SlicedWasserstein(SetMetric):
         deviation."""
         found = []
         for one in self.run.inputs:
-            draws = self.posterior(one)
+            draws = task_draws(self.prior, self.run.task, self.run.task.condition([one], self.run.seed))
             seeds = (int(rng(self.run.seed, "exact posterior", one.id, k).integers(2**62)) for k in range(2))
             sets = (saved(draws.sample, self.run.samples, seed, self.prior.shape) for seed in seeds)
             found.append((*sets, draws.deviation))
         return found
-
-    def posterior(self, one: Input) -> PosteriorDraws:
-        task = self.run.task
-        condition = {k: v.double().cpu() for k, v in task.condition([one], self.run.seed).items()}
-        matrix = explicit_matrix(task, condition, self.prior.shape)
-        observed = matrix.abs().sum(1) > 0  # the other rows say nothing
-        return PosteriorDraws(self.prior, matrix[observed], condition["y"].flatten()[observed], task.sigma)
 
 
 def saved(sample: Callable, count: int, seed: int, shape: tuple[int, ...]) -> Tensor:

@@ -135,12 +135,15 @@ class GaussianMixture(Prior):
         like = self.means
         index = torch.multinomial(self.weights.cpu(), count, replacement=True, generator=generator).to(like.device)
         z = torch.randn(count, self.dimension, generator=generator, dtype=like.dtype).to(like)
-        out = self.means[index] + self.outside[index].sqrt()[:, None] * z
+        out = torch.empty_like(z)
         for k in range(len(self.means)):  # by component, so that no basis is gathered per draw
-            chosen = index == k
-            lift = (z[chosen] @ self.basis[k]) * (self.spectrum[k].sqrt() - self.outside[k].sqrt())
-            out[chosen] += lift @ self.basis[k].T
+            out[index == k] = self.from_component(k, z[index == k])
         return out.reshape(count, *self.shape)
+
+    def from_component(self, k: int, z: Tensor) -> Tensor:
+        """Turn standard normal z [N, d] into draws of N(mu_k, Sigma_k), [N, d]."""
+        lift = (z @ self.basis[k]) * (self.spectrum[k].sqrt() - self.outside[k].sqrt())
+        return self.means[k] + self.outside[k].sqrt() * z + lift @ self.basis[k].T
 
     def mean(self) -> Tensor:
         """E[x0], [d]."""

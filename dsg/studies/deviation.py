@@ -6,7 +6,7 @@ import pandas as pd
 
 from dsg.files import write_text
 from dsg.samplers import GuidedState, StepState
-from dsg.studies.posterior.quantities import manifold_deviation
+from dsg.studies.posterior.premises import manifold_deviation
 from dsg.suites.figures import WIDTH, label_ends, plt, runs, save
 from dsg.suites.methods import styles
 from dsg.suites.suite import Outcome

@@ -3,7 +3,6 @@
 import math
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import torch
@@ -11,17 +10,15 @@ from matplotlib.animation import FuncAnimation, PillowWriter
 
 from dsg.samplers import DPS, Unconditional, sample
 from dsg.studies.posterior.ground_truth import GroundTruth
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from dsg.suites.figures import WIDTH, plt
 
 
 def trajectories(known: GroundTruth, runs: pd.DataFrame, steps: int = 100) -> dict[str, np.ndarray]:
     """x_t, and E[x0 | x_t] along it, [2, steps, N, 2], of the first observation.
 
     Args:
-        runs: the rows of this setting. DPS and DPS + DSG take the best values from it: those at `steps`, or else at the
-            most steps.
+        runs: the rows of this setting, with the best values of DPS and DPS + DSG: those at `steps`, or else at the most
+            steps, are taken.
     """
     tuned = runs[runs["value"].notna()]
     at = steps if steps in set(tuned["steps"]) else tuned["steps"].max()
@@ -51,7 +48,7 @@ def background(ax, known: GroundTruth) -> None:
     for mixture, color in ((known.prior, "0.5"), (known.posteriors[0], "tab:red")):
         density = mixture.log_density(points).reshape(160, 160).T
         levels = (density.max() + torch.tensor([-8.0, -4.0, -2.0, -1.0])).tolist()
-        ax.contour(line, line, density, levels=levels, colors=color, linestyles="solid", linewidths=0.8)
+        ax.contour(line, line, density, levels=levels, colors=color, linestyles="solid", linewidths=0.6)
     a, b = known.task.matrix(2)[0]
     y = known.condition["y"][0].item()
     normal = np.array([a, b]) / math.hypot(a, b)
@@ -59,16 +56,17 @@ def background(ax, known: GroundTruth) -> None:
     ends = np.stack([start - 4 * normal[::-1] * [1, -1], start + 4 * normal[::-1] * [1, -1]])
     ax.plot(ends[:, 0], ends[:, 1], "b:", linewidth=0.8)
     ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal", xticks=[], yticks=[])
+    ax.spines[:].set_visible(True)
 
 
 def picture(known: GroundTruth, paths: dict[str, np.ndarray], shown: int = 10):
-    """Where E[x0 | x_t] goes (lines, from the prior's mean), and the samples (dots)."""
-    fig, axes = plt.subplots(1, len(paths), figsize=(3.3 * len(paths), 3.5))
+    """The course of E[x0 | x_t] (lines, from the prior's mean), and the samples (dots)."""
+    fig, axes = plt.subplots(1, len(paths), figsize=(WIDTH, 2.6))
     for ax, (name, path) in zip(axes, paths.items()):
         background(ax, known)
         ax.plot(path[1, :, :shown, 0], path[1, :, :shown, 1], color="tab:blue", linewidth=0.7, alpha=0.8)
-        ax.plot(path[0, -1, :, 0], path[0, -1, :, 1], "k.", markersize=3)
-        ax.set_title(name, fontsize=10)
+        ax.plot(path[0, -1, :, 0], path[0, -1, :, 1], "k.", markersize=2)
+        ax.set_title(name)
     fig.tight_layout()
     return fig
 

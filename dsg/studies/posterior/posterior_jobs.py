@@ -1,4 +1,4 @@
-"""The jobs of the suite `theory`: one method at one number of steps in one setting.
+"""The jobs of the suites `theory` and `theory_rivals`: one method at one number of steps in one setting.
 
 A sampler is tuned on some truths and compared with the exact posteriors of others. A finished job is one JSON file.
 """
@@ -8,7 +8,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,42 +18,23 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dsg.files import REPOSITORY, file_hash, short_hash, write_text
+from dsg.files import short_hash, write_text
 from dsg.samplers import GuidedState, Sampler, StepState, Tunable
-from dsg.studies.posterior.calibration import rank_test
-from dsg.studies.posterior.diagnosis import diagnose
 from dsg.studies.posterior.ground_truth import METRICS, GroundTruth
-from dsg.studies.posterior.quantities import manifold_deviation
+from dsg.studies.posterior.premises import diagnose, manifold_deviation
+from dsg.studies.posterior.ranks import rank_test
 from dsg.studies.posterior.settings import Setting
 from dsg.suites.jobs import Job, Progress
 from dsg.suites.search import best_of, is_inside, next_value
 
-SOURCES = (
-    "dsg/*.py",
-    "dsg/metrics/sample_distances.py",
-    "dsg/priors/*.py",
-    "dsg/samplers/*.py",
-    "dsg/suites/search.py",
-    "tasks/*.py",
-)
-MODULES = (  # of dsg/studies/posterior
-    "posterior_ablations", "calibration", "diagnosis", "ground_truth", "posterior_jobs", "quantities", "settings",
-)  # fmt: skip
+VERSION = 1  # of the numbers: raise it with a change of the code that changes them, and every job runs again
 
 Rows = dict[str, list[dict]]  # by table
 
 
-@cache
-def code() -> str:
-    """Of the code that makes the numbers: after a change they are made again."""
-    files = [f for pattern in SOURCES for f in REPOSITORY.glob(pattern)]
-    files += [REPOSITORY / f"dsg/studies/posterior/{name}.py" for name in MODULES]
-    return short_hash({str(f.relative_to(REPOSITORY)): file_hash(f) for f in sorted(files)})
-
-
 @dataclass(kw_only=True, eq=False)
 class TheoryJob(Job):
-    """What the jobs have in common.
+    """The part that all jobs share: its file, and when that is out of date.
 
     Attributes:
         method: name in tables.
@@ -65,7 +46,7 @@ class TheoryJob(Job):
     method: str
     steps: int
     out: Path
-    # found by `check`
+    # set by `check`
     done: bool = field(default=False, init=False)
     left: float = field(default=0.0, init=False)
 
@@ -77,39 +58,37 @@ class TheoryJob(Job):
 
     @abstractmethod
     def rows(self, on_progress: Progress) -> Rows:
-        """The numbers."""
+        """Compute the numbers."""
 
     @abstractmethod
     def cost(self) -> float:
         """Roughly proportional to its time."""
 
     def settings(self) -> dict:
-        """What else than prior, task and sampler changes the numbers."""
-        ranks = {} if self.setting.calibration is None else {"calibration": self.setting.calibration}
-        return {"tuning": self.setting.tuning, "report": self.setting.report, "metrics": METRICS, **ranks}
+        """What changes the numbers, except for prior, task and sampler. The seeds go with the names of the parts."""
+        return {"version": VERSION, "metrics": METRICS, **self.setting.counts}
 
     def config(self) -> DictConfig:
         return self.setting.config(self.sampler, max(self.steps, 2))
 
     @property
     def fingerprint(self) -> str:
-        """Of what changes the numbers."""
+        """A hash of all that changes the numbers."""
         config = OmegaConf.to_container(self.config())
         parts = {name: config[name] for name in ("model", "task", "sampler")}
-        return code() + short_hash({**parts, "weights": self.setting.prior.weights_hash, **self.settings()})
+        return short_hash({**parts, "weights": self.setting.prior.weights_hash, **self.settings()})
 
     @property
     def file(self) -> Path:
         return self.out / "jobs" / f"{'-'.join(map(str, self.key))}.json"
 
     def saved(self) -> Rows | None:
-        """What `rows` gave; None if that has not been or what it depends on has changed."""
+        """The rows of the file; None where there is none, or it is of other settings."""
         found = json.loads(self.file.read_text()) if self.file.exists() else {"fingerprint": None}
         return found["rows"] if found["fingerprint"] == self.fingerprint else None
 
     def check(self) -> None:
-        config = self.config()
-        instantiate(config.task).check(self.setting.prior.shape)
+        instantiate(self.config().task).check(self.setting.prior.shape)
         self.done = self.saved() is not None
         self.left = 0 if self.done else self.cost()
 
@@ -144,14 +123,14 @@ class Diagnosis(TheoryJob):
 
 @dataclass(kw_only=True, eq=False)
 class Comparison(TheoryJob):
-    """Points of a method, compared with the exact posteriors."""
+    """Samples of a method, compared with the exact posteriors."""
 
     def cost(self) -> float:
         return max(self.steps, 20) * (5 if self.setting.prior.dimension > 100 else 1)
 
     @abstractmethod
     def points(self, known: GroundTruth, callback: Callable | None = None) -> Tensor:
-        """What the method makes of the observations, [Y, N, d]."""
+        """Draw the method's samples for every observation, [Y, N, d]."""
 
     def rows(self, on_progress: Progress) -> Rows:
         known, deviations = self.setting.truth("report"), Deviations()
@@ -167,18 +146,18 @@ class Comparison(TheoryJob):
 
     def ranks(self) -> list[dict]:
         """A row with the test of ranks, where the setting has a part for it; none where a point is not finite."""
-        if self.setting.calibration is None:
+        if "calibration" not in self.setting.counts:
             return []
         known = self.setting.truth("calibration")
         points = self.points(known)
         return [vars(rank_test(self.truths(known), points))] if torch.isfinite(points).all() else []
 
     def truths(self, known: GroundTruth) -> Tensor:
-        """Whose ranks are wanted, [Y, d]."""
+        """The truths that are ranked, [Y, d]."""
         return known.truths.flatten(1)
 
     def kept(self, known: GroundTruth, points: Tensor) -> dict[str, Tensor]:
-        """name -> [Y, d]: the first points of every observation, to look at."""
+        """name -> [Y, d]: the first samples of every observation, for the figure of faces."""
         return {f"sample {k}": points[:, k] for k in range(self.setting.keep)}
 
 
@@ -199,7 +178,7 @@ class Exact(Comparison):
 
 @dataclass(kw_only=True, eq=False)
 class Shuffled(Exact):
-    """Exact samples among which the truths of other observations are ranked: what the test of ranks must find."""
+    """Exact samples, ranked with the truths of other observations: the test of ranks must reject them."""
 
     def truths(self, known: GroundTruth) -> Tensor:
         return known.truths.flatten(1).roll(1, 0)
@@ -215,7 +194,7 @@ class Oracle(Comparison):
 
 @dataclass(kw_only=True, eq=False)
 class Guided(Comparison):
-    """A sampler, with the best of the values tried where it has one to tune.
+    """A sampler, at the best of the values tried where it has one to tune.
 
     Attributes:
         sampler: name of its config.
@@ -230,7 +209,7 @@ class Guided(Comparison):
     exact: str | None = None
     trials: int = 9
     start: dict[str, float] = field(default_factory=dict)
-    value: float | None = field(default=None, init=False)  # the best, when tuned
+    value: float | None = field(default=None, init=False)  # of a trial, then the best
 
     def build(self, known: GroundTruth | None = None, **options) -> Sampler:
         sampler = instantiate(self.config().sampler, **{**self.options, **options})
@@ -246,13 +225,19 @@ class Guided(Comparison):
         return self.build().cost(self.setting.prior.schedule).compute
 
     def settings(self) -> dict:
-        changed = {"options": self.options, "exact": self.exact, "trials": self.trials, "start": self.start}
+        changed = {"options": self.options, "exact": self.exact, "trials": self.trials, "start": self.centre}
         return {**super().settings(), **changed}
 
+    @property
+    def centre(self) -> float | None:
+        """Where the search begins."""
+        if self.tunable is None:
+            return None
+        return self.start.get(self.sampler, self.start.get(self.tunable.option, self.tunable.start))
+
     def cost(self) -> float:
-        sampler = self.build()
-        per_step = 12 if self.exact else sampler.cost(self.setting.prior.schedule).compute / self.steps
-        return super().cost() * per_step * (self.trials if sampler.tunable else 1)
+        per_step = 12 if self.exact else self.compute / self.steps
+        return super().cost() * per_step * (self.trials if self.tunable else 1)
 
     def rows(self, on_progress: Progress) -> Rows:
         if self.tunable is None:
@@ -268,11 +253,10 @@ class Guided(Comparison):
         return known.run(self.build(known, **chosen), callback)
 
     def tune(self, on_progress: Progress) -> pd.DataFrame:
-        """The trials; the score is minus the mean sliced Wasserstein distance."""
+        """Make the trials; the score is minus the mean sliced Wasserstein distance."""
         known, tried = self.setting.truth("tuning"), pd.DataFrame(columns=["value", "score"], dtype=float)
-        centre = self.start.get(self.sampler, self.start.get(self.tunable.option, self.tunable.start))
         for _ in range(self.trials):
-            self.value, deviations = next_value(tried, self.tunable, centre), Deviations()
+            self.value, deviations = next_value(tried, self.tunable, self.centre), Deviations()
             found = known.compare(self.points(known, deviations)).mean(skipna=False)
             row = {"value": self.value, "score": -found["sliced_wasserstein"], **found}
             row["off_sphere"] = deviations.off_sphere()

@@ -1,5 +1,6 @@
-"""From configs/suite/theory.yaml and theory_rivals.yaml to their jobs, in the order of the tables."""
+"""The jobs of configs/suite/theory.yaml and theory_rivals.yaml, in the order of the tables."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dsg.studies.posterior.posterior_jobs import Diagnosis, Exact, Guided, Oracle, Shuffled, TheoryJob
@@ -8,8 +9,12 @@ from dsg.suites.suite import Suite
 from dsg.suites.views import most_steps
 
 
+def setting(suite: Suite, name: str) -> Setting:
+    return Setting.of(name, suite.yaml["tasks"][name], suite.yaml)
+
+
 def jobs(suite: Suite) -> list[TheoryJob]:
-    """Every setting that was asked for, with every method.
+    """Every setting, with every method at every number of steps.
 
     Raises:
         ValueError: no sampler is left, so that there is nothing to show; or an option that means nothing here.
@@ -18,7 +23,17 @@ def jobs(suite: Suite) -> list[TheoryJob]:
     fewest = min(min(suite.yaml["tasks"][name]["steps"]) for name in suite.tasks)
     if suite.most_steps is not None and suite.most_steps < fewest:
         raise ValueError(f"--most-steps {suite.most_steps}: the samplers take {fewest} or more")
-    return [job for name in suite.tasks for job in jobs_of(suite, setting(suite, name))]
+    return [job for name in suite.tasks for job in at_steps(suite, setting(suite, name))]
+
+
+def rivals(suite: Suite) -> list[TheoryJob]:
+    """Every setting, with every sampler at each budget of compute, and the references.
+
+    Raises:
+        ValueError: an option that means nothing here.
+    """
+    check_options(suite)
+    return [job for name in suite.tasks for job in within_budgets(suite, setting(suite, name))]
 
 
 def check_options(suite: Suite) -> None:
@@ -29,43 +44,25 @@ def check_options(suite: Suite) -> None:
         raise ValueError(f"--device {suite.device}: suite {suite.name} runs on the CPU")
 
 
-def setting(suite: Suite, name: str) -> Setting:
-    return Setting.of(name, suite.yaml["tasks"][name], suite.yaml)
-
-
-def jobs_of(suite: Suite, setting: Setting) -> list[TheoryJob]:
+def at_steps(suite: Suite, setting: Setting) -> list[TheoryJob]:
     yaml, steps = suite.yaml, suite.yaml["tasks"][setting.name]["steps"]
     oracle = [n for n in yaml["oracle_steps"] if n <= max(steps) or max(steps) >= 200]
     search = {"trials": yaml["tuning"]["trials"], "start": yaml["start"]}
     ablations = yaml["ablations"] if setting.name in yaml["ablated"] else {}
     diagnosed = yaml["some_steps"] if setting.name in yaml["diagnosed"] else []
     here = {"setting": setting, "out": suite.out}
+
+    def guided(method: str, numbers: Sequence[int], **spec) -> list[TheoryJob]:
+        return [Guided(**here, method=method, steps=n, **{"sampler": method, **spec}) for n in numbers]
+
     return [
         Exact(**here, method="exact", steps=0),
         *(Oracle(**here, method="oracle", steps=n) for n in oracle),
-        *(
-            Guided(**here, method=m, sampler=m, steps=n, **search)
-            for m in [*yaml["samplers"], *yaml["controls"]]
-            for n in steps
-        ),
-        *(
-            Guided(**here, method=m, steps=n, **spec, **search)
-            for m, spec in ablations.items()
-            for n in yaml["some_steps"]
-        ),
-        *(Guided(**here, method="unconditional", sampler="unconditional", steps=n) for n in steps),
+        *(job for name in [*yaml["samplers"], *yaml["controls"]] for job in guided(name, steps, **search)),
+        *(job for name, spec in ablations.items() for job in guided(name, yaml["some_steps"], **spec, **search)),
+        *guided("unconditional", steps),
         *(Diagnosis(**here, method="diagnosis", steps=n) for n in diagnosed),
     ]
-
-
-def rivals(suite: Suite) -> list[TheoryJob]:
-    """Every setting, with every sampler at each budget of compute, and what stands beside them.
-
-    Raises:
-        ValueError: an option that means nothing here.
-    """
-    check_options(suite)
-    return [job for name in suite.tasks for job in within_budgets(suite, setting(suite, name))]
 
 
 def within_budgets(suite: Suite, setting: Setting) -> list[TheoryJob]:

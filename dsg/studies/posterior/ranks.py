@@ -40,11 +40,12 @@ class RankTest:
 
 
 def rank_test(truths: Tensor, points: Tensor, seed: int = 0) -> RankTest:
-    """The ranks of truths [L, d] among points [L, N, d], with N + 1 a multiple of BINS.
+    """Test the ranks of truths [L, d] among points [L, N, d], with N + 1 a multiple of BINS.
 
-    Ranks along different directions hang together, so that the statistic has no chi-square distribution. Its own comes
-    from exchangeability: if the sampler is right, any of a truth's N samples could take its place. So it is computed
-    again with one of the N + 1 in its place, chosen at random for each truth (a randomisation test, exact for any N).
+    Ranks along different directions depend on each other, so that the statistic has no chi-square distribution. Its
+    own comes from exchangeability: if the sampler is right, any of a truth's N samples could take its place. So it is
+    computed again with one of the N + 1 in its place, chosen at random for each truth (a randomisation test, exact
+    for any N).
 
     Raises:
         ValueError: N does not suit, or a point is not finite.
@@ -86,6 +87,6 @@ def histograms(ranks: Tensor, samples: int) -> Tensor:
 
 
 def chi_square(counts: Tensor) -> Tensor:
-    """Of counts [..., D, BINS]: Pearson's statistic against equal bins, over BINS - 1, mean over D: [...]."""
+    """Pearson's statistic of counts [..., D, BINS] against equal bins, over BINS - 1, mean over D: [...]."""
     expected = counts.sum(-1, keepdim=True).double() / BINS
     return ((counts - expected).square() / expected).sum(-1).mean(-1) / (BINS - 1)
