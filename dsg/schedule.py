@@ -51,6 +51,10 @@ class Step:
         """Factor c1 of x0 in the mean of q(x_prev | x_t, x0) (DDPM, eq. 7)."""
         return self.beta * math.sqrt(self.alpha_bar_prev) / (1 - self.alpha_bar)
 
+    def per_x0(self, kernel: str) -> float:
+        """How far the kernel's mean moves with x0 where eps (of ddpm: x_t) is kept."""
+        return self.posterior_x0 if kernel == "ddpm" else math.sqrt(self.alpha_bar_prev)
+
 
 def linear_betas(start: float = 1e-4, end: float = 2e-2, steps: int = 1000) -> Tensor:
     """DDPM's linear schedule, float64 [steps]."""

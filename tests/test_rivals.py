@@ -12,6 +12,7 @@ from dsg.noise import standard_normal
 from dsg.priors.base import CountedPrior, Prediction, Prior
 from dsg.samplers import DPS, sample
 from dsg.samplers.daps import DAPS, time_of
+from dsg.samplers.ddnm import DDNM
 from dsg.samplers.ddrm import DDRM
 from dsg.samplers.diffpir import DiffPIR
 from dsg.samplers.diffrgd import DiffRGD
@@ -45,9 +46,24 @@ RECORDED = {
     },
     "sitcom": {"learning_rate": "lr", "inner_steps": "inner", "projection": "projection_scale"},
     "ddrm": {"eta": "eta", "eta_b": "eta_b"},
+    "tfg": {
+        "rho": "rho",
+        "mu": "mu",
+        "rho_weights": "rho_schedule",
+        "mu_weights": "mu_schedule",
+        "mean_steps": "iter_steps",
+        "smoothing": "sigma",
+        "smoothing_weights": "sigma_schedule",
+        "smoothing_samples": "eps_bsz",
+        "travel.repeats": "recur_steps",
+    },
+    "ddnm": {"eta": "eta"},
 }
 # network evaluations and backward passes that the recorded runs need
-NEEDED = {"trust": (25, 15), "daps": (21, 0), "diffpir": (9, 0), "reddiff": (7, 0), "sitcom": (22, 14), "ddrm": (8, 0)}
+NEEDED = {
+    "trust": (25, 15), "daps": (21, 0), "diffpir": (9, 0), "reddiff": (7, 0), "sitcom": (22, 14), "ddrm": (8, 0),
+    "tfg": (10, 10), "ddnm": (8, 0),
+}  # fmt: skip
 # short runs that stop early, if at all, at another point for each image
 SHORT = {
     "trust": TrustSampling(steps=6, inner_steps=4, norm_bound=6.0),
@@ -56,6 +72,7 @@ SHORT = {
     "reddiff": REDDiff(steps=6),
     "sitcom": SITCOM(steps=4, inner_steps=6, learning_rate=0.1, tolerance=0.3),
     "ddrm": DDRM(steps=6),
+    "ddnm": DDNM(steps=6),
 }
 SIDE = 8
 
@@ -94,7 +111,7 @@ def test_the_official_run_is_replayed(tiny_prior, name):
     observed = r["mask"].bool().expand_as(out)
     assert relative(out, r["sample"]) <= 1e-4
     assert relative(out[observed], r["sample"][observed]) <= 1e-4
-    for state, x_t in zip(replay.states, r["x_t"]):
+    for state, x_t in zip((s for s in replay.states if s.repeat == 0), r["x_t"]):
         assert relative(state.x_t, x_t) <= 1e-4
     assert (prior.forward_passes, prior.backward_passes) == NEEDED[name]
     assert [tuple(draw) for draw in replay.sampler.draws(tiny_prior.schedule)] == replay.asked
@@ -102,7 +119,7 @@ def test_the_official_run_is_replayed(tiny_prior, name):
 
 @pytest.mark.parametrize(
     "name, option", [("daps", "langevin_step_size"), ("diffpir", "zeta"), ("reddiff", "learning_rate"),
-                     ("ddrm", "eta_b")]
+                     ("ddrm", "eta_b"), ("tfg", "rho"), ("tfg", "mu"), ("ddnm", "eta")]
 )  # fmt: skip
 def test_an_option_that_is_one_percent_off_is_not_taken_for_rounding(tiny_prior, name, option):
     """The limits above are ten times what another processor changes."""
@@ -118,6 +135,16 @@ def test_runs_begin_where_the_official_run_began(tiny_prior, name):
     x_T = replay.sampler.start(tiny_prior, replay.task, replay.condition, replay.draws["start", steps, 0])
     seen = r["mask"] if name == "diffpir" else 1  # the official code fills what is masked with -1 rather than 0
     assert relative(x_T * seen, r["x_T"] * seen) <= 1e-6
+
+
+def test_ddnm_puts_y_without_noise_into_the_image(tiny_prior):
+    """The official run of DDNM, without its +."""
+    r, task = recording("rivals/ddnm_noiseless"), Inpainting("inpaint", sigma=0.0)
+    draws = {index: z for (_, index, _), z in zip(r["meta"]["draw_order"], r["draws"])}
+    condition, sampler = task.observed(r["y"], mask=r["mask"]), DDNM(steps=r["meta"]["steps"])
+    out = sample(tiny_prior, task, condition, sampler, r["x_T"], lambda index: draws[index])
+    assert relative(out, r["sample"]) <= 1e-4
+    torch.testing.assert_close(r["mask"] * out, r["y"])
 
 
 def test_reddiff_begins_at_the_pseudo_inverse(tiny_prior):
@@ -197,6 +224,7 @@ def test_images_of_a_batch_stop_at_different_points(name):
         REDDiff(steps=7),
         SITCOM(steps=3, inner_steps=3, tolerance=0.0),
         DDRM(steps=7),
+        DDNM(steps=7),
     ],
     ids=lambda sampler: f"{sampler.name}{sampler.steps}",
 )
@@ -207,7 +235,7 @@ def test_the_cost_is_what_is_asked_of_the_network(sampler):
     assert (prior.forward_passes, prior.backward_passes) == sampler.cost(prior.schedule)
 
 
-@pytest.mark.parametrize("name", ["daps", "diffpir", "reddiff", "ddrm"])
+@pytest.mark.parametrize("name", ["daps", "diffpir", "reddiff", "ddrm", "ddnm"])
 def test_no_graph_is_built_through_the_network(name):
     class Ungraded(Bimodal):
         def predict(self, x_t, t, prompts=None):
@@ -227,6 +255,7 @@ def test_no_graph_is_built_through_the_network(name):
         REDDiff(steps=100, learning_rate=0.1),
         SITCOM(),
         DDRM(),
+        DDNM(),
     ],
     ids=lambda sampler: sampler.name,
 )
@@ -268,6 +297,7 @@ OUT_OF_RANGE = [
     (SITCOM, {"steps": 1}, {"learning_rate": -1.0}, {"inner_steps": 1.5}, {"tolerance": -0.1}, {"projection": 2.0},
      {"clip_denoised": None}),
     (DDRM, {"steps": 1}, {"eta": -0.1}, {"eta_b": 1.1}),
+    (DDNM, {"steps": 1}, {"eta": -0.1}),
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from dsg.priors.base import CountedPrior, Prediction, Prior
 from dsg.runs.results import identity
 from dsg.samplers import DPS, MPGD, FreeDoM, Unconditional, sample
 from dsg.samplers.diffrgd import DiffRGD
+from dsg.samplers.tfg import TFG
 from dsg.schedule import NoiseSchedule, linear_betas
 from dsg.types import Data, to_tensor, to_uint8
 
@@ -253,6 +254,7 @@ GUIDED = [
     FreeDoM(steps=6, spherical=True, travel={"repeats": 2, "window": [300, 800]}),
     MPGD(steps=6),
     DiffRGD(steps=6, interval=2),
+    TFG(steps=6, smoothing_samples=2, travel={"repeats": 2, "window": [300, 800]}),
 ]
 
 
@@ -340,7 +342,8 @@ LABELS = {
     "mpgd": "MPGD", "mpgd_dsg": "MPGD + DSG", "mpgd_additive": "MPGD, additive",
     "diffrgd": "DiffRGD", "trust": "Trust Sampling", "daps": "DAPS", "diffpir": "DiffPIR", "reddiff": "RED-diff",
     "prox": "proximal", "prox_dsg": "proximal + DSG", "prox_additive": "proximal, additive", "pigdm": "PiGDM",
-    "pigdm_dsg": "PiGDM + DSG", "sitcom": "SITCOM", "ddrm": "DDRM", "denoise_oracle": "posterior of the prior itself",
+    "pigdm_dsg": "PiGDM + DSG", "tfg": "TFG", "tfg_dsg": "TFG + DSG", "tfg_additive": "TFG, additive",
+    "sitcom": "SITCOM", "ddrm": "DDRM", "ddnm": "DDNM", "denoise_oracle": "posterior of the prior itself",
 }  # fmt: skip
 
 
@@ -349,7 +352,7 @@ def test_every_sampler_says_its_label_and_its_control(name, label):
     sampler = instantiate(compose_config(f"sampler={name}", "task=denoise").sampler)
     assert sampler.label == label
     controls = {"dps_dsg": "additive", "freedom_dsg": "freedom_additive", "mpgd_dsg": "mpgd_additive"}
-    controls |= {"prox_dsg": "prox_additive"}
+    controls |= {"prox_dsg": "prox_additive", "tfg_dsg": "tfg_additive"}
     assert sampler.control == controls.get(name)
     if sampler.control is not None:
         control = instantiate(compose_config(f"sampler={sampler.control}").sampler)

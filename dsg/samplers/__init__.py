@@ -1,8 +1,8 @@
 """Samplers: DPS, FreeDoM and MPGD, each with or without DSG, share one loop (`guided.py`); rivals have their own."""
 
-from dsg.samplers.base import Cost, Draw, Noise, Sampler, StepState, Tunable, sample
+from dsg.samplers.base import Cost, Draw, GuidedState, Noise, Sampler, StepState, Tunable, sample
 from dsg.samplers.base_methods import DPS, MPGD, FreeDoM, Unconditional
-from dsg.samplers.guided import GuidedSampler, GuidedState
+from dsg.samplers.guided import GuidedSampler
 
 __all__ = [
     "DPS",

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from dsg.constraint import norm, radius
 from dsg.options import locate
 from dsg.priors.base import Prior
-from dsg.schedule import NoiseSchedule
+from dsg.schedule import NoiseSchedule, Step
 
 
 class Noise(Protocol):
@@ -55,6 +56,35 @@ class StepState:
     def measured_radius(self) -> Tensor | None:
         """|x_prev - mean|/(sqrt(n) sigma) of a guided step with noise, [B]; None of any other step."""
         return None
+
+
+@dataclass
+class GuidedState(StepState):
+    """All of a step, for `combine` and for callbacks.
+
+    Attributes:
+        step: its place in the schedule.
+        eps: noise that goes with x0.
+        mean, sigma: of the unguided kernel; sigma a number or a field like x_t.
+        unguided: mean + sigma z.
+        gradient: of the loss, like x_t; None where the step is not guided.
+        text_shift: see `dsg.priors.base.Prediction`.
+    """
+
+    step: Step
+    eps: Tensor
+    mean: Tensor
+    sigma: float | Tensor
+    unguided: Tensor
+    gradient: Tensor | None
+    text_shift: Tensor | None
+
+    @property
+    def measured_radius(self) -> Tensor | None:
+        has_sphere = isinstance(self.sigma, Tensor) or self.sigma > 0
+        if self.gradient is None or not has_sphere:
+            return None
+        return (norm(self.x_prev - self.mean) / radius(self.sigma, self.mean)).flatten()
 
 
 Callback = Callable[[StepState], None]

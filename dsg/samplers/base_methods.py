@@ -23,7 +23,7 @@ class Unconditional(GuidedSampler):
 
     @classmethod
     def unused(cls, options: Mapping[str, Any]) -> dict[str, str]:
-        guidance = ("spherical", "guidance_rate", "interval", "radius", "window", *cls.SUBTRACTION)
+        guidance = ("spherical", "guidance_rate", "interval", "radius", "window", "moment", *cls.SUBTRACTION)
         return super().unused(options) | dict.fromkeys(guidance, "nothing is guided")
 
     @property
@@ -72,5 +72,5 @@ class MPGD(GuidedSampler):
     title = "MPGD"
 
     def step_length(self, step: Step) -> float:
-        per_x0 = step.posterior_x0 if self.kernel == "ddpm" else math.sqrt(step.alpha_bar_prev)
-        return super().step_length(step) * per_x0 / (1 if self.scaling == "text" else math.sqrt(step.alpha_bar_prev))
+        kept = 1 if self.scaling == "text" else math.sqrt(step.alpha_bar_prev)
+        return super().step_length(step) * step.per_x0(self.kernel) / kept

@@ -2,7 +2,7 @@
 `configs/sampler/ddrm.yaml`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,14 +10,13 @@ from torch import Tensor
 
 from dsg.priors.base import Prior
 from dsg.samplers.base import Callback, Cost, Noise, StepState, Tunable, check_range
-from dsg.samplers.inverse import StridedSampler, predicted_x0
+from dsg.samplers.inverse import SpectralSampler, divisible, predicted_x0
 from dsg.schedule import NoiseSchedule, noise_to_signal
-from tasks.inverse import LinearInverseProblem
 from tasks.solvers import SVD
 
 
 @dataclass
-class DDRM(StridedSampler):
+class DDRM(SpectralSampler):
     """Diffusion in the coordinates of A = U diag(d) V^T, where every component is observed by itself, or not at all.
 
     Args:
@@ -47,7 +46,7 @@ class DDRM(StridedSampler):
         s = noise_to_signal(self.reverse_steps(prior.schedule)[0].alpha_bar)
         known = svd.values * s > task.sigma
         told = svd.pseudo_data(condition["y"])
-        spread = (s**2 - (task.sigma / _above_0(svd.values)) ** 2).clamp_min(0).sqrt()
+        spread = (s**2 - (task.sigma / divisible(svd.values)) ** 2).clamp_min(0).sqrt()
         return svd.replaced(s * z, torch.where(known, told + spread * svd.into(z), s * svd.into(z))) / s
 
     def sample(
@@ -72,17 +71,10 @@ class DDRM(StridedSampler):
             x = x_prev
         return x
 
-    def svd(self, task, condition: Mapping[str, Tensor], shape: Sequence[int]) -> SVD:
-        """Of the operator. Without noise in y every component would be taken from it, and rounding, divided by the
-        singular values that a blur brings close to 0, would be all that is seen: these are left out, as in DDRM's own
-        blurs."""
-        found = task.svd(condition, shape)
-        return found if task.sigma else found.without_small()
-
     def observed(self, svd: SVD, y: Tensor, sigma: float, x0: Tensor, z: Tensor, s: float) -> Tensor:
         """Components at noise level s, from those of x0 and z. Those whose noise in y is below s follow y; the others
         take what y and x0 differ by for their noise."""
-        d = _above_0(svd.values)
+        d = divisible(svd.values)
         spread = (s**2 - (self.eta_b * sigma / d) ** 2).clamp_min(0).sqrt()
         near = self.eta_b * svd.pseudo_data(y) + (1 - self.eta_b) * x0 + spread * z
         if sigma == 0:
@@ -91,19 +83,9 @@ class DDRM(StridedSampler):
         far = x0 + s * (math.sqrt(1 - self.eta**2) * data_noise + self.eta * z)
         return torch.where(svd.values * s < sigma, far, near)
 
-    def check(self, prior: Prior, task) -> None:
-        super().check(prior, task)
-        if not isinstance(task, LinearInverseProblem) or not task.has_svd:
-            raise ValueError(f"sampler=ddrm needs the singular values of the operator, which task={task.name} has not")
-
     def cost(self, schedule: NoiseSchedule) -> Cost:
         return Cost(len(self.reverse_steps(schedule)), 0)
 
     @property
     def tunable(self) -> Tunable:
         return Tunable("eta", 0.85, high=1.0, direction=-1)
-
-
-def _above_0(values: Tensor) -> Tensor:
-    """Singular values to divide by, where those that are 0 do not matter."""
-    return torch.where(values > 0, values, 1.0)

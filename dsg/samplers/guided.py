@@ -7,28 +7,29 @@ loop.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dsg.constraint import norm, radius, spherical_gaussian_step
+from dsg.constraint import norm, spherical_gaussian_step
 from dsg.priors.base import Prediction, Prior
 from dsg.samplers.ablations import SubtractingSampler, Window
 from dsg.samplers.base import (
     Callback,
     Cost,
     Draw,
+    GuidedState,
     Noise,
-    StepState,
     Tunable,
     check_choice,
     check_range,
     check_switch,
     check_window,
 )
+from dsg.samplers.moments import moments_of
 from dsg.schedule import KERNELS, SPACINGS, VARIANCES, NoiseSchedule, Step, is_noiseless, reverse_kernel
 
 
@@ -38,35 +39,6 @@ class Travel:
 
     repeats: int = 1
     window: Window = (400, 700)
-
-
-@dataclass
-class GuidedState(StepState):
-    """All of a step, for `combine` and for callbacks.
-
-    Attributes:
-        step: its place in the schedule.
-        eps: noise that goes with x0.
-        mean, sigma: of the unguided kernel; sigma a number or a field like x_t.
-        unguided: mean + sigma z.
-        gradient: of the loss, like x_t; None where the step is not guided.
-        text_shift: see `dsg.priors.base.Prediction`.
-    """
-
-    step: Step
-    eps: Tensor
-    mean: Tensor
-    sigma: float | Tensor
-    unguided: Tensor
-    gradient: Tensor | None
-    text_shift: Tensor | None
-
-    @property
-    def measured_radius(self) -> Tensor | None:
-        has_sphere = isinstance(self.sigma, Tensor) or self.sigma > 0
-        if self.gradient is None or not has_sphere:
-            return None
-        return (norm(self.x_prev - self.mean) / radius(self.sigma, self.mean)).flatten()
 
 
 @dataclass
@@ -88,6 +60,7 @@ class GuidedSampler(SubtractingSampler):
         radius: factor of DSG's radius: x_prev = mean + radius r d_m/|d_m|; 1 is the paper's.
         window: guided for lo < t <= hi only; null is everywhere.
         travel: time travel.
+        moment: adam puts the gradient's moments over the steps in its place (`dsg.samplers.moments`); null: nothing.
         step_size, scaling, projected, keeps_noise, boost: see `SubtractingSampler`.
 
     Raises:
@@ -105,6 +78,7 @@ class GuidedSampler(SubtractingSampler):
     radius: float = 1.0
     window: Window | None = None
     travel: Travel = field(default_factory=Travel)
+    moment: str | None = None
 
     through_network = False  # where the gradient is taken: at x_t, through the network, or at x0, beside it
 
@@ -115,6 +89,7 @@ class GuidedSampler(SubtractingSampler):
         self.travel = self.travel if isinstance(self.travel, Travel) else Travel(**(self.travel or {}))
         check_choice("kernel", self.kernel, KERNELS)
         check_choice("spacing", self.spacing, SPACINGS)
+        moments_of(self.moment)
         if self.variance is not None:
             check_choice("variance", self.variance, VARIANCES)
         check_range("steps", self.steps, 2, kind=int)
@@ -170,11 +145,11 @@ class GuidedSampler(SubtractingSampler):
     def sample(
         self, prior: Prior, task, condition: Mapping[str, Tensor], x_T: Tensor, noise: Noise, callback: Callback | None
     ) -> Tensor:
-        x = x_T.detach()
+        x, moments = x_T.detach(), moments_of(self.moment)
         for step in prior.schedule.steps(self.steps, self.spacing):
             repeats = self.repeats(step)
             for repeat in range(repeats):
-                state = self.reverse_step(prior, task, condition, x, step, repeat, noise)
+                state = self.reverse_step(prior, task, condition, x, step, repeat, noise, moments)
                 if callback is not None:
                     callback(state)
                 if repeat + 1 < repeats:  # back to the noise level of x_t
@@ -185,7 +160,15 @@ class GuidedSampler(SubtractingSampler):
         return x
 
     def reverse_step(
-        self, prior: Prior, task, condition, x_t: Tensor, step: Step, repeat: int, noise: Noise
+        self,
+        prior: Prior,
+        task,
+        condition,
+        x_t: Tensor,
+        step: Step,
+        repeat: int,
+        noise: Noise,
+        moments: Callable[[Tensor], Tensor] | None = None,
     ) -> GuidedState:
         guided = self.guides(step)
         with torch.set_grad_enabled(guided and self.through_network):
@@ -196,6 +179,7 @@ class GuidedSampler(SubtractingSampler):
         if guided:
             with torch.enable_grad():
                 loss, gradient = self.gradient(prior, task, condition, step, x_t, x0)
+            gradient = gradient if moments is None else moments(gradient)
         elif self.wants_guidance(step):  # the loss is told all the same
             with torch.no_grad():
                 loss = task.loss(prior.decode(x0), condition)
@@ -253,12 +237,13 @@ class GuidedSampler(SubtractingSampler):
     def draws(self, schedule: NoiseSchedule) -> list[Draw]:
         order = []
         for step in schedule.steps(self.steps, self.spacing):
-            noiseless = is_noiseless(self.kernel, self.eta, step)
             for repeat in range(self.repeats(step)):
-                order += [] if noiseless else [Draw("step", step.index, repeat)]
-                order += [Draw("travel", step.index, repeat)]
+                order += [*self.step_draws(step, repeat), Draw("travel", step.index, repeat)]
             order.pop()  # no travel after the last repeat
         return order
+
+    def step_draws(self, step: Step, repeat: int) -> list[Draw]:
+        return [] if is_noiseless(self.kernel, self.eta, step) else [Draw("step", step.index, repeat)]
 
     def cost(self, schedule: NoiseSchedule) -> Cost:
         steps = schedule.steps(self.steps, self.spacing)
@@ -274,7 +259,7 @@ class GuidedSampler(SubtractingSampler):
 
     @classmethod
     def unused(cls, options: Mapping[str, Any]) -> dict[str, str]:
-        unused = {}
+        unused = {} if options.get("moment") else {"moment": "null changes no gradient"}
         if options["spherical"]:
             unused |= dict.fromkeys(cls.SUBTRACTION, "spherical=true has a guidance_rate instead")
             if options.get("radius", 1) == 1:

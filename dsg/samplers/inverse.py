@@ -1,6 +1,7 @@
 """What the samplers for inverse problems share: whom they work with, the prediction of x0, and Adam."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +9,8 @@ from torch import Tensor
 from dsg.priors.base import Prediction, Prior
 from dsg.samplers.base import Draw, Sampler
 from dsg.schedule import NoiseSchedule, Step
-from tasks.inverse import InverseProblem
+from tasks.inverse import InverseProblem, LinearInverseProblem
+from tasks.solvers import SVD
 
 
 class InverseSampler(Sampler):
@@ -34,6 +36,29 @@ class StridedSampler(InverseSampler):
     def draws(self, schedule: NoiseSchedule) -> list[Draw]:
         """One of each level but the last."""
         return [Draw("step", step.index, 0) for step in self.reverse_steps(schedule)[:-1]]
+
+
+class SpectralSampler(StridedSampler):
+    """One that works in the coordinates of A = U diag(d) V^T, where every component is observed by itself, or not at
+    all."""
+
+    def svd(self, task, condition: Mapping[str, Tensor], shape: Sequence[int]) -> SVD:
+        """Of the operator. Without noise in y every component would be taken from it, and rounding, divided by the
+        singular values that a blur brings close to 0, would be all that is seen: these are left out, as in DDRM's own
+        blurs."""
+        found = task.svd(condition, shape)
+        return found if task.sigma else found.without_small()
+
+    def check(self, prior: Prior, task) -> None:
+        super().check(prior, task)
+        if not isinstance(task, LinearInverseProblem) or not task.has_svd:
+            lacking = f"which task={task.name} has not"
+            raise ValueError(f"sampler={self.name} needs the singular values of the operator, {lacking}")
+
+
+def divisible(values: Tensor) -> Tensor:
+    """Singular values to divide by, where those that are 0 do not matter."""
+    return torch.where(values > 0, values, 1.0)
 
 
 def predicted_x0(x: Tensor, prediction: Prediction, alpha_bar: float, clip: bool = False) -> Tensor:

@@ -83,8 +83,7 @@ class Proximal(GuidedSampler):
 
     def step_length(self, step: Step) -> float:
         """The kernel's factor of x0: the subtraction of x0 - v replaces x0 by v."""
-        per_x0 = step.posterior_x0 if self.kernel == "ddpm" else math.sqrt(step.alpha_bar_prev)
-        return super().step_length(step) * (per_x0 if self.scaling is None else 1)
+        return super().step_length(step) * (step.per_x0(self.kernel) if self.scaling is None else 1)
 
     def check(self, prior: Prior, task) -> None:
         super().check(prior, task)
