@@ -23,10 +23,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 # The suites benchmark_small and semantic. SUITE=theory runs another one alone, SUITE=paper a group of them;
-# IMAGES=64 STEPS="20 50 100" OUT=results/mine DRY=1; SMOKE=1: its smallest size, on embedded models
+# MODEL=ffhq256 IMAGES=64 STEPS="20 50 100" OUT=results/mine DRY=1; TUNE=1: choose all values first; SMOKE=1: its
+# smallest size, on embedded models
 reproduce: setup
 	$(BIN)/python scripts/reproduce.py --suite $(or $(SUITE),benchmark_small) $(if $(IMAGES),--images $(IMAGES)) \
-	  $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT)) $(if $(DRY),--dry) $(if $(SMOKE),--smoke) || status=$$?; \
+	  $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT)) $(if $(DRY),--dry) $(if $(SMOKE),--smoke) \
+	  $(if $(MODEL),--models $(MODEL)) $(if $(TUNE),--tune) || status=$$?; \
 	$(if $(SUITE)$(OUT),,[ "$$status" = 130 ] || $(BIN)/python scripts/reproduce.py --suite semantic \
 	  $(if $(DRY),--dry) $(if $(SMOKE),--smoke) || status=$$?;) exit $${status:-0}
 

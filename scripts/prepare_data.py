@@ -2,6 +2,7 @@
 
     python scripts/prepare_data.py ffhq images1024x1024.zip
     python scripts/prepare_data.py imagenet ILSVRC2012_img_val.tar --protocol released --out data/imagenet256_released
+    python scripts/prepare_data.py ffhq images1024x1024.zip --skip 1000 --count 64 --out data/ffhq256_val   # to tune on
     python scripts/prepare_data.py ffhq --check
 
 The first 1,000 images, 256 px, lossless PNG: the central square by an antialiased filter, or, with --protocol released,
@@ -29,7 +30,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from dsg import image_files as images
-from dsg.arguments import Parser, exit_code, positive
+from dsg.arguments import Parser, exit_code, not_negative, positive
 from dsg.files import REPOSITORY, first_line, write_text
 
 LARGEST, PIXELS = 64 << 20, 100_000_000  # bytes and pixels of an image
@@ -272,6 +273,7 @@ def main() -> int | None:
     add("--protocol", choices=("crop", "released"), default="crop")
     add("--size", type=positive, default=256, help="px (256)")
     add("--count", type=positive, default=1000, help="images (1000)")
+    add("--skip", type=not_negative, default=0, help="leave out so many: those of the test set")
     add("--out", type=Path, help="data/<dataset><size>[_released]")
     add("--ids", type=Path, help="list of ids, a line each (data/ids/<dataset>.txt)")
     add("--within", default="", help="only files whose path contains this, such as images1024x1024")
@@ -286,12 +288,15 @@ def main() -> int | None:
     dataset, listed = DATASETS[args.dataset], args.ids or REPOSITORY / f"data/ids/{args.dataset}.txt"
     if args.ids is not None and not args.ids.is_file():
         raise ValueError(f"--ids {args.ids}: no such file")
-    ids = listed.read_text(encoding="utf-8").split() if listed.is_file() else None
+    if args.skip and args.out is None:
+        raise ValueError("--skip: these are other images than the evaluation set: give --out")
+    by_rule = args.ids is None and (args.skip or not listed.is_file())
+    ids = None if by_rule else listed.read_text(encoding="utf-8").split()
     with opened(args.source) as entries:
         names = candidates(entries, dataset, args.within)
-        chosen = choose(entries, names, dataset, ids, args.count)
+        chosen = choose(entries, names, dataset, ids, args.skip + args.count)[args.skip :]
         write_images(entries, {key: names[key] for key in chosen}, out, dataset.name, args.protocol, args.size)
-    if ids is None and args.count == parser.get_default("count"):
+    if by_rule and not args.skip and args.count == parser.get_default("count"):
         listed.parent.mkdir(parents=True, exist_ok=True)
         write_text(listed, "".join(f"{key}\n" for key in chosen))
         print(f"{listed}: the ids of this set; commit it, and others get the same images")

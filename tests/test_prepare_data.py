@@ -4,6 +4,7 @@ import io
 import runpy
 import tarfile
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -276,3 +277,12 @@ def test_the_command_says_what_is_wrong_in_a_line(tmp_path):
     assert done.returncode == 2 and "ffhq 00004 is missing, and 995 more" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
     assert command("ffhq", tmp_path / "none").returncode == 2
+    skipped = command("ffhq", as_zip(tmp_path / "f.zip", FACES), "--skip=1")
+    assert skipped.returncode == 2 and "give --out" in skipped.stderr
+
+
+def test_validation_images_are_those_after_the_test_images(tmp_path):
+    source = as_zip(tmp_path / "f.zip", FACES)
+    done = command("ffhq", source, "--size=8", "--skip=1", "--count=2", f"--out={tmp_path / 'val'}")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.stem for path in (tmp_path / "val").glob("*.png")) == sorted(Path(n).stem for n in FACES)[1:3]

@@ -21,6 +21,7 @@ from dsg.suites.frame import COLUMNS
 from dsg.suites.main import main
 from dsg.suites.methods import Method, styles
 from dsg.suites.plan import image_job, plan
+from dsg.suites.protocol import ReportJob
 from dsg.suites.suite import function_of, load, members, names, read
 from dsg.suites.tables import latex, markdown, papers, section
 from dsg.types import Column
@@ -133,6 +134,7 @@ def test_models_are_chosen_on_the_command_line(tmp_path):
 
 def test_an_ablation_has_every_combination_of_values(tmp_path):
     jobs = plan(load("ablation", smoke=True, out=tmp_path, tasks=["inpaint"]))
+    jobs = [job for job in jobs if job.part == "ablation"]
     assert [job.value for job in jobs] == [f"interval={i},guidance_rate={g}" for i in (1, 2) for g in (0.1, 0.5)]
     assert [(j.config.sampler.interval, j.config.sampler.guidance_rate) for j in jobs[:2]] == [(1, 0.1), (1, 0.5)]
     assert len({job.out for job in jobs}) == 4
@@ -143,12 +145,34 @@ def test_a_plan_has_every_combination_once(tmp_path):
     jobs = plan(suite)
     assert len({job.key for job in jobs}) == len(jobs)
     by_part = pd.Series([job.part for job in jobs]).value_counts()
-    # further steps: 50 is in the grid already; values: four factors of six methods, but DSG's rate ends at 1
-    assert by_part["grid"] == 3 * 2 * 7 and by_part["curve"] == 7 and by_part["baselines"] == 3
+    # further steps: 50 is in the grid already; values: four factors of nine methods, but DSG's rate ends at 1
+    assert by_part["grid"] == 3 * 2 * 10 and by_part["curve"] == 10 and by_part["baselines"] == 3
     values = [job for job in jobs if job.part == "values"]
     assert {job.sampler for job in values} == set(suite.samplers) - {"unconditional"}
     assert all(job.images == 8 and job.value != pytest.approx(tuned_value(jobs, job)) for job in values)
     assert max(job.value for job in values if job.method.control) <= 1
+
+
+def test_any_suite_can_choose_its_values_first(tmp_path):
+    suite = load("ffhq256", tune=True, steps=[20], out=tmp_path)
+    searches = [job.search for job in plan(suite) if isinstance(job, ReportJob) and job.search]
+    assert {search.sampler for search in searches} == set(suite.samplers) - {"unconditional"}
+    assert {(search.images, search.count, search.criterion) for search in searches} == {(32, 9, "psnr")}
+    assert all(f"data.root={ROOT / 'data/ffhq256_val'}" in search.options for search in searches)
+    varied = plan(load("ablation", smoke=True, tune=True, out=tmp_path))
+    assert not any(isinstance(job, ReportJob) for job in varied)
+    assert not any(isinstance(job, ReportJob) for job in plan(load("faceid", tune=True, out=tmp_path)))  # no truth
+
+
+@pytest.mark.slow
+def test_a_suite_is_reported_at_the_values_that_it_chose(tmp_path):
+    options = ["--suite=smoke", "--tune", f"--out={tmp_path}", "--wandb=disabled", "--tuning", "images=2", "trials=5"]
+    done = reproduce(*options)
+    assert done.returncode == 0, done.stderr
+    choices = pd.read_csv(tmp_path / "choices.csv").set_index("method")["value"]
+    table = pd.read_csv(tmp_path / "table.csv")
+    value = table[(table["method"] == "dps_dsg") & (table["metric"] == "psnr")]["value"].item()
+    assert value == f"guidance_rate={choices['dps_dsg']:.3g}"
 
 
 def tuned_value(jobs, job):

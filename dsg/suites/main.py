@@ -30,6 +30,7 @@ def parser(description: str) -> Parser:
     result.add_argument("--models", nargs="+", help="priors (default: the suite's)")
     result.add_argument("--most-steps", type=positive, help="leave out what takes more steps")
     result.add_argument("--options", nargs="+", help="overrides of every run, as for run.py")
+    result.add_argument("--tune", action="store_true", help="first choose all values on the prior's validation images")
     result.add_argument("--tuning", nargs="+", metavar="NAME=VALUE", help="images=64 seeds=3 trials=8 store=FOLDER")
     result.add_argument("--out", type=Path, help="folder (default: the suite's); of a group, a folder of each in it")
     result.add_argument("--device", help="auto (default), cpu, cuda, cuda:<index>, mps")
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str], description: str = "") -> int:
                 name, args.smoke, images=args.images, samples=args.samples, steps=steps, tasks=args.tasks,
                 models=args.models, options=args.options, most_steps=args.most_steps, device=args.device,
                 wandb=args.wandb, out=args.out / name if args.out and len(chosen) > 1 else args.out,
-                workers=args.workers, tuning=args.tuning, launcher=args.launcher,
+                workers=args.workers, tune=args.tune, tuning=args.tuning, launcher=args.launcher,
             )
             for name in chosen
         ]  # fmt: skip

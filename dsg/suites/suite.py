@@ -18,6 +18,7 @@ PLANNED = {  # options that the plan sets, and what changes them instead
     "data.limit": "--images", "samples": "--samples", "out": "--out", "device": "--device",
     "wandb.mode": "--wandb", "wandb.group": "nothing",
 }  # fmt: skip
+TUNING = {"images": 32, "seeds": 1, "trials": 9, "criterion": "psnr"}  # of --tune, for suites that have no other
 
 
 @dataclass
@@ -31,6 +32,8 @@ class Suite:
     options: overrides of every run, as for `run.py`: the YAML's, then the command line's.
         Before them come `task_options` of the YAML: those of the run's task, then of <model>/<task>.
     most_steps: jobs of more steps are left out.
+    tune: choose the values of tasks that have a truth on validation images first (docs/protocol.md), where the suite
+        takes those of configs/tuned/.
     device, wandb: of every run.
     workers: processes, see `dsg.suites.engine.worker_count`.
     launcher: a cluster's queue instead of processes here (`dsg.suites.cluster.settings`); empty: none.
@@ -47,6 +50,7 @@ class Suite:
     samples: int = 1
     options: Sequence[str] = ()
     most_steps: int | None = None
+    tune: bool = False
     device: str = "auto"
     wandb: str = "offline"
     workers: int | str | None = None
@@ -154,6 +158,8 @@ def load(name: str, smoke: bool = False, **chosen) -> Suite:
         if key in yaml
     }
     usual |= {"steps": as_list(yaml.get("steps", [])), "out": resolve(yaml["out"])}
+    if chosen.get("tune") and not yaml.get("tuning"):
+        yaml = {**yaml, "tuning": {**TUNING, "store": f"{chosen.get('out', yaml['out'])}/tuning"}}
     if "tuning" in chosen:
         yaml = {**yaml, "tuning": tuning_of(name, yaml.get("tuning"), chosen.pop("tuning"))}
     check_options(chosen.get("options", ()), tuned=bool(yaml.get("tuning")))
@@ -170,7 +176,7 @@ def tuning_of(name: str, usual: Mapping | None, sizes: Sequence[str]) -> dict:
         ValueError: the suite tunes nothing, or they cannot be read.
     """
     if usual is None or "criterion" not in usual:
-        raise ValueError(f"--tuning does not apply to suite {name}: it takes values as they are tuned")
+        raise ValueError(f"--tuning does not apply to suite {name}: it takes values as they are tuned (--tune)")
     found = dict(usual)
     for text in sizes:
         option, _, number = text.partition("=")
