@@ -29,7 +29,8 @@ from dsg.files import file_hash, first_line
 from dsg.weights import Source, check_record, describe, read_record, write_record
 
 logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # its warnings of retries name whole addresses
-NOT_NEEDED = ("fp16", "non_ema", "safety_checker", "onnx")  # other precisions, parts and runtimes of a hub repository
+# other precisions, parts and runtimes of a hub repository
+NOT_NEEDED = ("fp16", "non_ema", "safety_checker", "onnx", "openvino")
 REDIRECTS = 10
 SLOWEST = 10_000  # bytes per second, on average; a slower server is given up
 MOST = 20_000_000_000  # bytes of a file whose size nobody states
@@ -332,9 +333,12 @@ def _transfer_repository(repository: str, temporary: Path) -> None:
 
 
 def needed_files(names: Iterable[str]) -> list[str]:
-    """The files of a repository that are fetched."""
+    """The files of a repository that are fetched: of a pipeline, weights of its parts only, which have a config."""
     refuse_outside(names)
     files = [name for name in names if not any(word in name for word in NOT_NEEDED)]
+    if "model_index.json" in names:
+        parts = {name.rpartition("/")[0] for name in names if name.endswith("/config.json")}
+        files = [name for name in files if name.endswith((".json", ".txt")) or name.rpartition("/")[0] in parts]
     safe = {name.rpartition("/")[0] for name in files if name.endswith(".safetensors")}  # the kinds' names may differ
     pickled = [name for name in files if name.endswith(".bin") and name.rpartition("/")[0] not in safe]
     return [name for name in files if name.endswith((".json", ".txt", ".safetensors"))] + pickled

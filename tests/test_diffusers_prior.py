@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 from conftest import compose_config, script
-from diffusers import DDPMScheduler, ScoreSdeVeScheduler, UNet2DModel
+from diffusers import DDPMScheduler, EDMEulerScheduler, ScoreSdeVeScheduler, UNet2DModel
 from hydra.utils import instantiate
 
 from dsg.priors.prediction import to_eps
 from dsg.runs.prepare import prepare
-from dsg.samplers import sample
+from dsg.samplers import Unconditional, sample
 
 CELEBAHQ_UNET = {  # config.json of google/ddpm-ema-celebahq-256
     "sample_size": 256, "in_channels": 3, "out_channels": 3, "layers_per_block": 2, "norm_num_groups": 32,
@@ -154,7 +154,7 @@ BROKEN = {
     "empty folder": "no config.json",
     "no scheduler": "scheduler_config.json",
     "class-conditional": "class-conditional",
-    "no DDPM": "ScoreSdeVeScheduler is no schedule",
+    "no DDPM": "the noise schedule of ScoreSdeVeScheduler is not known",
     "zero SNR": "rescale_betas_zero_snr",
     "truncated": "cannot be read",
     "another model": "cannot be read",
@@ -200,3 +200,39 @@ def test_celebahq_at_its_full_size(tmp_path):
     y, seen = torch.rand(1, 3, 64, 64) * 2 - 1, []
     out = sample(prior, task, task.degrade(y, ["a"], 0), sampler, torch.randn(y.shape), callback=seen.append)
     assert torch.isfinite(out).all() and seen[0].gradient.norm() > 0
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_an_edm_network_takes_the_steps_of_diffusers(tmp_path, prediction_type):
+    """Preconditioning, its time and Karras' levels, against `EDMEulerScheduler`."""
+    save(tmp_path / "m")
+    scheduler = EDMEulerScheduler(sigma_max=50.0, prediction_type=prediction_type)
+    scheduler.save_pretrained(tmp_path / "m/scheduler")
+    prior = instantiate(compose_config("model=edm", f"model.checkpoint={tmp_path / 'm'}").model).load()
+    z = torch.randn(2, *prior.shape, generator=torch.Generator().manual_seed(0))
+    sampler = Unconditional(steps=6, spacing="karras", eta=0.0, clip_denoised=False)
+    with torch.no_grad():
+        found = sample(prior, None, None, sampler, z)
+        scheduler.set_timesteps(6)
+        x = z * (50.0**2 + 1) ** 0.5  # the same state on EDM's path
+        for t in scheduler.timesteps:
+            out = prior.net(scheduler.scale_model_input(x, t), t).sample
+            x = scheduler.step(out, t, x).prev_sample
+    torch.testing.assert_close(found, x, rtol=1e-3, atol=1e-3)
+
+
+def test_a_pickle_is_refused_in_one_line(tmp_path):
+    (tmp_path / "edm-ffhq.pkl").write_bytes(b"")
+    words = refused(tmp_path / "o", "model=edm", f"model.checkpoint={tmp_path / 'edm-ffhq.pkl'}")
+    assert "a pickle is code and is not run; convert it" in words
+
+
+def test_a_schedule_that_ends_without_signal_starts_from_x0(tmp_path):
+    """Zero terminal SNR with v-prediction (arXiv 2305.08891): alpha_bar is 0 at the end."""
+    save(tmp_path / "m", scheduler={"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"})
+    prior = load(tmp_path / "m")
+    assert prior.schedule.alpha_bar[-1] == 0
+    z = torch.randn(1, *prior.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = sample(prior, None, None, Unconditional(steps=5, spacing="trailing", clip_denoised=False), z)
+    assert torch.isfinite(found).all()

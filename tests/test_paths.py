@@ -186,3 +186,21 @@ def test_without_noise_there_is_no_sphere(kind):
         with pytest.raises(ValueError, match="sampler.eta=0 draws no noise and leaves no sphere"):
             sampler.check(mixture("flow"), Inpainting("inpaint"))
     kind(eta=0.0, clip_denoised=False).check(mixture("flow"), Inpainting("inpaint"))
+
+
+@pytest.mark.parametrize("path", OWN)
+def test_a_start_from_an_image_keeps_it(path):
+    """The first state is the baseline with the noise of the first level; few steps change it little."""
+    prior, task = mixture(path, own_schedule=True), Inpainting("inpaint", 0.05)
+    truth = prior.sample(2, torch.Generator().manual_seed(0))
+    condition, z = task.degrade(truth, ["a", "b"], 0), torch.zeros_like(truth)
+    sampler = DPS(steps=20, start_t=300, clip_denoised=False, spherical=True)
+    first = sampler.reverse_steps(prior.schedule)[0]
+    assert first.t <= 300 and len(sampler.reverse_steps(prior.schedule)) < 20
+    x_T = sampler.start(prior, task, condition, z)
+    torch.testing.assert_close(x_T, math.sqrt(first.alpha_bar) * task.baseline(condition, truth.shape))
+    assert sampler.cost(prior.schedule).forward == len(sampler.reverse_steps(prior.schedule))
+    with pytest.raises(ValueError, match="sampler.start_t=1 lies below every level"):
+        DPS(start_t=1, steps=20, spacing="trailing", clip_denoised=False).check(prior, task)
+    with pytest.raises(ValueError, match="sampler.start_t=-1"):
+        DPS(start_t=-1)

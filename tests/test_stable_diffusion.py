@@ -7,16 +7,22 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TOKENS, compose_config, save_clip, save_tokenizer, script
-from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from hydra.utils import instantiate
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dsg.priors.stable_diffusion import Pipeline, StableDiffusion
+from dsg.priors.stable_diffusion import StableDiffusion
 from dsg.runs.prepare import prepare
 from dsg.samplers import sample
-from dsg.schedule import NoiseSchedule, scaled_linear_betas
 from dsg.suites.main import run_suites
 from dsg.suites.suite import load as load_suite
 
@@ -70,7 +76,7 @@ def x():
 
 def test_classifier_free_guidance_by_hand(folder, x):
     unprompted, prior = load(folder), load(folder, "model.prompt=a cat", "model.cfg=3")
-    texts = [prior.embed(""), prior.embed("a cat")]
+    texts = [prior.embedded([text])["prompt_embeds"] for text in ("", "a cat")]
     assert (texts[0] - texts[1]).abs().max() > 1e-3  # the prompt says something
     with torch.no_grad():
         eps = [prior.net(x, 400, encoder_hidden_states=t.expand(2, -1, -1)).sample for t in texts]
@@ -87,7 +93,8 @@ def test_a_prompt_for_each_image(folder, x):
         alone = load(folder, "model.cfg=3", f"model.prompt={prompt}")
         assert torch.equal(alone.predict(x[i : i + 1], 400).eps, together[i : i + 1])
         with torch.no_grad():
-            eps = [prior.net(x[i : i + 1], 400, encoder_hidden_states=prior.embed(p)).sample for p in ("", prompt)]
+            texts = [prior.embedded([text])["prompt_embeds"] for text in ("", prompt)]
+            eps = [prior.net(x[i : i + 1], 400, encoder_hidden_states=text).sample for text in texts]
         by_hand = 3 * (eps[1] - eps[0])
         assert by_hand.square().mean().sqrt() > 1e-3 and shift.shape == x.shape
         torch.testing.assert_close(shift[i : i + 1], by_hand, rtol=1e-4, atol=1e-5)
@@ -323,9 +330,14 @@ def test_a_guided_step_of_the_released_networks_at_their_full_size():
         net.to_empty(device="cpu")
         for p in net.parameters():  # not drawn one by one: that takes longer than the test
             p.data = texture.repeat(p.numel() // 2**20 + 1)[: p.numel()].view(p.shape) + (p.ndim == 1)
-    schedule = NoiseSchedule(scaled_linear_betas(), 1, 1.0)
-    pipeline = Pipeline(*nets, lambda text: torch.full((1, 77, 768), len(text) / 10), schedule, "eps")
-    prior = StableDiffusion("sd14", pipeline, prompt="a cat", image_size=64, cpu_batch=1)
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    pipeline = StableDiffusionPipeline(
+        unet=nets[0], vae=nets[1], text_encoder=None, tokenizer=None, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    text = {"prompt_embeds": torch.full((1, 77, 768), 0.5), "negative_prompt_embeds": torch.zeros(1, 77, 768)}
+    prior = StableDiffusion("sd14", pipeline, embeddings=text, image_size=64, cpu_batch=1).load()
+    schedule = prior.schedule
     x = torch.randn(1, *prior.shape, generator=random)
 
     def loss(x):

@@ -317,9 +317,9 @@ class ADMPrior(Prior):
         """eps and, if the network learned it, v: float32 [B, C, H, W]."""
         self.load()
         ab = self.schedule.alpha_bar_at(t)
-        seen = network_input(x_t, self.schedule, t)
-        time = t if self.schedule.path == "vp" else self.schedule.alpha_sigma(t)[1] * len(self.schedule)
-        ts = torch.full((1,), time * self.time_scale, device=x_t.device)  # one embedding serves the whole batch
+        seen, time = network_input(x_t, self.schedule, t)
+        time = time * self.time_scale if self.schedule.path == "vp" else time
+        ts = torch.full((1,), time, device=x_t.device)  # one embedding serves the whole batch
         level = torch.tensor([ab], device=x_t.device, dtype=x_t.dtype)
         along = []
         if self.classes:

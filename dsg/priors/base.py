@@ -81,6 +81,10 @@ class Prior(nn.Module, ABC):
         """Images [B, *image_shape], about [-1, 1], of x0 [B, *shape]; differentiable. Of a pixel prior, x0 itself."""
         return x0
 
+    def encode(self, image: Tensor) -> Tensor:
+        """x0 [B, *shape] of images [B, *image_shape] in [-1, 1]. Of a pixel prior, the images themselves."""
+        return image
+
     def load(self) -> "Prior":
         """Read the weights, if that has not been done. `predict`, `to` and `weights_hash` do it themselves.
 
@@ -135,6 +139,9 @@ class CountedPrior(Prior):
 
     def decode(self, x0: Tensor) -> Tensor:
         return self.prior.decode(x0)
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.prior.encode(image)
 
     def _count(self, kind: str) -> None:
         name = f"{kind}_passes"

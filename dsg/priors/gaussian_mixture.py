@@ -92,7 +92,7 @@ class GaussianMixture(Prior):
     def predict(self, x_t: Tensor, t: float, prompts: Prompts | None = None) -> Prediction:
         """The exact eps = E[eps | x_t], like x_t."""
         x = x_t.to(self.means.dtype)  # before the difference: it cancels at small t
-        out = self.network(network_input(x, self.schedule, t), *self.schedule.alpha_sigma(t))
+        out = self.network(network_input(x, self.schedule, t)[0], *self.schedule.alpha_sigma(t))
         prediction = to_prediction(out, x, self.schedule.alpha_bar_at(t), NETWORK[self.schedule.path])
         return Prediction(*(None if tensor is None else tensor.to(x_t) for tensor in prediction))
 

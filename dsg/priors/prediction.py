@@ -1,4 +1,4 @@
-"""The conversion between a network and the samplers: its path, and what it predicts. It is here and nowhere else.
+"""The conversion between a network and the samplers: its path, its time, and what it predicts. It is here only.
 
 Samplers have x_t = sqrt(ab) x0 + sqrt(1-ab) eps. The network has its own path alpha x0 + sigma eps, which is x_t times
 sqrt(alpha^2 + sigma^2), and predicts one of the combinations of x0 and eps below.
@@ -21,9 +21,12 @@ def check_prediction(prediction: str) -> None:
         raise ValueError(f"model.prediction={prediction} is unknown: one of {', '.join(PREDICTIONS)}")
 
 
-def network_input(x_t: Tensor, schedule: NoiseSchedule, t: float) -> Tensor:
-    """x_t on the network's own path, like x_t."""
-    return x_t if schedule.path == "vp" else x_t * math.hypot(*schedule.alpha_sigma(t))
+def network_input(x_t: Tensor, schedule: NoiseSchedule, t: float) -> tuple[Tensor, float]:
+    """x_t on the network's own path, like x_t, and its time there: t of betas, 1000 s of a flow, ln(sigma)/4 of EDM."""
+    if schedule.path == "vp":
+        return x_t, t
+    alpha, sigma = schedule.alpha_sigma(t)
+    return x_t * math.hypot(alpha, sigma), 1000 * sigma if schedule.path == "flow" else math.log(sigma) / 4
 
 
 def to_eps(out: Tensor, x_t: Tensor, alpha_bar: float, prediction: str) -> Tensor:
@@ -60,3 +63,10 @@ def to_prediction(out: Tensor, x_t: Tensor, alpha_bar: float, prediction: str) -
     a, b = math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
     x0 = {"v": lambda: a * x_t - b * out, "x0": lambda: out, "flow": lambda: (x_t - b * out) / (a + b)}[prediction]()
     return Prediction(eps, x0=x0)
+
+
+def guided_prediction(free: Prediction, prompted: Prediction, scale: float) -> Prediction:
+    """Classifier-free guidance (Ho & Salimans, arXiv 2207.12598): free + scale (prompted - free)."""
+    shift = scale * (prompted.eps - free.eps)
+    x0 = None if free.x0 is None else free.x0 + scale * (prompted.x0 - free.x0)
+    return Prediction(free.eps + shift, text_shift=shift, x0=x0)

@@ -31,6 +31,8 @@ from dsg.samplers.base import (
 )
 from dsg.samplers.moments import moments_of
 from dsg.schedule import KERNELS, SPACINGS, VARIANCES, NoiseSchedule, Step, is_noiseless, reverse_kernel
+from tasks.base import Task
+from tasks.inverse import LinearInverseProblem
 
 
 @dataclass
@@ -59,6 +61,8 @@ class GuidedSampler(SubtractingSampler):
         interval: guided where step index % interval == 0, not elsewhere.
         radius: factor of DSG's radius: x_prev = mean + radius r d_m/|d_m|; 1 is the paper's.
         window: guided for lo < t <= hi only; null is everywhere.
+        start_t: begin at the first level at or below this t, from the task's baseline (what one has without a prior)
+            or another image, with noise: for restoration and editing. null: from noise alone.
         travel: time travel.
         moment: adam puts the gradient's moments over the steps in its place (`dsg.samplers.moments`); null: nothing.
         step_size, scaling, projected, keeps_noise, boost: see `SubtractingSampler`.
@@ -77,6 +81,7 @@ class GuidedSampler(SubtractingSampler):
     interval: int = 1
     radius: float = 1.0
     window: Window | None = None
+    start_t: float | None = None
     travel: Travel = field(default_factory=Travel)
     moment: str | None = None
 
@@ -98,6 +103,8 @@ class GuidedSampler(SubtractingSampler):
         check_range("interval", self.interval, 1, kind=int)
         check_range("radius", self.radius, 1e-3)
         check_range("travel.repeats", self.travel.repeats, 1, kind=int)
+        if self.start_t is not None:
+            check_range("start_t", self.start_t, 0)
         for option in ("clip_denoised", "spherical"):
             check_switch(option, getattr(self, option))
         check_window("travel.window", self.travel.window)
@@ -142,11 +149,28 @@ class GuidedSampler(SubtractingSampler):
 
     # --- the loop
 
+    def reverse_steps(self, schedule: NoiseSchedule) -> list[Step]:
+        """From `start_t`, or from the highest level."""
+        steps = schedule.steps(self.steps, self.spacing)
+        return [step for step in steps if self.start_t is None or step.t <= self.start_t]
+
+    def start(self, prior: Prior, task, condition, z: Tensor) -> Tensor:
+        if self.start_t is None:
+            return z
+        with torch.no_grad():
+            image = task.baseline(condition, (len(z), *prior.image_shape)).to(z)
+            return self.noised(prior, image, z)
+
+    def noised(self, prior: Prior, image: Tensor, z: Tensor) -> Tensor:
+        """The state that the first step begins with, like z, from images [B, *prior.image_shape] in [-1, 1]."""
+        alpha_bar = self.reverse_steps(prior.schedule)[0].alpha_bar
+        return math.sqrt(alpha_bar) * prior.encode(image) + math.sqrt(1 - alpha_bar) * z
+
     def sample(
         self, prior: Prior, task, condition: Mapping[str, Tensor], x_T: Tensor, noise: Noise, callback: Callback | None
     ) -> Tensor:
         x, moments = x_T.detach(), moments_of(self.moment)
-        for step in prior.schedule.steps(self.steps, self.spacing):
+        for step in self.reverse_steps(prior.schedule):
             repeats = self.repeats(step)
             for repeat in range(repeats):
                 state = self.reverse_step(prior, task, condition, x, step, repeat, noise, moments)
@@ -222,7 +246,10 @@ class GuidedSampler(SubtractingSampler):
 
     def check(self, prior: Prior, task) -> None:
         super().check(prior, task)
-        prior.schedule.timesteps(self.steps, self.spacing)
+        if not self.reverse_steps(prior.schedule):
+            raise ValueError(f"sampler.start_t={self.start_t} lies below every level of this schedule")
+        if self.start_t is not None and isinstance(task, Task) and not isinstance(task, LinearInverseProblem):
+            raise ValueError(f"sampler.start_t={self.start_t}: task={task.name} gives no image to begin from")
         if self.guided and (self.spherical or self.needs_sphere) and self.kernel != "ddpm" and self.eta == 0:
             raise ValueError("sampler.eta=0 draws no noise and leaves no sphere, so nothing is guided: use eta above 0")
         self.check_variance(prior.learns_variance)
@@ -236,7 +263,7 @@ class GuidedSampler(SubtractingSampler):
 
     def draws(self, schedule: NoiseSchedule) -> list[Draw]:
         order = []
-        for step in schedule.steps(self.steps, self.spacing):
+        for step in self.reverse_steps(schedule):
             for repeat in range(self.repeats(step)):
                 order += [*self.step_draws(step, repeat), Draw("travel", step.index, repeat)]
             order.pop()  # no travel after the last repeat
@@ -246,13 +273,13 @@ class GuidedSampler(SubtractingSampler):
         return [] if is_noiseless(self.kernel, self.eta, step) else [Draw("step", step.index, repeat)]
 
     def cost(self, schedule: NoiseSchedule) -> Cost:
-        steps = schedule.steps(self.steps, self.spacing)
+        steps = self.reverse_steps(schedule)
         forward = sum(self.repeats(step) for step in steps)
         guided = sum(self.repeats(step) for step in steps if self.guides(step))
         return Cost(forward, guided if self.through_network else 0)
 
     def notes(self, schedule: NoiseSchedule) -> list[str]:
-        if not self.guided or any(self.guides(step) for step in schedule.steps(self.steps, self.spacing)):
+        if not self.guided or any(self.guides(step) for step in self.reverse_steps(schedule)):
             return []
         which = f"sampler.interval={self.interval}, sampler.window={self.window}"
         return [f"no step is guided ({which}): the images will not fit their conditions"]
