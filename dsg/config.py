@@ -102,7 +102,7 @@ def load_with_sources(
         composed, choices = _compose(arguments, config_dirs)
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ValueError(explain(error)) from None
-    return resolve(composed, config_dirs, choices)
+    return _resolve(composed, config_dirs, choices)
 
 
 def resolve(
@@ -118,8 +118,12 @@ def resolve(
     Raises:
         ValueError: one line that names the option.
     """
+    return _resolve(OmegaConf.to_container(composed), config_dirs, choices or {})
+
+
+def _resolve(given: dict, config_dirs: Sequence[str | Path], choices: Mapping[str, Any]) -> tuple[DictConfig, Sources]:
     try:
-        return _Resolver(OmegaConf.to_container(composed), config_dirs, choices or {}).resolve()
+        return _Resolver(given, config_dirs, choices).resolve()
     except OmegaConfBaseException as error:
         raise ValueError(explain(error)) from None
 
@@ -290,20 +294,21 @@ def _built(values: Mapping) -> list[tuple[str, dict]]:
     return [(part, values[part]) for part in PARTS] + [(f"metrics.{n}", o) for n, o in values["metrics"].items()]
 
 
-def _compose(arguments: Sequence[str], config_dirs: Sequence[str | Path]) -> tuple[DictConfig, dict[str, str]]:
+def _compose(arguments: Sequence[str], config_dirs: Sequence[str | Path]) -> tuple[dict, dict[str, str]]:
     """The composed config and the names of the chosen files. Only the choice of files is Hydra's work, and is kept."""
     parsed = OverridesParser.create().parse_overrides(list(arguments))
     options = [o for o in parsed if o.key_or_group.startswith("user.") and not o.is_sweep_override()]
     files_of = (path for folder in (CONFIGS, *config_dirs) for path in Path(folder).rglob("*.yaml"))
     age = tuple((path, path.stat().st_mtime_ns) for path in files_of)
     composed, choices = deepcopy(_compose_files(tuple(o.input_line for o in parsed if o not in options), age))
+    asked = OmegaConf.create()
     for option in options:
-        OmegaConf.update(composed, option.key_or_group, option.value(), force_add=True)
-    return composed, choices
+        OmegaConf.update(asked, option.key_or_group, option.value(), force_add=True)
+    return {**composed, **OmegaConf.to_container(asked)}, choices
 
 
 @lru_cache(maxsize=128)
-def _compose_files(arguments: tuple[str, ...], age: tuple) -> tuple[DictConfig, dict[str, str]]:
+def _compose_files(arguments: tuple[str, ...], age: tuple) -> tuple[dict, dict[str, str]]:
     """What Hydra composes. `age`: of the files, so that a file that is edited is read again."""
     with _composing:
         inside = GlobalHydra.instance().hydra  # that of @hydra.main, if we are called by it
@@ -313,8 +318,8 @@ def _compose_files(arguments: tuple[str, ...], age: tuple) -> tuple[DictConfig, 
                 composed = compose("config", list(arguments), return_hydra_config=True)
         finally:
             GlobalHydra.instance().hydra = inside
-    plain = OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])
-    return plain, dict(composed.hydra.runtime.choices)
+    chosen = dict(composed.hydra.runtime.choices)
+    return OmegaConf.to_container(OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])), chosen
 
 
 def _evaluated_by(task: Mapping) -> list[str]:

@@ -72,14 +72,21 @@ def save_tokenizer(folder: Path, length: int, ids: Sequence[int]) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
-def save_clip(folder: Path, size: dict | None = None, image_size: int = 224):
-    """A random CLIP in the hub's format, ViT-B/16 or of another `size`; returns the model."""
-    from transformers import CLIPConfig, CLIPModel
+def clip_config(size: dict | None = None, image_size: int = 224):
+    """CLIP's ViT-B/16, or of another `size`."""
+    from transformers import CLIPConfig
 
-    torch.manual_seed(0)
     text = {"hidden_size": 512, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # ids as released
     vision = {"patch_size": 16, "image_size": image_size}
-    config = CLIPConfig(text_config=text | (size or {}), vision_config=vision | (size or {}), projection_dim=512)
+    return CLIPConfig(text_config=text | (size or {}), vision_config=vision | (size or {}), projection_dim=512)
+
+
+def save_clip(folder: Path, size: dict | None = None, image_size: int = 224):
+    """A random CLIP in the hub's format; returns the model."""
+    from transformers import CLIPModel
+
+    torch.manual_seed(0)
+    config = clip_config(size, image_size)
     model = CLIPModel(config).eval().requires_grad_(False)
     model.save_pretrained(folder)
     last = config.text_config.vocab_size - 1

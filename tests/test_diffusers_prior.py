@@ -182,12 +182,20 @@ def test_a_model_that_is_not_there_is_one_clear_line(tmp_path):
     assert "model.checkpoint=" in refused(tmp_path / "o", "model=diffusers")
 
 
-def test_celebahq_at_its_full_size(tmp_path):
-    """113.7 M parameters, loaded as the fetched files would be; a guided step at 64 px with a finite gradient."""
-    torch.manual_seed(0)
+def celebahq():
     with torch.device("meta"):
-        net = UNet2DModel(**CELEBAHQ_UNET)
-    assert sum(p.numel() for p in net.parameters()) == 113_673_219
+        return UNet2DModel(**CELEBAHQ_UNET)
+
+
+def test_celebahq_has_the_released_size():
+    assert sum(p.numel() for p in celebahq().parameters()) == 113_673_219
+
+
+@pytest.mark.slow
+def test_celebahq_at_its_full_size(tmp_path):
+    """Loaded as the fetched files would be; a guided step at 64 px with a finite gradient."""
+    torch.manual_seed(0)
+    net = celebahq()
     net = net.to_empty(device="cpu")
     for p in net.parameters():  # filled at once: torch's own initialisation takes longer than the test
         torch.nn.init.normal_(p, std=0.02)

@@ -1,6 +1,7 @@
 """The latent prior: a small random pipeline, saved as the hub's are, and the released one's size."""
 
 import shutil
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -64,7 +65,9 @@ def folder(tmp_path_factory):
     return folder
 
 
+@cache
 def load(folder, *overrides):
+    """The prior; its weights are read once."""
     options = [f"model.checkpoint={folder}", "model.image_size=16", *overrides]
     return instantiate(compose_config("model=sd14", *options).model).load()
 
@@ -122,10 +125,10 @@ def test_settings_are_known_before_weights_are_read(folder, tmp_path):
 
 def test_another_tokenizer_is_another_prior(folder, tmp_path):
     """With other ids for its words, a prompt gives other images."""
-    shutil.copytree(folder, tmp_path / "m")
-    assert load(tmp_path / "m").weights_hash == load(folder).weights_hash
-    save_tokenizer(tmp_path / "m/tokenizer", 12, [*range(2), *reversed(range(2, len(TOKENS)))])
-    assert load(tmp_path / "m").weights_hash != load(folder).weights_hash
+    for copy in ("same", "other"):
+        shutil.copytree(folder, tmp_path / copy)
+    save_tokenizer(tmp_path / "other/tokenizer", 12, [*range(2), *reversed(range(2, len(TOKENS)))])
+    assert load(tmp_path / "same").weights_hash == load(folder).weights_hash != load(tmp_path / "other").weights_hash
 
 
 def test_its_schedule_ends_above_zero_noise(folder):
