@@ -229,7 +229,7 @@ def test_a_suite_refuses_what_it_does_not_have(name, options, words):
 
 def test_a_part_does_not_take_the_place_of_the_whole(tmp_path):
     whole = {"tasks": ["inpaint", "super_resolution"], "steps": [20, 100], "images": 4, "out": tmp_path}
-    suite, more = (load("smoke", **{**whole, "images": images}) for images in (4, 8))
+    suite, more = (load("embedded", **{**whole, "images": images}) for images in (4, 8))
     jobs = plan(suite)
     plan_report.record(suite, jobs)
     plan_report.check(suite, jobs)
@@ -239,7 +239,7 @@ def test_a_part_does_not_take_the_place_of_the_whole(tmp_path):
         ({"steps": [20]}, "tables of more than that, "),
         ({"images": 2}, "tables of 4 images: as many, or another --out"),
     ):
-        part, elsewhere = (load("smoke", **{**whole, **less, "out": out}) for out in (tmp_path, tmp_path / "o"))
+        part, elsewhere = (load("embedded", **{**whole, **less, "out": out}) for out in (tmp_path, tmp_path / "o"))
         jobs = plan(part)
         with pytest.raises(ValueError, match=words):
             plan_report.check(part, jobs)
