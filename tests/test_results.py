@@ -71,6 +71,14 @@ def test_a_folder_belongs_to_one_run(tmp_path):
         Results(tmp_path / "o", {"sampler": {"steps": 4}})
 
 
+def test_an_option_that_came_later_leaves_older_results_alone(tmp_path):
+    sampler = {"_target_": "dsg.samplers.DPS", "steps": 3}
+    Results(tmp_path / "o", {"sampler": sampler}).claim("")
+    Results(tmp_path / "o", {"sampler": {**sampler, "radius": 1.0}})  # the default
+    with pytest.raises(ValueError, match="another run: sampler.radius was 1.0, now 0.9"):
+        Results(tmp_path / "o", {"sampler": {**sampler, "radius": 0.9}})
+
+
 @pytest.mark.parametrize("text", ["", "no: identity\n", "identity: 3\n", "[", "\x00", "{a: b"])
 def test_a_damaged_config_is_one_line(tmp_path, text):
     (tmp_path / "o").mkdir()

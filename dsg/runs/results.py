@@ -5,6 +5,7 @@ table is what all parts say together; `per_image.csv` and `metrics.json` are mad
 """
 
 import hashlib
+import inspect
 import json
 import os
 import secrets
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -110,7 +112,7 @@ class Results:
         before, now = read_plain(self.out).get("identity"), _flat(self.owner)
         if not isinstance(before, dict):
             raise ValueError(f"{file} is damaged: it does not say whose results these are; choose another out")
-        before = _flat(before)
+        before = {**_defaults(self.owner), **_flat(before)}  # an older version lacks the options that came later
         differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
         if differing:
             k = differing[0]
@@ -214,6 +216,17 @@ class Results:
 def _number(part: Path) -> int:
     number = part.name.partition("-")[0]
     return int(number) if number.isdecimal() else 0
+
+
+def _defaults(owner: Mapping) -> dict:
+    """What the constructors of prior, task and sampler take for the options of `owner` that are not given."""
+    flat = {}
+    for part, options in owner.items():
+        if isinstance(options, Mapping) and "_target_" in options:
+            known = inspect.signature(get_class(options["_target_"])).parameters
+            given = {name: known[name].default for name in options if name in known}
+            flat |= {f"{part}.{n}": value for n, value in given.items() if value is not inspect.Parameter.empty}
+    return flat
 
 
 def _flat(tree: Mapping, prefix: str = "") -> dict:
