@@ -343,7 +343,8 @@ LABELS = {
     "diffrgd": "DiffRGD", "trust": "Trust Sampling", "daps": "DAPS", "diffpir": "DiffPIR", "reddiff": "RED-diff",
     "prox": "proximal", "prox_dsg": "proximal + DSG", "prox_additive": "proximal, additive", "pigdm": "PiGDM",
     "pigdm_dsg": "PiGDM + DSG", "tfg": "TFG", "tfg_dsg": "TFG + DSG", "tfg_additive": "TFG, additive",
-    "sitcom": "SITCOM", "ddrm": "DDRM", "ddnm": "DDNM", "denoise_oracle": "posterior of the prior itself",
+    "sitcom": "SITCOM", "ddrm": "DDRM", "ddnm": "DDNM", "psld": "PSLD",
+    "denoise_oracle": "posterior of the prior itself",
 }  # fmt: skip
 
 
