@@ -7,7 +7,7 @@ setup: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,data,fid,semantic,report,slurm,demo,photos]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,data,fid,semantic,report,slurm,demo,photos,deepinv]"
 	touch $@
 
 # One thread each: the tests are many small networks and processes
