@@ -80,18 +80,18 @@ class Inpainting(LinearInverseProblem):
         return {"mask": self.draw_mask(shape, rng(*key, "mask"))}
 
     def draw_mask(self, shape: Sequence[int], generator: np.random.Generator) -> Tensor:
-        """[1, 1, H, W] with exactly int(fraction H W) zeros."""
-        pixels = shape[-2] * shape[-1]
+        """[1, 1, ...] with exactly int(fraction n) zeros; shape is (C, ...), of n places."""
+        pixels = math.prod(shape[1:])
         mask = torch.ones(pixels)
         mask[generator.permutation(pixels)[: int(pixels * generator.uniform(*self.masked_fraction))]] = 0
-        return mask.reshape(1, 1, *shape[-2:])
+        return mask.reshape(1, 1, *shape[1:])
 
     def observed(self, y: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
         if mask is None:
             raise ValueError(f"task={self.name} needs the mask that goes with y (1 = observed)")
-        if mask.ndim != 4 or mask.shape[-2:] != y.shape[-2:]:
+        if mask.ndim != y.ndim or mask.shape[2:] != y.shape[2:]:
             raise ValueError(f"mask {tuple(mask.shape)} does not fit y {tuple(y.shape)}")
-        mask = mask.to(y).expand(len(y), -1, -1, -1)
+        mask = mask.to(y).expand(len(y), *mask.shape[1:])
         return {"y": mask * y, "mask": mask}
 
 

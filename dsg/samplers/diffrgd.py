@@ -137,5 +137,5 @@ class DiffRGD(Sampler):
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product per image, [B, 1, 1, 1]."""
-    return (a * b).flatten(1).sum(1)[:, None, None, None]
+    """Inner product per image, [B, 1, ...]."""
+    return (a * b).sum(tuple(range(1, a.ndim)), keepdim=True)

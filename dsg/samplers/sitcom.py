@@ -80,13 +80,13 @@ class SITCOM(InverseSampler):
                 v = v.detach().requires_grad_(not last)
                 found = predicted_x0(v, prior.predict(v, step.t), step.alpha_bar, self.clip_denoised)
                 loss = task.loss(found, condition)
-            x0 = found.detach() if x0 is None else torch.where(_wide(going), found.detach(), x0)
+            x0 = found.detach() if x0 is None else torch.where(_wide(going, v), found.detach(), x0)
             losses = loss.detach() if losses is None else torch.where(going, loss.detach(), losses)
             going = going & (losses >= limit)
             if last or not going.any():
                 break
             (gradient,) = torch.autograd.grad(loss.square().sum(), v)
-            v = torch.where(_wide(going), v.detach() + adam.change(gradient), v.detach())
+            v = torch.where(_wide(going, v), v.detach() + adam.change(gradient), v.detach())
         return x0, losses
 
     def project(self, task, condition, x0: Tensor) -> Tensor:
@@ -111,5 +111,5 @@ class SITCOM(InverseSampler):
         return Tunable("learning_rate", 0.02)
 
 
-def _wide(per_image: Tensor) -> Tensor:
-    return per_image[:, None, None, None]
+def _wide(per_image: Tensor, like: Tensor) -> Tensor:
+    return per_image.reshape(-1, *[1] * (like.ndim - 1))

@@ -90,7 +90,7 @@ class TrustSampling(Sampler):
                 (gradient,) = torch.autograd.grad(loss.sum(), at)
             losses = loss.detach() if losses is None else torch.where(going, loss.detach(), losses)
             shift = self.step_size * gradient / (norm(gradient) + 1e-6)
-            mean = torch.where(going[:, None, None, None], mean - shift, mean)
+            mean = torch.where(going.reshape(-1, *[1] * (mean.ndim - 1)), mean - shift, mean)
         return mean, losses
 
     def clean(self, prior: Prior, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
