@@ -1,5 +1,5 @@
 """Training-free guided diffusion with the spherical Gaussian constraint (DSG)."""
 
-from dsg.api import load, restore
+from dsg.api import from_pipeline, guide, load, restore
 
-__all__ = ["load", "restore"]
+__all__ = ["from_pipeline", "guide", "load", "restore"]

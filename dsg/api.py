@@ -1,13 +1,17 @@
-"""A few lines of Python instead of a command: `dsg.load` a prior, `dsg.restore` an image."""
+"""A few lines of Python instead of a command: `dsg.load` a prior, `dsg.restore` an image, `dsg.guide` a pipeline."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:  # importing torch takes seconds
+    from diffusers import DiffusionPipeline
+    from torch import Tensor
+
     from dsg.priors.base import Prior
+    from dsg.priors.latent import LatentPrior
     from dsg.samplers.base import Callback
     from dsg.types import Input
     from tasks.base import Task
@@ -33,6 +37,109 @@ def load(model: str = "avatars64", overrides: Sequence[str] = ()) -> "Prior":
     from dsg.runs.prepare import load_once_from
 
     return load_once_from(config.load([f"model={model}", *overrides]).model).load()
+
+
+def from_pipeline(
+    pipe: "DiffusionPipeline",
+    prompt: str | None = None,
+    cfg: float | None = None,
+    image_size: int | None = None,
+    **embeddings: "Tensor",
+) -> "LatentPrior":
+    """A pipeline of diffusers in memory as a prior: Stable Diffusion 1, 2, XL, 3 and 3.5, FLUX.1.
+
+    Its networks stay where they are, take no parameter gradients from then on, and recompute activations in backward
+    passes.
+
+    Args:
+        prompt: what the images should show.
+        cfg: scale of guidance by text; None: 5 (SD 3: 4.5; FLUX: 3.5).
+        image_size: side in pixels; None: the one that the network was trained at.
+        embeddings: instead of a prompt, [1, ...] or [B, ...]: `prompt_embeds`, `pooled_prompt_embeds`, and
+            `negative_prompt_embeds`, `negative_pooled_prompt_embeds` where the encoders are not loaded.
+
+    Raises:
+        ValueError: another pipeline, or an option out of range.
+    """
+    import dsg.priors.flow_transformers
+    import dsg.priors.stable_diffusion  # noqa: F401
+    from dsg.priors.latent import LatentPrior
+
+    family = next((kind for kind in LatentPrior.__subclasses__() if kind.fits(pipe)), None)
+    if family is None:
+        raise ValueError(f"{type(pipe).__name__}: its network is none of Stable Diffusion 1, 2, XL, 3 and FLUX.1")
+    size = getattr(pipe, family.network).config.get("sample_size") or pipe.default_sample_size
+    side = image_size or size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    scale = family.usual_cfg if cfg is None else cfg
+    return family(type(pipe).__name__, pipe, prompt, scale, side, embeddings=embeddings).load()
+
+
+class _Loss(NamedTuple):
+    """A function of images as a task."""
+
+    of_images: "Callable[[Tensor], Tensor]"
+
+    def loss(self, images: "Tensor", condition: None) -> "Tensor":
+        return self.of_images(images)
+
+
+def guide(
+    pipe: "DiffusionPipeline",
+    loss: "Callable[[Tensor], Tensor]",
+    prompt: str | Sequence[str] | None = None,
+    sampler: str = "freedom_dsg",
+    overrides: Sequence[str] = (),
+    image: "Tensor | None" = None,
+    cfg: float | None = None,
+    image_size: int | None = None,
+    callback: "Callback | None" = None,
+    **embeddings: "Tensor",
+) -> "Tensor":
+    """Sample a pipeline of diffusers under the guidance of a loss.
+
+    Args:
+        pipe: see `from_pipeline`; so are cfg, image_size and embeddings.
+        loss: differentiable, images [B, 3, H, W] in about [-1, 1] -> [B].
+        prompt: one, or one for each image.
+        sampler: name of a config.
+        overrides: as on the command line, `["sampler.steps=20", "sampler.guidance_rate=0.1", "seed=1"]`.
+        image: [B, 3, H, W] in [-1, 1] to begin from, at `sampler.start_t=600`.
+        callback: called with every step's state, as of `dsg.samplers.sample`.
+
+    Returns:
+        images [B, 3, H, W], in [-1, 1], on the pipeline's device.
+
+    Raises:
+        ValueError: one line.
+    """
+    import torch
+
+    from dsg import config
+    from dsg.noise import ImageNoise
+    from dsg.priors.base import CountedPrior
+    from dsg.runs.prepare import build
+    from dsg.samplers import sample
+
+    prompts = prompt if prompt is None or isinstance(prompt, str) else list(prompt)
+    prior = from_pipeline(pipe, prompts if isinstance(prompts, str) else None, cfg, image_size, **embeddings)
+    spacing = "trailing" if prior.schedule.path == "flow" else "leading"
+    own = ["model=diffusers", f"sampler={sampler}", "sampler.clip_denoised=false", f"sampler.spacing={spacing}"]
+    chosen = config.load([*own, *overrides])
+    method, task = build(chosen.sampler), _Loss(loss)
+    method.check(prior, task)
+    if (image is None) != (getattr(method, "start_t", None) is None):
+        raise ValueError("an image to begin from and sampler.start_t=<t> are given together")
+    given = [image, *embeddings.values(), prompts if isinstance(prompts, list) else None]
+    count = max((len(one) for one in given if one is not None), default=1)
+    device = next(prior.net.parameters()).device
+    noise = ImageNoise(chosen.seed, [str(k) for k in range(count)], [0] * count, prior.shape, device)
+    with torch.no_grad():
+        x_T = noise.start() if image is None else method.noised(prior, image.to(device), noise.start())
+    x0 = sample(
+        CountedPrior(prior, None if isinstance(prompts, str) else prompts), task, None, method, x_T, noise, callback
+    )
+    with torch.no_grad():
+        return prior.decode(x0).clamp(-1, 1)
 
 
 def restore(

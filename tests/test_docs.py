@@ -100,6 +100,26 @@ def test_the_constraint_in_a_loop_of_diffusers():
     torch.testing.assert_close(torch.stack(lengths[:9] + lengths[10:19]), torch.ones(18, 2), rtol=0.01, atol=0)
 
 
+def test_a_flow_in_a_loop_of_one_s_own():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    space, ends = {}, []
+    exec(BLOCKS["flow_loop.py"], space)
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def velocity(x, s):
+        """Of x0 ~ N(0, .25 I): E[eps - x0 | x] in closed form."""
+        return x * (s - (1 - s) * 0.25) / ((1 - s) ** 2 * 0.25 + s**2)
+
+    def loss(x0):
+        return (x0 - 0.5).flatten(1).norm(dim=1)
+
+    for rate in (0.0, 0.3):
+        torch.manual_seed(1)
+        ends.append(loss(space["guided_sampling"](velocity, FlowMatchEulerDiscreteScheduler(), loss, x, 10, rate)))
+    assert (ends[1] < 0.9 * ends[0]).all()
+
+
 def test_ground_truth_measures_a_sampler(capsys):
     exec(BLOCKS["compare_mine.py"], {})
     measured = dict(line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "dtype" not in line)

@@ -7,7 +7,16 @@ from conftest import ROOT
 
 ORDER = [
     {"dsg.files", "dsg.types", "dsg.image_files", "dsg.arguments", "dsg.statistics"},
-    {"dsg.schedule", "dsg.noise", "dsg.constraint", "dsg.weights", "dsg.downloads", "dsg.avatars64", "dsg.options"},
+    {
+        "dsg.schedule",
+        "dsg.noise",
+        "dsg.constraint",
+        "dsg.steps",
+        "dsg.weights",
+        "dsg.downloads",
+        "dsg.avatars64",
+        "dsg.options",
+    },
     {"dsg.priors"},
     {"tasks"},
     {"dsg.samplers", "dsg.metrics"},

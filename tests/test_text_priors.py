@@ -1,15 +1,17 @@
 """SD 1.5, 2.1, XL, 3 and FLUX as priors: tiny random pipelines of the published structure, and the published sizes."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
-from conftest import TOKENS, compose_config, save_tokenizer
+from conftest import ROOT, TOKENS, compose_config, save_tokenizer
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     DDIMScheduler,
+    DDPMPipeline,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
@@ -19,6 +21,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
 )
 from hydra.utils import instantiate
 from transformers import (
@@ -31,6 +34,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
+import dsg
 from dsg.samplers import DPS, MPGD, Unconditional, sample
 
 MODELS = ["sd15", "sd21", "sdxl", "sd3", "flux"]
@@ -352,3 +356,58 @@ def test_guidance_lowers_the_loss(pipelines, model):
         found = sample(prior, Brightness(), None, sampler, x_T)
         losses.append(Brightness().loss(prior.decode(found), None).detach())
     assert (losses[1] < losses[0]).all() and (losses[2] < losses[0]).all()
+
+
+def brightness(images):
+    return (images - 0.4).flatten(1).norm(dim=1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_pipeline_in_memory_is_guided_in_one_call(pipelines, model):
+    pipe = KINDS[model].from_pretrained(pipelines / model)
+    options = ["sampler.steps=5", "seed=3"]
+    own = dict(overrides=options, image_size=SIDE, cfg=2.0)
+    free = dsg.guide(pipe, brightness, "a cat", "unconditional", **own)
+    found = dsg.guide(pipe, brightness, ["a cat", "c"], **own)
+    assert found.shape == (2, 3, SIDE, SIDE) and found.abs().max() <= 1 and not found.requires_grad
+    assert brightness(found)[0] < brightness(free)[0]
+    prior = dsg.from_pipeline(pipe, "a cat", image_size=SIDE, cfg=2.0)
+    prompted = prior.embedded(["a cat"])
+    if model != "flux":
+        prompted |= {f"negative_{key}": value for key, value in prior.embedded([None]).items()}
+    embedded = dsg.guide(pipe, brightness, **own, **prompted)
+    torch.testing.assert_close(embedded, found[:1], rtol=1e-3, atol=1e-3)
+    assert prior.saved.pipe is pipe and dsg.from_pipeline(pipe).usual_cfg == dsg.from_pipeline(pipe).cfg
+
+
+def test_an_image_is_edited_from_its_own_latents(pipelines):
+    pipe = KINDS["sd3"].from_pretrained(pipelines / "sd3")
+    image = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    prior = dsg.from_pipeline(pipe, image_size=SIDE)
+    with torch.no_grad():
+        decoded = prior.decode(prior.encode(image)).clamp(-1, 1)
+    far = []
+    for start in (2, 900):
+        options = [f"sampler.start_t={start}", "sampler.steps=500" if start == 2 else "sampler.steps=8"]
+        found = dsg.guide(pipe, brightness, sampler="dps_dsg", overrides=options, image=image, image_size=SIDE)
+        far.append((found - decoded).abs().mean())
+    assert far[0] < 0.3 * far[1]
+    for wrong in (dict(image=image), dict(overrides=["sampler.start_t=500"])):
+        with pytest.raises(ValueError, match="are given together"):
+            dsg.guide(pipe, brightness, image_size=SIDE, **wrong)
+
+
+def test_another_pipeline_is_one_line():
+    pipe = DDPMPipeline(UNet2DModel(block_out_channels=(8, 8, 8, 8), norm_num_groups=4), DDIMScheduler())
+    with pytest.raises(ValueError, match="DDPMPipeline: its network is none of"):
+        dsg.guide(pipe, brightness)
+
+
+def test_the_example_of_the_docs(pipelines):
+    text = (ROOT / "docs/extending.md").read_text()
+    space = {}
+    exec(re.search(r"```python\n# guide_pipeline.py\n(.*?)```", text, re.S)[1], space)
+    pipe = KINDS["flux"].from_pretrained(pipelines / "flux")
+    found = space["warm_cats"](pipe, steps=5, image_size=SIDE)
+    free = dsg.guide(pipe, space["warm"], ["a cat"] * 2, "unconditional", ["sampler.steps=5"], image_size=SIDE)
+    assert (space["warm"](found) < space["warm"](free)).all()

@@ -18,7 +18,7 @@ class StableDiffusion3(LatentPrior):
     Arguments: see `LatentPrior`.
     """
 
-    network, pipeline, patch = "transformer", "StableDiffusion3Pipeline", 2
+    network, pipeline, patch, usual_cfg = "transformer", "StableDiffusion3Pipeline", 2, 4.5
     parts: ClassVar = {
         "transformer": "SD3Transformer2DModel",
         "vae": "AutoencoderKL",
@@ -55,7 +55,7 @@ class Flux(LatentPrior):
     is distilled to 1 to 4 steps, has none. Arguments: see `LatentPrior`.
     """
 
-    network, pipeline, patch = "transformer", "FluxPipeline", 2
+    network, pipeline, patch, usual_cfg = "transformer", "FluxPipeline", 2, 3.5
     guides_without_text = False
     parts: ClassVar = {
         "transformer": "FluxTransformer2DModel",

@@ -56,6 +56,7 @@ class LatentPrior(Prior):
     pipeline: ClassVar[str]  # diffusers' class
     not_needed: ClassVar[Mapping] = {}  # its other arguments
     guides_without_text = True  # whether cfg compares two passes
+    usual_cfg: ClassVar[float] = 5.0
 
     def __init__(
         self,
