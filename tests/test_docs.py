@@ -205,30 +205,6 @@ def tables(text):
         yield header, rows
 
 
-PARTS = {
-    "length of the step": "length", "projection to the sphere": "place", "noise replaced": "noise",
-    "eta 0.5 to 1": "eta", "last step unguided": "last", "all together": "all together",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("heading, steps", [("The gain and its parts", 20), ("At 100 steps", 100)])
-def test_the_shares_on_the_page_are_those_of_the_suite(heading, steps):
-    shares = pd.read_csv(ROOT / "results/factors/shares.csv")
-    shares = shares[shares["steps"] == steps].set_index(["path", "factor", "task"])[["share", "low", "high"]]
-    text, checked = PAGES[ROOT / "docs/what-makes-dsg-work.md"].split(f" {heading}\n")[1].split("\n## ")[0], 0
-    for (header, *columns), rows in tables(text):
-        for name, *cells in rows:
-            path = header.removeprefix("from ") if header.startswith("from ") else name
-            factor = PARTS[name] if header.startswith("from ") else "all together"
-            if (path, factor, "inpaint") in shares.index and columns[1:3] == ["low", "high"]:
-                numbers = [
-                    shares.loc[(path, factor, task)] for task in ("super_resolution", "inpaint", "gaussian_deblur")
-                ]
-                assert cells == [f"{number:+.2f}" for row in numbers for number in row], (path, factor)
-                checked += 1
-    assert checked == 5 + 6 + 2
-
-
 def as_told(number):
     return f"{number:.2f}".removeprefix("0")
 

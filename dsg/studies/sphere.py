@@ -24,7 +24,7 @@ RUN = ["task", "method", "steps"]
 
 
 def write(outcome: Outcome, trials: str) -> list[str]:
-    """table.md and four CSVs: radius, angle, rates, together.
+    """table.md, four CSVs of it: radius, angle, rates, together; and images.csv, the scores of every image.
 
     Args:
         trials: table of the trials from which the range of good rates is read, `results/tuning-fine/avatars64.csv`.
@@ -42,7 +42,8 @@ def write(outcome: Outcome, trials: str) -> list[str]:
         "rates": f"Step sizes or rates within {WITHIN:g} dB of the best, from the trials on validation faces",
         "together": "Radius and rate chosen together minus the rate at radius 1, on test faces",
     }  # fmt: skip
-    text, written = "", []
+    write_csv(outcome.out / "images.csv", scores)
+    text, written = "", ["images.csv"]
     for name, table in tables.items():
         if len(table):
             write_csv(outcome.out / f"{name}.csv", table)
@@ -185,9 +186,10 @@ def against_radius(outcome: Outcome) -> list[str]:
             table[means & (table["steps"] == outcome.suite.steps[0])], "method",
         ),
     }  # fmt: skip
-    fig, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.4), sharey=True)
+    panels = {title: (part, by) for title, (part, by) in panels.items() if part[by].nunique() > 1 or by == "task"}
+    fig, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.4), sharey=True, squeeze=False)
     labels = {job.method.name: job.method.label for job in outcome.jobs}
-    for ax, (title, (part, curve)) in zip(axes, panels.items()):
+    for ax, (title, (part, curve)) in zip(axes[0], panels.items()):
         for name, points in part.groupby(curve, sort=False):
             one = {"radius": 1.0, "difference": 0.0, "low": 0.0, "high": 0.0}
             points = pd.concat([points, pd.DataFrame([one])]).sort_values("radius")
@@ -198,7 +200,7 @@ def against_radius(outcome: Outcome) -> list[str]:
         ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
         ax.set(xlabel="radius c", title=title)
         ax.legend(loc="lower left", frameon=False)
-    axes[0].set_ylabel("PSNR minus that at c = 1 [dB]")
+    axes[0, 0].set_ylabel("PSNR minus that at c = 1 [dB]")
     return save(fig, outcome.out / "radius.png")
 
 
