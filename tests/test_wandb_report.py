@@ -1,8 +1,5 @@
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -111,15 +108,6 @@ class Server(BaseHTTPRequestHandler):
         pass
 
 
-SAVE = """
-import sys
-sys.path[:0] = [{root!r}, {tests!r}]
-from test_wandb_report import entry, script
-from dsg.suites.report import workspace
-sys.exit(script().save(workspace.report([entry("inpaint", 20)], "Title", "dsg", "team", "embedded")))
-"""
-
-
 def script():
     spec = importlib.util.spec_from_file_location("wandb_report", SCRIPT)
     module = importlib.util.module_from_spec(spec)
@@ -127,19 +115,15 @@ def script():
     return module
 
 
-def test_report_is_saved_by_http_and_its_address_told(tmp_path):
+def test_report_is_saved_by_http_and_its_address_told(monkeypatch, capsys):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    environment = {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40, "WANDB_ERROR_REPORTING": "false"}
-    code = SAVE.format(root=str(SCRIPT.parents[1]), tests=str(Path(__file__).parent))
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environment, "HOME": str(tmp_path)},
-        capture_output=True, text=True, timeout=180, cwd=tmp_path,
-    )  # fmt: skip
+    for name, value in (("BASE_URL", address), ("API_KEY", "0" * 40), ("ERROR_REPORTING", "false")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    saved = script().save(workspace.report([entry("inpaint", 20)], "Title", "dsg", "team", "embedded"))
     server.shutdown()
-    assert done.returncode == 0, done.stderr
-    assert f"{address}/team/dsg/reports/Title--abc" in done.stdout
+    assert saved == 0 and f"{address}/team/dsg/reports/Title--abc" in capsys.readouterr().out
     (saved,) = Server.saved
     kinds = [block["type"] for block in json.loads(saved["spec"])["blocks"]]
     assert saved["displayName"] == "Title" and kinds.count("panel-grid") == 2
