@@ -42,7 +42,7 @@ from tasks.base import Task
 
 PARTS = ("model", "task", "sampler")
 OVERRIDE = "override"  # the source of what the user asked for
-LOWEST = {"batch_size": 1, "samples": 1, "seed": 0, "data.limit": 1}
+LOWEST = {"batch_size": 1, "samples": 1, "samples_of": 1, "seed": 0, "data.limit": 1}
 _composing = threading.Lock()  # Hydra's compose works on a global
 
 
@@ -60,6 +60,7 @@ class RunOptions:
     """The options of a run beside model, task, sampler and metrics.
 
     Attributes:
+        samples_of: of how many the sample with the least loss is kept; None: of as many as the task tries.
         assumed: options of an inverse problem as they are assumed by everything but the degradation itself, where they
             are not those of `task`: what happens if they are wrong.
     """
@@ -68,6 +69,7 @@ class RunOptions:
     data: Data = field(default_factory=Data)
     batch_size: int | Literal["auto"] | None = None
     samples: int = 1
+    samples_of: int | None = None
     seed: int = 0
     device: str = "auto"
     out: str | None = None

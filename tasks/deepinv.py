@@ -67,7 +67,7 @@ class PhysicsProblem(InverseProblem):
         """Of what the physics holds: masks, filters."""
         digest = sha256(type(self.physics).__name__.encode())
         for key, tensor in sorted(self.physics.state_dict().items()):
-            digest.update(key.encode() + np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+            digest.update(key.encode() + np.ascontiguousarray(tensor.cpu().resolve_conj().numpy()).tobytes())
         return digest.hexdigest()
 
     def condition_image(self, input: Input, condition: Condition) -> np.ndarray | None:

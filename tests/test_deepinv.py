@@ -33,6 +33,7 @@ def images(batch=2):
 def test_a_linear_physics_is_a_linear_problem(name):
     task, x = LinearPhysicsProblem("deepinv", sigma=0.0, physics=name, options=PHYSICS[name]), images()
     task.check(SHAPE)
+    assert len(task.weights_hash) == 64
     condition = task.degrade(x, ["a", "b"], 0)
     torch.testing.assert_close(condition["y"], task.physics.A(x))
     assert (task.loss(x, condition) < 1e-4).all()
@@ -48,13 +49,14 @@ def test_what_a_physics_draws_is_the_same_in_every_process():
         LinearPhysicsProblem("deepinv", physics="Inpainting", options=PHYSICS["Inpainting"]).weights_hash
         for _ in range(2)
     }
-    assert len(hashes) == 1
+    assert len(hashes) == 1 and instantiate(compose_config("task=deepinv").task).weights_hash not in hashes
     other = deepinv.physics.Inpainting(img_size=SHAPE, mask=0.5, rng=torch.Generator().manual_seed(3))
     assert LinearPhysicsProblem("deepinv", physics=other).weights_hash not in hashes
 
 
 def test_the_config_says_which_physics():
-    task = instantiate(compose_config("task=deepinv").task)
+    options = ["task.physics=Downsampling", "task.options={factor: 4, filter: bicubic}"]
+    task = instantiate(compose_config("task=deepinv", *options).task)
     assert task.forward(torch.zeros(1, 3, 64, 64), {}).shape == (1, 3, 16, 16) and task.measurement_size(64) == 16
 
 

@@ -191,6 +191,24 @@ def test_a_run_tries_as_often_as_its_task_says(tmp_path):
     assert (found[3]["residual"] <= found[1]["residual"]).all()  # the first try is among the three
 
 
+def test_the_best_of_several_samples_of_any_task(tmp_path):
+    """By the task's loss; the first of the three is the sample of a run without."""
+    options = ["model=gaussian_mixture", "task=inpaint", "data.limit=2", "metrics=[psnr]", "sampler=dps_dsg"]
+    found, owners = {}, []
+    for count in (None, 3):
+        asked = [] if count is None else [f"samples_of={count}"]
+        config, sources = load_with_sources([*options, *asked, "sampler.steps=4", "wandb.mode=disabled"])
+        run = prepare(config, sources, tmp_path / str(count))
+        assert run.execute() == []
+        found[count] = run.results.table()
+        owners.append(run.results.owner)
+        assert (found[count]["network_evaluations"] == 4 * (count or 1)).all()
+    assert (found[3]["residual"] <= found[None]["residual"]).all()
+    assert owners[0] | {"samples_of": 3} == owners[1]
+    with pytest.raises(ValueError, match="samples_of=0"):
+        load_with_sources(["samples_of=0"])
+
+
 # --- the oracle
 
 

@@ -142,11 +142,13 @@ def build(config: DictConfig):
 def build_task(config: DictConfig) -> Task:
     """The task; with `assumed` options, the assumed one, whose measurements the true one makes."""
     task, assumed = build(config.task), config.get("assumed")
-    if not assumed:
-        return task
-    if "mask" in assumed:
+    if assumed and "mask" in assumed:
         raise ValueError("assumed.mask: your own mask belongs to the images; assume another masked_fraction or box")
-    return assume(build(OmegaConf.merge(config.task, assumed)), task)
+    if assumed:
+        task = assume(build(OmegaConf.merge(config.task, assumed)), task)
+    if config.get("samples_of"):
+        task.tries = config.samples_of
+    return task
 
 
 @cache

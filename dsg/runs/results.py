@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from hydra.utils import get_class
+from hydra.utils import get_object
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -48,6 +48,7 @@ def identity(config: Mapping, prior_hash: str, task_hash: str | None) -> dict:
         "data": {k: v for k, v in config["data"].items() if k not in ("limit", "on_error", "size")},
         **({"size": config["data"]["size"]} if config["data"].get("size") else {}),
         "samples": "several" if config["samples"] > 1 else "one",
+        **({"samples_of": config["samples_of"]} if config.get("samples_of") else {}),
         "seed": config["seed"],
         **({"assumed": config["assumed"]} if config.get("assumed") else {}),
     }
@@ -112,7 +113,8 @@ class Results:
         before, now = read_plain(self.out).get("identity"), _flat(self.owner)
         if not isinstance(before, dict):
             raise ValueError(f"{file} is damaged: it does not say whose results these are; choose another out")
-        before = {**_defaults(self.owner), **_flat(before)}  # an older version lacks the options that came later
+        later = {k: v for k, v in _defaults(self.owner).items() if k in now}  # not those whose value is a group
+        before = {**later, **_flat(before)}  # an older version lacks the options that came later
         differing = [k for k in sorted({*before, *now}) if before.get(k) != now.get(k)]
         if differing:
             k = differing[0]
@@ -223,7 +225,7 @@ def _defaults(owner: Mapping) -> dict:
     flat = {}
     for part, options in owner.items():
         if isinstance(options, Mapping) and "_target_" in options:
-            known = inspect.signature(get_class(options["_target_"])).parameters
+            known = inspect.signature(get_object(options["_target_"])).parameters
             given = {name: known[name].default for name in options if name in known}
             flat |= {f"{part}.{n}": value for n, value in given.items() if value is not inspect.Parameter.empty}
     return flat
