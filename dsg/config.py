@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from dsg.cli import explain, quote, rewrite
-from dsg.layers import CONFIGS, Layers, Sources, entry, files, read, yaml_lines
+from dsg.layers import CONFIGS, Layers, Sources, check_config_dirs, entry, files, read, yaml_lines
 from dsg.options import accepts, check, fill, leaves, locate, parameters, suggestion
 from dsg.samplers.base import unused_options
 from dsg.tuned import at_steps, tuned_steps
@@ -51,8 +51,11 @@ class Tracking:
     """The options `wandb` of a run."""
 
     mode: Literal["offline", "online", "disabled"] = "offline"
+    entity: str | None = None
     project: str = "dsg"
     group: str | None = None
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
 
 
 @dataclass
@@ -95,9 +98,7 @@ def load_with_sources(
     overrides: Sequence[str] = (), config_dirs: Sequence[str | Path] = ()
 ) -> tuple[DictConfig, Sources]:
     """`load`, and where each value came from."""
-    missing = [folder for folder in config_dirs if not Path(folder).is_dir()]
-    if missing:
-        raise ValueError(f"{missing[0]}: no such folder of configs")
+    check_config_dirs(config_dirs)
     search = ",".join(quote(f"file://{Path(folder).resolve()}") for folder in config_dirs)
     arguments = [f"hydra.searchpath=[{search}]"] * bool(search) + [rewrite(override) for override in overrides]
     try:

@@ -99,6 +99,8 @@ def problem(out: Path, reference: Path, codes: dict[int | None, int]) -> str | N
         ours, theirs = ({p.name: p.read_bytes() for p in (o / folder).iterdir()} for o in (out, reference))
         if ours != theirs:
             return f"{folder}/ differs: {sorted(ours)}"
+    if (out / "grid.png").read_bytes() != (reference / "grid.png").read_bytes():
+        return "grid.png differs"
     if _numbers(out) != _numbers(reference):
         return "metrics.json or per_image.csv differs"
     return None
@@ -156,7 +158,7 @@ def filled(out: Path, reference: Path, rng: random.Random) -> str | None:
 def damaged(out: Path, reference: Path, rng: random.Random) -> str | None:
     """A random file of a finished run is cut, emptied, overwritten or removed: it is made again, or refused."""
     shutil.copytree(reference, out)
-    files = [p for p in sorted(out.rglob("*")) if p.is_file() and "wandb" not in p.relative_to(out).parts[0]]
+    files = [p for p in sorted(out.rglob("*")) if p.is_file() and p.relative_to(out).parts[0] != "wandb"]
     file, how = rng.choice(files), rng.choice(("cut", "emptied", "overwritten", "removed"))
     before = file.read_bytes()
     if how == "removed":

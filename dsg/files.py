@@ -29,6 +29,11 @@ def first_line(error: BaseException, most: int = 500) -> str:
     return (text.splitlines() or [type(error).__name__])[0][:most]
 
 
+def counted(number: int, noun: str) -> str:
+    """1 image, 2 images."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
 def short_hash(owner: Mapping) -> str:
     return hashlib.sha256(json.dumps(owner, sort_keys=True, default=str).encode()).hexdigest()[:10]
 

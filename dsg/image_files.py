@@ -115,7 +115,7 @@ def each(files: Mapping[str, Path], read: Callable[[str, Path], T], on_error: st
     if problems:
         several = f"{len(problems)} of {len(files)} files cannot be used: " if len(problems) > 1 else ""
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        skip = " (data.on_error=skip leaves them out)" if several else ""
+        skip = " (data.on_error=skip leaves them out)" if several and found else ""
         raise ValueError(several + "; ".join(problems[:SHOWN]) + more + skip)
     return found
 

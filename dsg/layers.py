@@ -74,6 +74,13 @@ def entry(table: Mapping, *keys: str) -> dict:
     return table
 
 
+def check_config_dirs(folders: Sequence[str | Path]) -> None:
+    """Raises ValueError: a folder of the user's YAML files is not there."""
+    missing = [folder for folder in folders if not Path(folder).is_dir()]
+    if missing:
+        raise ValueError(f"{missing[0]}: no such folder of configs")
+
+
 def files(kind: str, config_dirs: Sequence[str | Path]) -> list[str]:
     """The names in configs/<kind>, and in those of the user's folders."""
     return sorted({p.stem for folder in (CONFIGS, *config_dirs) for p in (Path(folder) / kind).glob("*.yaml")})

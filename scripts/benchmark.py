@@ -120,7 +120,7 @@ def run_all(args: argparse.Namespace, overrides: list[str], device: torch.device
     """The rows; what kept others from being measured, a line each."""
     jobs = [(name, batch) for batch in args.batch for name in args.samplers]
     rows, failures = [], []
-    for name, batch in tqdm(jobs, desc=f"benchmark {args.model}", unit="row"):
+    for name, batch in tqdm(jobs, desc=f"benchmark {args.model}", unit="row", disable=None):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
             try:
                 rows.append(fresh.submit(measure, name, batch, overrides, str(device), args.repeats).result())

@@ -17,6 +17,7 @@ import yaml
 from tqdm import tqdm
 
 from dsg.arguments import Parser, exit_code, positive, positive_number
+from dsg.layers import check_config_dirs
 from dsg.runs.evaluation import add_metrics, check_names, find_runs
 from dsg.runs.paired import compare
 from dsg.runs.prepare import pick_device
@@ -34,10 +35,11 @@ def evaluate(args: argparse.Namespace) -> int:
     """Add metrics to runs, and compare them, as asked. Returns 1 if one of them failed, else 0."""
     options = nested(args.set)
     margins = {name: margin(name, value) for name, value in map(pair, args.margin)}
+    check_config_dirs(args.config_dir)
     check_names(args.metrics, options, args.config_dir)
     runs = args.runs if args.paired else find_runs(args.runs)
     failed = False
-    for out in tqdm(runs, unit="run", disable=not args.metrics or len(runs) < 2) if args.metrics else ():
+    for out in tqdm(runs, unit="run", disable=len(runs) < 2 or None) if args.metrics else ():
         failed |= not add(out, args, options)
     if args.paired:
         failed |= not show_differences(*runs, margins)

@@ -29,7 +29,7 @@ def main() -> int:
         kinds = trials(args, Path(folder))
         for name, (count, trial) in kinds.items():
             wrong[name] = []
-            for number in tqdm(range(count), name, unit="trial", disable=count == 0):
+            for number in tqdm(range(count), name, unit="trial", disable=count == 0 or None):
                 found = trial(Path(folder) / f"{name.replace(' ', '_')}-{number}", number)
                 if found:
                     wrong[name].append(found)

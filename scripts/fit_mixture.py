@@ -61,7 +61,7 @@ def maximise(x: Tensor, r: Tensor, rank: int) -> dict[str, Tensor]:
 def fit(x: Tensor, components: int, rank: int, iterations: int, seed: int) -> dict[str, Tensor]:
     """The arguments of `GaussianMixture`: weights, means, factors [K, d, rank] and floor, for points x [N, d]."""
     r = k_means(x, components, torch.Generator().manual_seed(seed))
-    with tqdm(range(iterations), desc="EM", unit="iteration") as bar:
+    with tqdm(range(iterations), desc="EM", unit="iteration", disable=None) as bar:
         for _ in bar:
             parameters = maximise(x, r, rank)
             mixture = GaussianMixture(**parameters)
@@ -77,7 +77,7 @@ def log_density(mixture: GaussianMixture, x: Tensor) -> float:
 
 def shrink(faces: Tensor) -> Tensor:
     """uint8 [N, 3, H, W] -> float32 [N, 3, SIZE, SIZE] in [-1, 1], with the runner's filter."""
-    faces = tqdm(faces.permute(0, 2, 3, 1).numpy(), desc="shrinking", unit="face")
+    faces = tqdm(faces.permute(0, 2, 3, 1).numpy(), desc="shrinking", unit="face", disable=None)
     return to_tensor([np.asarray(Image.fromarray(face).resize((SIZE, SIZE), images.ANTIALIAS)) for face in faces])
 
 

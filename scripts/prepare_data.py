@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from dsg import image_files as images
 from dsg.arguments import Parser, exit_code, not_negative, positive
-from dsg.files import REPOSITORY, first_line, write_text
+from dsg.files import REPOSITORY, counted, first_line, write_text
 
 LARGEST, PIXELS = 64 << 20, 100_000_000  # bytes and pixels of an image
 MANIFEST, COLUMNS = "manifest.csv", ("id", "source", "sha256", "dataset", "protocol", "size")
@@ -46,20 +46,22 @@ class DataSet:
     Args:
         name: of the set, and of the list of ids.
         pattern: of the file's stem; its group is the id.
+        example: a file of this name.
         smallest: px; images with a shorter side do not belong to it.
         mapping: name of a file that says which images are test images.
     """
 
     name: str
     pattern: str
+    example: str
     smallest: int = 0
     mapping: str | None = None
 
 
 DATASETS = {
-    "ffhq": DataSet("ffhq", r"(\d{5})"),
-    "imagenet": DataSet("imagenet", r"(ILSVRC2012_val_\d{8})", smallest=256),
-    "celebahq": DataSet("celebahq", r"(\d{1,5})", mapping="CelebA-HQ-to-CelebA-mapping.txt"),
+    "ffhq": DataSet("ffhq", r"(\d{5})", "00000.png"),
+    "imagenet": DataSet("imagenet", r"(ILSVRC2012_val_\d{8})", "ILSVRC2012_val_00000001.JPEG", smallest=256),
+    "celebahq": DataSet("celebahq", r"(\d{1,5})", "12345.jpg", mapping="CelebA-HQ-to-CelebA-mapping.txt"),
 }
 
 # --- which images
@@ -76,7 +78,7 @@ def opened(source: Path) -> Iterator[Entries]:
     try:
         if source.is_dir():
             yield {p.relative_to(source).as_posix(): reader(p.open, "rb") for p in source.rglob("*") if p.is_file()}
-        elif zipfile.is_zipfile(source):
+        elif source.is_file() and zipfile.is_zipfile(source):  # a device has no end
             with zipfile.ZipFile(source) as archive:
                 yield {i.filename: reader(archive.open, i) for i in archive.infolist() if not i.is_dir()}
         elif source.is_file() and tarfile.is_tarfile(source):
@@ -119,7 +121,7 @@ def candidates(entries: Entries, dataset: DataSet, within: str = "") -> dict[str
                 raise ValueError(f"{names[key]} and {name} are both {key}: choose by --within <part of the path>")
             names[key] = name
     if not names:
-        raise ValueError(f"no images of {dataset.name} there (names like {dataset.pattern})")
+        raise ValueError(f"no images of {dataset.name} there (names like {dataset.example})")
     return dict(sorted(names.items()))
 
 
@@ -239,7 +241,7 @@ def write_images(entries: Entries, chosen: dict[str, str], out: Path, dataset: s
         raise ValueError(f"{foreign[0]} is not from here, and is not overwritten: choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_manifest(out, rows)
-    for key, name in tqdm(chosen.items(), unit="image", desc=dataset):
+    for key, name in tqdm(chosen.items(), unit="image", desc=dataset, disable=None):
         if key not in rows or not (out / f"{key}.png").exists():
             image = prepare_image(entries[name](), protocol, size, name)
             row = {"id": key, "source": name, "sha256": pixel_hash(image), **about}
@@ -285,6 +287,8 @@ def main() -> int | None:
         return check(out)
     if args.source is None:
         parser.error("which folder, .zip or .tar?")
+    if args.out == Path():
+        parser.error("--out: which folder?")
     dataset, listed = DATASETS[args.dataset], args.ids or REPOSITORY / f"data/ids/{args.dataset}.txt"
     if args.ids is not None and not args.ids.is_file():
         raise ValueError(f"--ids {args.ids}: no such file")
@@ -300,7 +304,7 @@ def main() -> int | None:
         listed.parent.mkdir(parents=True, exist_ok=True)
         write_text(listed, "".join(f"{key}\n" for key in chosen))
         print(f"{listed}: the ids of this set; commit it, and others get the same images")
-    print(f"{out}: {len(chosen)} images")
+    print(f"{out}: {counted(len(chosen), 'image')}")
 
 
 def check(out: Path) -> int:

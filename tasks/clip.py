@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dsg.files import first_line, resolve
+from dsg.tokens import warn_if_cut
 from dsg.types import Column, Input
 from dsg.weights import load_pretrained
 from tasks.base import Condition
@@ -55,6 +56,7 @@ class CLIPNetwork(nn.Module):
 
     def text_features(self, prompt: str) -> Tensor:
         """[1, F], unnormalised."""
+        warn_if_cut(self.tokenizer, prompt, self.tokenizer.model_max_length)
         tokens = self.tokenizer([prompt], return_tensors="pt", truncation=True).to(self.mean.device)
         inputs = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
         return self.clip.text_projection(self.clip.text_model(**inputs).pooler_output)

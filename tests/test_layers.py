@@ -6,7 +6,7 @@ from pathlib import Path
 from conftest import ROOT
 
 ORDER = [
-    {"dsg.files", "dsg.types", "dsg.image_files", "dsg.arguments", "dsg.statistics"},
+    {"dsg.files", "dsg.types", "dsg.image_files", "dsg.arguments", "dsg.statistics", "dsg.tokens"},
     {
         "dsg.schedule",
         "dsg.noise",

@@ -247,7 +247,7 @@ def test_a_full_disk_is_one_line_that_says_what_is_safe(tmp_path, monkeypatch, c
     monkeypatch.setattr(runner.images, "save", full)
     assert main.run_one(config, sources) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "No space left" in said and "00001.png" in said and "1 images are safe" in said
+    assert "No space left" in said and "00001.png" in said and f"safe in {tmp_path / 'o'}: 1 image;" in said
     monkeypatch.setattr(runner.images, "save", save)
     assert main.run_one(config, sources) == 0
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -49,7 +50,8 @@ def test_the_panels_of_a_report_ask_for_what_is_logged(finished, tmp_path, monke
     (tmp_path / "o/metrics.json").write_text(json.dumps(summary))
     run, kept = prepared(tmp_path / "o"), {}
     run.config.wandb.mode = "offline"
-    logged = SimpleNamespace(summary=kept, log=lambda _: None, finish=lambda: None)
+    nothing = {"log": lambda _: None, "finish": lambda: None, "define_metric": lambda *_, **__: None}
+    logged = SimpleNamespace(summary=kept, **nothing)
     monkeypatch.setattr(wandb, "init", lambda **_: logged)
     log(run)
     assert kept[workspace.summary_key(Column("fid", "FID", 2, False))] == 3.0
@@ -78,7 +80,7 @@ def test_an_error_while_logging_is_one_warning_without_wandb_s_traceback(finishe
     def full(results):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tracking, "_images", full)
+    monkeypatch.setattr(tracking, "_sheets", full)
     log(run)
     (said,) = capfd.readouterr().err.strip().splitlines()
     assert "No space left on device" in said and not (tmp_path / "o" / tracking.MARK).exists()
@@ -163,3 +165,83 @@ def test_an_extended_run_is_logged_again_under_the_same_id(finished, tmp_path, m
         run.execute()
         log(run)
     assert logged == [3, 4]
+
+
+# --- what is in the offline files
+
+
+def offline_records(out):
+    """The records of the run's only offline folder, as `wandb sync` reads them: LevelDB's log format."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = (out / "wandb").glob("offline-run-*/*.wandb")
+    data, at, message, found = file.read_bytes(), 7, b"", []
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        message = (message if kind in (3, 4) else b"") + data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            found.append(Record.FromString(message))
+    return found
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """A run with a rate of its own that was extended, and logged twice; what went to stderr, and its records."""
+    out = tmp_path_factory.mktemp("logged") / "o"
+    own = ["sampler.guidance_rate=0.5", "task=super_resolution", "wandb.mode=offline", "wandb.entity=we"]
+    own += ["wandb.tags=[first,try]", "wandb.notes=what we think", "wandb.group=ours", f"out={out}", "metrics=[psnr]"]
+    for limit in (1, 2):
+        assert main.run_one(*load_with_sources([*FAST, *own, f"data.limit={limit}"])) == 0
+    return out, offline_records(out)
+
+
+def test_an_offline_run_says_what_it_is(logged):
+    (run,) = [record.run for record in logged[1] if record.HasField("run")]
+    assert run.display_name.startswith("avatars64/super_resolution/dps_dsg/3 guidance_rate=0.5")
+    assert "wandb" not in run.display_name and "out" not in run.display_name
+    assert (run.entity, run.run_group, list(run.tags), run.notes) == ("we", "ours", ["first", "try"], "what we think")
+
+
+def test_the_loss_and_the_residual_are_curves_of_all_images(logged):
+    out, records = logged
+    rows = [{"/".join(i.nested_key) or i.key: i.value_json for i in r.history.item} for r in records]
+    steps = [{k: json.loads(v) for k, v in row.items()} for row in rows if "steps/taken" in row]
+    assert [step["steps/taken"] for step in steps] == [0, 1, 2]
+    assert [step["steps/t"] for step in steps] == sorted((step["steps/t"] for step in steps), reverse=True)
+    assert steps[0]["steps/residual"] > steps[-1]["steps/residual"] > 0
+    ratio = {round(step["steps/loss"] / step["steps/residual"], 2) for step in steps}
+    assert len(ratio) == 1  # the root of how many numbers are observed
+
+
+def test_images_are_one_panel_and_the_contact_sheet_and_an_extended_run_has_one_folder(logged):
+    out, records = logged
+    keys = {[*i.nested_key, i.key][0].partition("/")[0] for record in records for i in record.history.item}
+    assert {"images", "grid", "per_image"} <= keys
+    media = sorted(path.name.split("_")[0] for path in out.rglob("media/images/*.png"))
+    assert media == ["grid", "images"]
+    assert json.loads((out / "metrics.json").read_text())["images"] == 2
+
+
+def test_nothing_of_wandb_s_is_printed(finished, tmp_path, capfd):
+    shutil.copytree(finished, tmp_path / "o", ignore=shutil.ignore_patterns("wandb*"))
+    assert main.run_one(*load_with_sources([*FAST, f"out={tmp_path / 'o'}", "wandb.mode=offline"])) == 0
+    said = capfd.readouterr()
+    assert "wandb" not in (said.out + said.err).lower().replace(str(tmp_path).lower(), "")
+
+
+def test_a_sweep_is_a_group(tmp_path, monkeypatch):
+    from dsg.suites import sweep
+
+    groups = []
+    monkeypatch.setattr(sweep, "conclude", lambda run: groups.append(run.config.wandb.group))
+    monkeypatch.chdir(tmp_path)
+    shared = ["sampler.steps=2,3", "data.limit=1", "wandb.mode=disabled", "metrics=[psnr]"]
+    assert sweep.sweep(shared, workers=1) == 0
+    assert len(groups) == 2 and len(set(groups)) == 1 and groups[0].startswith("sweep-")
+    groups.clear()
+    assert sweep.sweep([*shared, "wandb.group=mine", "seed=1"], workers=1) == 0
+    assert set(groups) == {"mine"}

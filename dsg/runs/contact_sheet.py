@@ -28,10 +28,15 @@ def write_contact_sheet(run: Run) -> None:
     numbers = table[[name for name in ORDER if name in table]].to_csv(float_format=DIGITS)
     shows = short_hash({"numbers": numbers, "files": [done[name]["files"] for name in table.index]})
     if shown_by(sheet) != shows:
-        rows = [_row(run, row) for _, row in table.iterrows()]
-        width = max(row.shape[1] for row in rows)
-        rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-        save(sheet, np.concatenate(rows), **{SHOWS: shows})
+        save(sheet, np.asarray(panel(run, table)), **{SHOWS: shows})
+
+
+def panel(run: Run, table: pd.DataFrame) -> Image.Image:
+    """A row of condition, restored image and truth for each row of the table."""
+    rows = [_row(run, row) for _, row in table.iterrows()]
+    width = max(row.shape[1] for row in rows)
+    rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    return Image.fromarray(np.concatenate(rows))
 
 
 def shown_by(sheet: Path) -> str | None:

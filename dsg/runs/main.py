@@ -6,7 +6,7 @@ from collections.abc import Callable
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from dsg.files import first_line
+from dsg.files import counted, first_line
 from dsg.layers import Sources
 from dsg.runs.averages import write_averages
 from dsg.runs.contact_sheet import write_contact_sheet
@@ -37,7 +37,7 @@ def run_one(config: DictConfig, sources: Sources) -> int:
         print(f"finished already: {run.results.out}")
     work, title = run.work(), f"{run.task.name} {run.sampler.name}"
     try:
-        with tqdm(total=work, unit="pass", desc=title, disable=work == 0, smoothing=0.05) as bar:
+        with tqdm(total=work, unit="pass", desc=title, disable=work == 0 or None, smoothing=0.05) as bar:
             failures = restore(run, bar.update)
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on: {run.results.out}", file=sys.stderr)
@@ -47,10 +47,8 @@ def run_one(config: DictConfig, sources: Sources) -> int:
         return 2
     except OSError as error:
         done = len(run.results.rows()) if run.results.out.exists() else 0
-        print(
-            f"error: {first_line(error)}; {done} images are safe in {run.results.out}, the same command goes on",
-            file=sys.stderr,
-        )
+        safe = f"safe in {run.results.out}: {counted(done, 'image')}"
+        print(f"error: {first_line(error)}; {safe}; the same command goes on", file=sys.stderr)
         return 1
     conclude(run)
     for failure in failures:
@@ -98,7 +96,7 @@ def report(run: Run) -> None:
     if summary["images"]:
         print(f"{'seconds per image':>20} {summary['seconds_per_image']:8.2f}")
     sheet = run.results.out / "grid.png"
-    print(f"{summary['images']} images: {run.results.out}" + f", at a glance: {sheet}" * sheet.exists())
+    print(f"{counted(summary['images'], 'image')}: {run.results.out}" + f", at a glance: {sheet}" * sheet.exists())
 
 
 def misfits(run: Run) -> list[str]:

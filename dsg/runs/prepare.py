@@ -20,7 +20,7 @@ from dsg.priors.base import Prior
 from dsg.runs.batches import batches
 from dsg.runs.results import Results, identity
 from dsg.runs.runner import Run
-from dsg.runs.shards import shard_of_this_process
+from dsg.runs.shards import local_rank
 from dsg.runs.tracking import check_login
 from dsg.types import Data, Input, to_tensor
 from tasks.base import Task
@@ -163,7 +163,7 @@ def load_once_from(config: DictConfig):
 
 def pick_device(name: str) -> torch.device:
     """Raises ValueError if the machine has no such device. Under torchrun, `auto` and `cuda` are the rank's own GPU."""
-    local = int(os.environ.get("LOCAL_RANK", "0")) if shard_of_this_process()[1] > 1 else None
+    local = local_rank()
     if name == "auto":
         mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"

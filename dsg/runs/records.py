@@ -3,6 +3,7 @@
 A results folder may be somebody else's, or damaged: a line that no run of ours writes counts for nothing.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -29,6 +30,18 @@ def parse_record(line: str) -> dict | None:
     if not isinstance(record, dict) or not all(map(is_text, record)) or not is_usable(record):
         raise ValueError("no record of an image, a score, a set or a failure")
     return record
+
+
+def parse_curve(line: str) -> dict | None:
+    """What was recorded of an image's steps: its id, and lists of numbers of one length; None: it is no such line."""
+    try:
+        curve = json.loads(line)
+        lists = {name: values for name, values in curve.items() if name != "id"}
+        numbers = all(map(is_number, itertools.chain(*lists.values())))
+        whole = numbers and set(lists) in ({"t", "loss"}, {"t", "loss", "residual"}) and is_text(curve["id"])
+        return curve if whole and len({len(values) for values in lists.values()}) == 1 else None
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return None
 
 
 def is_usable(record: Mapping) -> bool:

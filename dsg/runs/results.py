@@ -21,11 +21,12 @@ from PIL import Image
 
 from dsg.files import file_digest, named, place, process_name, sweep, temporary_name
 from dsg.metrics.base import Metric
-from dsg.runs.records import BY, parse_record
+from dsg.runs.records import BY, parse_curve, parse_record
 from dsg.runs.saved import OWNER, read_plain
 from dsg.samplers.base import unused_options
 
 PARTS, SUMMARY = "parts", "metrics.json"
+CURVES = ".curves"  # suffix of the parts that hold the loss of every step
 FOLDERS = ("images", "condition", "truth", PARTS, "mean", "deviation", "film")
 # of a model: where its file lies (its hash counts) and what changes no more than rounding
 PRESENTATION = {"label", "control"}  # of a sampler: what tables say of it
@@ -76,7 +77,7 @@ class Results:
 
         Not by time: the clocks of two machines differ.
         """
-        number = 1 + max((_number(part) for part in (self.out / PARTS).glob("*.jsonl")), default=0)
+        number = 1 + max((_number(part) for part in (self.out / PARTS).glob("*")), default=0)
         return self.out / PARTS / f"{number:05}-{process_name()}-{secrets.token_hex(3)}.jsonl"
 
     def claim(self, config_text: str) -> None:
@@ -124,11 +125,12 @@ class Results:
                 + "; choose another out, or remove it"
             )
 
-    def add(self, records: Sequence[Mapping]) -> None:
+    def add(self, records: Sequence[Mapping], suffix: str = ".jsonl") -> None:
         """Append records to this process's part: of an image (with `id`, or with `failed` where it did not come out),
-        or of the whole set (with `set`)."""
-        self._part.parent.mkdir(parents=True, exist_ok=True)
-        with named(self._part), open(self._part, "a", encoding="utf-8") as file:
+        or of the whole set (with `set`); curves to a file of their own (`CURVES`)."""
+        part = self._part.with_suffix(suffix)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with named(part), open(part, "a", encoding="utf-8") as file:
             file.write("".join(json.dumps(record) + "\n" for record in records))
             file.flush()
             os.fsync(file.fileno())
@@ -146,7 +148,7 @@ class Results:
 
     def _lines(self) -> Iterator[tuple[str, dict | str]]:
         """Of every whole line its place, and the record, or why it is none."""
-        for part in sorted((self.out / PARTS).glob("*.jsonl"), key=lambda part: (_number(part), part.name)):
+        for part in self._parts(".jsonl"):
             for number, line in enumerate(part.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
                 try:
                     record = parse_record(line)
@@ -155,6 +157,18 @@ class Results:
                 else:
                     if record is not None:
                         yield "", record
+
+    def curves(self, names: Sequence[str]) -> pd.DataFrame:
+        """The mean over these images of what was recorded of their steps: a row per step in the order of sampling, with
+        t, loss and, of an inverse problem, residual. Empty if nothing was."""
+        lines = (line for part in self._parts(CURVES) for line in part.read_text(errors="replace").splitlines())
+        last = {curve["id"]: curve for line in lines if (curve := parse_curve(line)) and curve["id"] in names}
+        frames = [pd.DataFrame({k: v for k, v in curve.items() if k != "id"}) for curve in last.values()]
+        return pd.concat(frames).groupby("t", as_index=False).mean()[::-1] if frames else pd.DataFrame()
+
+    def _parts(self, suffix: str) -> list[Path]:
+        """In the order in which their processes began."""
+        return sorted((self.out / PARTS).glob(f"*{suffix}"), key=lambda part: (_number(part), part.name))
 
     def rows(self) -> dict[str, dict]:
         """By id, all that was said of an image."""

@@ -21,12 +21,13 @@ from dsg.noise import ImageNoise
 from dsg.priors.base import CountedPrior, Prior
 from dsg.runs.batches import USUAL, Batches, forget_peak, peak_memory
 from dsg.runs.records import BY
-from dsg.runs.results import SUMMARY, Results
+from dsg.runs.results import CURVES, SUMMARY, Results
 from dsg.runs.shards import shard_of_this_process
 from dsg.runs.summary import write_summary
 from dsg.runs.tries import best_try
 from dsg.samplers import Cost, Sampler, StepState, sample
 from dsg.types import Input, to_uint8
+from tasks.inverse import InverseProblem
 
 WEIGHT = {"forward": Cost(1, 0).compute, "backward": Cost(0, 1).compute}  # of a pass, for progress bars
 
@@ -55,6 +56,7 @@ class Made(NamedTuple):
     failures: list[Failure]
     kept: Sequence[int]
     records: list[dict]
+    curves: list[dict]
 
 
 @dataclass
@@ -163,6 +165,7 @@ class Run:
                 self.batches.fitted(len(batch))
                 failures, todo = failures + made.failures, todo[len(batch) :]
                 on_batch([item.name for item in batch], made.kept)
+                self.results.add(made.curves, CURVES)
                 self.results.add(made.records)  # last: what is recorded is not made again
         evaluate(self)
         write_summary(self)
@@ -176,7 +179,7 @@ def of_one_size(run: Run, items: list[Item]) -> list[Item]:
 
 
 class Watch:
-    """A callback that notes where each image first stops being finite, and the radius of every guided step.
+    """A callback that notes where each image first stops being finite, the loss, and the radius of every guided step.
 
     The notes stay on the device until they are asked for, so that watching does not wait for it.
     """
@@ -185,6 +188,7 @@ class Watch:
         self.first_bad = torch.full((batch,), -1, device=device)
         self.steps: list[tuple[int, float]] = []
         self.radii: list[Tensor] = []
+        self.losses: dict[float, Tensor] = {}  # by t; a step that is repeated counts as it was at last
 
     def __call__(self, state: StepState) -> None:
         bad = ~torch.isfinite(state.x_prev).flatten(1).all(1)
@@ -192,10 +196,17 @@ class Watch:
         self.steps.append((state.index, state.t))
         if (radius := state.measured_radius) is not None:
             self.radii.append(radius)
+        if state.loss is not None:
+            self.losses[state.t] = state.loss
 
     def radius(self, image: int) -> float | None:
         """The median of an image's guided steps; None if there is no sphere, or none is guided."""
         return torch.stack([radius[image] for radius in self.radii]).median().item() if self.radii else None
+
+    def curve(self, image: int) -> dict[str, list[float]]:
+        """The loss of an image at the times t of its steps, where it was computed."""
+        losses = [loss[image].item() for loss in self.losses.values()]
+        return {"t": list(self.losses), "loss": [float(f"{loss:.4g}") for loss in losses]}
 
     def failures(self, names: Sequence[str]) -> list[Failure]:
         return [Failure(name, *self.steps[k]) for name, k in zip(names, self.first_bad.tolist()) if k >= 0]
@@ -264,7 +275,8 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
     }
     failed = {failure.id: failure for failure in failures}
     pixels = to_uint8(torch.nan_to_num(restored))
-    rows = []
+    rows, curves = [], []
+    observed = run.task.observations(condition).sqrt().tolist() if isinstance(run.task, InverseProblem) else None
     for i, item in enumerate(batch):
         if item.name in failed:
             rows.append(failure_of(item, failed[item.name]))
@@ -273,7 +285,10 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
             radius = watches[kept[i]].radius(i)
             measured = {} if radius is None else {"radius": radius}
             rows.append(row_of(run, item, {**numbers, **measured, **{k: v[i].item() for k, v in own.items()}}, files))
-    return Made(failures, kept.tolist(), rows)
+            curve = watches[kept[i]].curve(i)
+            residual = {} if observed is None else {"residual": [loss / observed[i] for loss in curve["loss"]]}
+            curves.append({"id": item.name, **curve, **residual})
+    return Made(failures, kept.tolist(), rows, curves)
 
 
 def save(run: Run, item: Item, pixels: np.ndarray, condition: Mapping[str, Tensor]) -> dict[str, str]:

@@ -72,6 +72,22 @@ def about(run) -> dict:
     return found
 
 
+# overrides that have places of their own in names and tables, and those that change no image
+SHOWN = ("model", "task", "sampler", "sampler.steps", "data.limit", "samples", "metrics")
+ASIDE = ("batch_size", "device", "out", "wandb", "save_film", "average")
+
+
+def run_name(model: str, task: str, sampler: str, steps: int, overrides: Mapping[str, object]) -> str:
+    """The name of a run among others: avatars64/inpaint/dps_dsg/100 guidance_rate=0.5."""
+    return " ".join([f"{model}/{task}/{sampler}/{steps}", *(f"{k}={v}" for k, v in options_of(overrides).items())])
+
+
+def options_of(overrides: Mapping[str, object]) -> dict[str, object]:
+    """What the user chose besides model, task, sampler and steps, by short name."""
+    own = {k: v for k, v in overrides.items() if k not in SHOWN and k.split(".")[0] not in ASIDE}
+    return {name.removeprefix("sampler."): value for name, value in own.items()}
+
+
 PER_IMAGE = {
     "seconds_per_image": "seconds", "network_evaluations": "network_evaluations", "backward_passes": "backward_passes"
 }  # fmt: skip

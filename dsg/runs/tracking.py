@@ -4,18 +4,22 @@ Trouble with W&B is one line of warning: the results are on the disk, and the ne
 """
 
 import os
+import shutil
 import sys
 from typing import get_args, get_type_hints
 
+from PIL import Image
+
 from dsg.config import Tracking
 from dsg.files import file_digest, first_line, short_hash, write_text
-from dsg.runs.results import Results
+from dsg.runs.contact_sheet import panel
 from dsg.runs.runner import Run
-from dsg.runs.summary import means_of_sets
+from dsg.runs.summary import means_of_sets, run_name
 
 MODES = get_args(get_type_hints(Tracking)["mode"])
 MARK = "wandb-logged"  # in the run's folder: what was logged last
 CHOOSES_DATA_FOLDER = "WANDB_DATA_DIR" not in os.environ
+SHOWN = 8  # images of the panel
 PATIENCE = 20  # seconds for a server that does not answer
 UPLOADING = 40  # seconds for what is left to send at the end
 
@@ -55,19 +59,26 @@ def log(run: Run) -> None:
 
 
 def _log(run: Run) -> None:
-    """Config, metrics, per-image table and images (condition, restored, truth)."""
+    """Config, metrics, per-image table, the loss of every step, and images."""
     from omegaconf import OmegaConf
 
     wandb, config, results, summary = _client(), run.config, run.results, run.results.summary()
     if CHOOSES_DATA_FOLDER:  # W&B's is in HOME, which may not be writable
         os.environ["WANDB_DATA_DIR"] = str(results.out / "wandb")
+    own = short_hash(results.owner)  # an extended run goes on in its W&B run
+    for older in (results.out / "wandb").glob(f"offline-run-*-{own}"):  # all of it is logged anew
+        shutil.rmtree(older)
+    about, sampler = config.wandb, config.sampler
     logged = wandb.init(
-        project=config.wandb.project,
-        group=config.wandb.group,
-        name=f"{config.model.name}/{config.task.name}/{config.sampler.name}/{config.sampler.steps}",
-        id=short_hash(results.owner),  # an extended run goes on in its W&B run
+        entity=about.entity,
+        project=about.project,
+        group=about.group,
+        tags=list(about.tags),
+        notes=about.notes,
+        name=run_name(config.model.name, config.task.name, sampler.name, sampler.steps, summary["overrides"] or {}),
+        id=own,
         resume="allow",
-        mode=config.wandb.mode,
+        mode=about.mode,
         dir=str(results.out),
         config=OmegaConf.to_container(config),
         settings=wandb.Settings(
@@ -80,18 +91,18 @@ def _log(run: Run) -> None:
         counted = ("images", "seconds_per_image", "network_evaluations", "backward_passes")
         logged.summary.update({key: summary[key] for key in counted})
         logged.summary["compute"] = (summary["network_evaluations"] or 0) + 2 * (summary["backward_passes"] or 0)
+        for axis in ("loss", "residual"):
+            logged.define_metric(f"steps/{axis}", step_metric="steps/taken")
+        for taken, step in enumerate(results.curves(summary["image_ids"]).to_dict("records")):
+            logged.log({"steps/taken": taken, **{f"steps/{name}": value for name, value in step.items()}})
         table = wandb.Table(dataframe=results.table().reset_index(drop=True))
-        logged.log({"per_image": table, "images": _images(results)})
+        logged.log({"per_image": table, **{name: wandb.Image(sheet) for name, sheet in _sheets(run).items()}})
     finally:
         logged.finish()
 
 
-def _images(results: Results, count: int = 8) -> list:
-    import wandb
-
-    table, found = results.table(), []
-    for name, image in list(zip(table["id"], table["image"]))[:count]:
-        for folder, stem in ((results.condition, image), (results.images, name), (results.truth, image)):
-            if (folder / f"{stem}.png").exists():
-                found.append(wandb.Image(str(folder / f"{stem}.png"), caption=f"{folder.name} {stem}"))
-    return found
+def _sheets(run: Run) -> dict[str, Image.Image]:
+    """`images`, a panel of condition, restored and truth of the first images; `grid`, the contact sheet."""
+    sheet = run.results.out / "grid.png"
+    found = {"images": panel(run, run.results.table().iloc[:SHOWN])}
+    return {**found, "grid": Image.open(sheet)} if sheet.exists() else found

@@ -33,7 +33,7 @@ def plan_and_check(plan: Callable[[], Sequence[Job]]) -> tuple[Sequence[Job], li
 def check(jobs: Sequence[Job]) -> list[str]:
     """The errors of the jobs, each once, in one line."""
     errors: dict[str, None] = {}
-    for job in tqdm(jobs, "checking", unit="job", leave=False, delay=3):
+    for job in tqdm(jobs, "checking", unit="job", leave=False, delay=3, disable=None):
         errors |= dict.fromkeys(errors_of(job))
     return list(errors)
 
@@ -99,7 +99,7 @@ def run(
     """
     todo, count = [job for job in jobs if not job.finished()], worker_count(workers, device)
     total = sum(job.work() for job in todo)
-    bar = tqdm(total=total, unit="evaluation", unit_scale=True, desc=title, disable=total == 0, smoothing=0.02)
+    bar = tqdm(total=total, unit="evaluation", unit_scale=True, desc=title, disable=total == 0 or None, smoothing=0.02)
     with bar:
         if launcher:
             return _run_in_queue(todo, bar, launcher, folder)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from dsg.arguments import Parser, positive
-from dsg.runs.prepare import pick_device
+from dsg.runs.prepare import check_folders, pick_device
 from dsg.runs.tracking import MODES, check_login
 from dsg.suites import cluster, engine, plan_report
 from dsg.suites.jobs import Job
@@ -59,6 +59,8 @@ def main(arguments: Sequence[str], description: str = "") -> int:
             )
             for name in chosen
         ]  # fmt: skip
+        for one in suites:
+            check_folders(one.out, None)
         pick_device(args.device or "auto")
         cluster.check(args.launcher)
         check_login(args.wandb)

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dsg.cli import rewrite
 from dsg.config import load_with_sources
+from dsg.files import short_hash
 from dsg.runs.comparison import Finished, comparison
 from dsg.runs.main import conclude, restore
 from dsg.runs.prepare import prepare
@@ -94,7 +95,8 @@ def sweep(
     Returns:
         the exit code: 0; 1 if a run failed; 2 if one cannot be run, whatever the others did; 130 if interrupted.
     """
-    chosen, able = combinations(overrides), []
+    group = f"sweep-{short_hash({'overrides': list(overrides)})}"  # of W&B, unless one is given
+    chosen, able = combinations([f"wandb.group={group}", *overrides]), []
     common = set.intersection(*map(set, chosen)) if len(chosen) > 1 else set()
     jobs = [RunJob(tuple(o for o in one if o not in common), one, config_dirs) for one in chosen]
     for job in jobs:

@@ -16,16 +16,13 @@ import yaml
 from dsg.files import first_line
 from dsg.runs.evaluation import find_runs
 from dsg.runs.results import OWNER, SUMMARY
-from dsg.runs.summary import NOT_METRICS, means_of_sets
+from dsg.runs.summary import NOT_METRICS, means_of_sets, options_of
 from dsg.samplers import Cost
 from dsg.suites.frame import COLUMNS
 from dsg.suites.methods import Method
 from dsg.types import Column
 
 TABLE = "per_image.csv"
-# overrides that are shown elsewhere in a table, and those that change no image
-SHOWN = ("model", "task", "sampler", "sampler.steps", "data.limit", "samples", "metrics")
-ASIDE = ("batch_size", "device", "out", "wandb", "save_film", "average")
 
 
 @dataclass
@@ -138,12 +135,10 @@ def read_run(out: Path, path: str) -> Entry:
     summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
     ids, sampler = set(summary["image_ids"]), config["sampler"]
     known = {"base_method": sampler.get("base_method"), **(summary.get("method") or {})}
-    overrides = summary.get("overrides") or {}
-    own = {k: v for k, v in overrides.items() if k not in SHOWN and k.split(".")[0] not in ASIDE}
     return Entry(
         out, path, config["model"]["name"], config["task"]["name"], Method(sampler["name"], **known),
         sampler.get("steps", 0), summary, [row for row in rows_of(out) if row["id"] in ids], columns_of(summary),
-        {name.removeprefix("sampler."): value for name, value in own.items()}, config["samples"],
+        options_of(summary.get("overrides") or {}), config["samples"],
         (config.get("wandb") or {}).get("group"),
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from itertools import groupby
 
 import wandb_workspaces.reports.v2 as wr
 
+from dsg.runs.summary import run_name
 from dsg.suites.report.entries import Entry
 from dsg.types import Column
 
@@ -55,15 +56,11 @@ def section(entries: Sequence[Entry], model: str, task: str, project: str, entit
 
 def runset(title: str, entries: Sequence[Entry], group: str | None, place: dict[str, str]) -> wr.Runset:
     """The runs of these names, in their order: a base method comes before it with DSG."""
-    names = sorted({run_name(entry) for entry in entries})
+    given = [(e.model, e.task, e.method.name, e.steps, e.summary.get("overrides") or {}) for e in entries]
+    names = sorted({run_name(*about) for about in given})
     words = [f"Metric('Name') in {names}"] + ([f"Metric('Group') == {group!r}"] if group else [])
     order = [wr.OrderBy(name=wr.Metric("Name"), ascending=True)]
     return wr.Runset(name=title, filters=" and ".join(words), order=order, **place)
-
-
-def run_name(entry: Entry) -> str:
-    """As `dsg.runs.tracking` names it."""
-    return f"{entry.model}/{entry.task}/{entry.method.name}/{entry.steps}"
 
 
 def grid(panels: Sequence, of: wr.Runset) -> wr.PanelGrid:
