@@ -66,8 +66,7 @@ def _log(run: Run) -> None:
     if CHOOSES_DATA_FOLDER:  # W&B's is in HOME, which may not be writable
         os.environ["WANDB_DATA_DIR"] = str(results.out / "wandb")
     own = short_hash(results.owner)  # an extended run goes on in its W&B run
-    for older in (results.out / "wandb").glob(f"offline-run-*-{own}"):  # all of it is logged anew
-        shutil.rmtree(older)
+    older = list((results.out / "wandb").glob(f"offline-run-*-{own}"))
     about, sampler = config.wandb, config.sampler
     logged = wandb.init(
         entity=about.entity,
@@ -99,6 +98,8 @@ def _log(run: Run) -> None:
         logged.log({"per_image": table, **{name: wandb.Image(sheet) for name, sheet in _sheets(run).items()}})
     finally:
         logged.finish()
+    for folder in older:  # all that is in it has been logged anew
+        shutil.rmtree(folder)
 
 
 def _sheets(run: Run) -> dict[str, Image.Image]:
