@@ -147,14 +147,14 @@ def test_records_of_a_machine_whose_clock_is_behind_are_still_the_newer_ones(fin
     Image.new("RGB", (64, 64)).save(image)
     later.add([{**first, "files": {**first["files"], "images/00001.png": file_digest(image)}}])
     assert prepared(out).pending() == []
-    numbers = sorted(int(part.name.partition("-")[0]) for part in (out / "parts").iterdir())
+    numbers = sorted(int(part.name.partition("-")[0]) for part in (out / "parts").glob("*.jsonl"))
     assert numbers == [1, 2]
 
 
 def test_a_part_numbered_by_time_comes_before_the_new_ones(finished, tmp_path):
     """Folders of earlier versions."""
     out = shutil.copytree(finished, tmp_path / "o")
-    (part,) = (out / "parts").iterdir()
+    (part,) = (out / "parts").glob("*.jsonl")
     part.rename(part.with_name("1764000000000000000-host-7-abc.jsonl"))
     results = Results(out, prepared(out).results.owner)
     row = results.rows()["00000"]
