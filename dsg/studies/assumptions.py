@@ -5,7 +5,8 @@ is told the truth; both take the value that the protocol chooses where the assum
 assumption is the difference, image by image.
 """
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -13,8 +14,8 @@ import pandas as pd
 from dsg.files import write_text
 from dsg.statistics import by_image, paired
 from dsg.studies.degraded import degraded_weights
-from dsg.suites.figures import WIDTH, label_ends, plt, save
-from dsg.suites.methods import families, styles
+from dsg.suites.figures import WIDTH, legends_above, plt, save
+from dsg.suites.methods import Method, families, styles_in_panel
 from dsg.suites.plan import image_job
 from dsg.suites.protocol import ReportJob, outcome_of, reported
 from dsg.suites.run_jobs import ImageJob
@@ -171,24 +172,39 @@ def breaks_at(part: pd.DataFrame, assumed: float, limit: float) -> str:
 
 
 def figure(outcome: Outcome, part: str) -> list[str]:
-    """lost.png: a row per case, a panel per base method and its variants, what is lost against the true value."""
+    """lost.png, see `lost`."""
     found = losses(outcome, part)
-    if found.empty:
-        return []
-    names = list(found["case"].unique())
-    groups = families(dict.fromkeys(job.report.method for job in outcome.of(part)))
-    looks = {name: look for group in groups for name, look in styles(group).items()}
-    size = (WIDTH, 2.6 * len(names))
-    fig, axes = plt.subplots(len(names), len(groups), figsize=size, squeeze=False, sharey="row")
-    for row, name in zip(axes, names):
-        case = outcome.suite.yaml["tasks"][name]
+    methods = list(dict.fromkeys(job.report.method for job in outcome.of(part)))
+    return save(lost(found, outcome.suite.yaml["tasks"], methods), outcome.out / "lost.png") if len(found) else []
+
+
+def lost(found: pd.DataFrame, cases: Mapping[str, Mapping], methods: Sequence[Method]):
+    """A row per case, a panel per base method and its variants: what is lost against the true value.
+
+    Methods that lose nothing at any value are named instead of drawn, and a panel without others is left blank.
+    """
+    groups = families(methods, most=4)
+    fig, axes = plt.subplots(len(cases), len(groups), figsize=(WIDTH, 2.5 * len(cases)), squeeze=False, sharey="row")
+    for row, (name, case) in zip(axes, cases.items()):
         for ax, group in zip(row, groups):
-            for method in group:
-                curve = found[(found["case"] == name) & (found["method"] == method.name)].sort_values("value")
-                ax.plot(curve["value"], curve["lost"], **looks[method.name])
-            ax.axvline(case["assumed"], color="0.7", linewidth=0.8, linestyle=":")
-            ax.set_xlabel(case["axis"], fontsize=7.5)
-            label_ends(ax, 0.11)
+            curves = {m: found[(found["case"] == name) & (found["method"] == m.name)] for m in group}
+            panel(ax, {m: curve.sort_values("value") for m, curve in curves.items() if len(curve)}, case)
         row[0].set_ylabel("PSNR lost [dB]")
         row[0].set_title(f"{name}: {case['task'].replace('_', ' ')}", loc="left")
-    return save(fig, outcome.out / "lost.png")
+    legends_above(axes)
+    return fig
+
+
+def panel(ax, curves: Mapping[Method, pd.DataFrame], case: Mapping) -> None:
+    looks = styles_in_panel(curves)
+    unmoved = [method.label for method, curve in curves.items() if (curve["lost"].abs() < 0.005).all()]
+    for method, curve in curves.items():
+        if method.label not in unmoved:
+            ax.plot(curve["value"], curve["lost"], **looks[method.name])
+    ax.axvline(case["assumed"], color="0.7", linewidth=0.8, linestyle=":")
+    low, high = min(case["values"]), max(case["values"])
+    ax.set_xlim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+    ax.set_xlabel(textwrap.fill(case["axis"], 24))
+    if unmoved:
+        text = "\n".join(["nothing lost:", *unmoved])
+        ax.text(0.03, 0.03, text, transform=ax.transAxes, va="bottom", fontsize=7.5)

@@ -5,15 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from dsg import image_files as images
 from dsg.files import resolve, write_text
 from dsg.metrics.distribution import kernel_distance
 from dsg.metrics.semantic import load_evaluator
 from dsg.statistics import by_image, mean_interval
-from dsg.suites.figures import WIDTH, plt, save
-from dsg.suites.methods import Method, families, styles
+from dsg.suites.figures import WIDTH, legends_above, plain_ticks, plt, save
+from dsg.suites.methods import Method, families, styles_in_panel
 from dsg.suites.protocol import Extra, ReportJob, outcome_of
 from dsg.suites.run_jobs import ImageJob
 from dsg.suites.suite import Outcome
@@ -155,26 +154,25 @@ def markdown(rows: pd.DataFrame, outcome: Outcome, spec: Mapping, methods: Mappi
 
 
 def figure(rows: pd.DataFrame, methods: Mapping[str, Method]):
-    """A panel per base method and its variants: a curve per method along its knob, the chosen value a large point. The
-    grey line is where samples are as far from the truth as from each other; the dotted one is the reference."""
-    groups = families(method for name, method in methods.items() if name in set(rows["method"]))
-    fig, axes = plt.subplots(1, len(groups), figsize=(WIDTH, 3.9), squeeze=False, sharex=True, sharey=True)
-    ends = [rows.loc[rows["spread"] > 0, "spread"].min(), rows["spread"].max()]
+    """A panel per base method and its variants: how much samples differ, over how far they are from the truth, against
+    that distance; a curve per method along its knob, the chosen value a large point. Dotted: the reference's distance.
+    """
+    groups = families((method for name, method in methods.items() if name in set(rows["method"])), most=5)
+    fig, axes = plt.subplots(1, len(groups), figsize=(WIDTH, 4.4), squeeze=False, sharex=True, sharey=True)
     for ax, group in zip(axes[0], groups):
-        for method in group:
-            look = styles(group)[method.name]
-            part = rows[rows["method"] == method.name].sort_values("factor")
-            ax.plot(part["spread"], part["sample"], **look)
+        for name, look in styles_in_panel(group).items():
+            part = rows[rows["method"] == name].sort_values("factor")
+            ax.plot(part["sample"], part["spread"] / part["sample"], **look)
             chosen = part[part["factor"] == 1]
-            ax.plot(chosen["spread"], chosen["sample"], look["marker"], color=look["color"], markersize=9)
-        ax.plot(ends, ends, color="0.8", linewidth=1, zorder=0)
-        for point in rows[rows["method"] == MMSE].itertuples():
-            ax.axhline(point.mean, color="k", linestyle=":", linewidth=1)
-        ax.set_xscale("log"), ax.set_yscale("log")
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5))), axis.set_major_formatter("{x:.3g}")
-            axis.set_minor_formatter(NullFormatter())
-        ax.legend(loc="upper left", fontsize=7.5)
-    axes[0, 0].set_ylabel("distortion: RMS distance to the truth")
-    fig.supxlabel("diversity: RMS distance between two samples", fontsize=9)
+            large = {"marker": look["marker"], "color": look["color"], "markersize": 9}
+            ax.plot(chosen["sample"], chosen["spread"] / chosen["sample"], **large)
+        ax.axhline(1, color="0.7", linewidth=1, zorder=0)
+        for reference in rows.loc[rows["method"] == MMSE, "mean"]:
+            ax.axvline(reference, color="k", linestyle=":", linewidth=1)
+        ax.set_xscale("log")
+        plain_ticks(ax.xaxis)
+    axes[0, 0].set(ylabel="distance between two samples\n/ distance to the truth")
+    axes[0, 0].set_ylim(bottom=0)
+    legends_above(axes)
+    fig.supxlabel("RMS distance of a sample to the truth (dotted: of the posterior's mean)", fontsize=9)
     return fig

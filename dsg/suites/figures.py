@@ -24,6 +24,7 @@ from dsg.types import Column
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
 
 plt.style.use(Path(__file__).with_name("results.mplstyle"))
 WIDTH = 9.0  # inches, at most
@@ -61,6 +62,25 @@ def label_ends(ax, gap: float = 0.055) -> None:
             lines[k].get_label(), ends[k], (1.02, height - above), "axes fraction", "axes fraction",
             color=lines[k].get_color(), va="center", fontsize=8.5, annotation_clip=False,
         )  # fmt: skip
+
+
+def legends_above(axes) -> None:
+    """A legend above each column of panels, where no curve runs below it, of all that is drawn in the column.
+
+    Args: axes: [rows, columns].
+    """
+    for column in axes.T:
+        found = {label: handle for ax in column for handle, label in zip(*ax.get_legend_handles_labels())}
+        column[0].legend(found.values(), found, loc="lower center", bbox_to_anchor=(0.5, 1), borderaxespad=2.5)
+
+
+def plain_ticks(*axes) -> None:
+    """Plain numbers on log axes: at 1, 2, 5, and between these where the axis is short."""
+    for axis in axes:
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 5 * low else range(1, 10)))
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def curves(

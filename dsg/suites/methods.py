@@ -53,6 +53,12 @@ def styles(methods: Iterable[Method]) -> dict[str, dict]:
     return looks
 
 
+def styles_in_panel(group: Iterable[Method]) -> dict[str, dict]:
+    """Like `styles`, for the few curves of one panel: each has a colour of its own."""
+    group = list(group)
+    return {method.name: {**styles(group)[method.name], "color": f"C{k}"} for k, method in enumerate(group)}
+
+
 def families(methods: Iterable[Method], most: int = 6) -> list[list[Method]]:
     """Groups for the panels of a figure: a base method with all that are compared with it; the others together, in
     groups of at most `most`."""

@@ -45,7 +45,7 @@ def background(ax, known: GroundTruth) -> None:
     """Densities of prior (grey) and posterior (red) at 1, 2, 4 and 8 nats below their maxima, and the line Ax = y."""
     line = torch.linspace(-1.5, 1.5, 160, dtype=torch.float64)
     points = torch.cartesian_prod(line, line)
-    for mixture, color in ((known.prior, "0.5"), (known.posteriors[0], "tab:red")):
+    for mixture, color in ((known.prior, "0.5"), (known.posteriors[0], "C1")):
         density = mixture.log_density(points).reshape(160, 160).T
         levels = (density.max() + torch.tensor([-8.0, -4.0, -2.0, -1.0])).tolist()
         ax.contour(line, line, density, levels=levels, colors=color, linestyles="solid", linewidths=0.6)
@@ -61,10 +61,10 @@ def background(ax, known: GroundTruth) -> None:
 
 def picture(known: GroundTruth, paths: dict[str, np.ndarray], shown: int = 10):
     """The course of E[x0 | x_t] (lines, from the prior's mean), and the samples (dots)."""
-    fig, axes = plt.subplots(1, len(paths), figsize=(WIDTH, 2.6))
+    fig, axes = plt.subplots(1, len(paths), figsize=(WIDTH, 2.4))
     for ax, (name, path) in zip(axes, paths.items()):
         background(ax, known)
-        ax.plot(path[1, :, :shown, 0], path[1, :, :shown, 1], color="tab:blue", linewidth=0.7, alpha=0.8)
+        ax.plot(path[1, :, :shown, 0], path[1, :, :shown, 1], color="C0", linewidth=0.7, alpha=0.8)
         ax.plot(path[0, -1, :, 0], path[0, -1, :, 1], "k.", markersize=2)
         ax.set_title(name)
     fig.tight_layout()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from dsg.studies.posterior import premises
-from dsg.suites.figures import WIDTH, plt
+from dsg.suites.figures import WIDTH, plain_ticks, plt
 from dsg.suites.methods import Method, styles
 
 DEVIATION = r"$|x_{prev}-\mu|\,/\,(\sqrt{n}\,\sigma_t)$"
@@ -31,12 +31,14 @@ def deviation(tables: Mapping[str, pd.DataFrame], settings: Sequence[str], metho
             ax.plot(exact["t"], exact["true_radius"], "k:", label=r"exact $p(x_{prev}|x_t)$")
         ax.invert_xaxis()
         ax.set(yscale="log", xlabel="t", ylabel=DEVIATION, title=f"{setting}, {steps} steps")
+        plain_ticks(ax.yaxis)
     axes[0].legend()
     for method in bases:
         part = trials[trials["method"] == method]
         look = {key: looks[method][key] for key in ("color", "label")}
         axes[-1].scatter(part["off_sphere"], part["sliced_wasserstein"], s=10, **look)
     axes[-1].set(xscale="log", yscale="log", xlabel="mean |deviation - 1| of a run", ylabel="sliced $W_2$ / std")
+    plain_ticks(axes[-1].yaxis)
     axes[-1].set_title(f"{setting}, all trials")
     axes[-1].legend()
     fig.tight_layout()
@@ -75,7 +77,8 @@ def jensen(table: pd.DataFrame):
     axes[0].set_title(r"$f=|y-Ax_0|^2/2$: closed form (line), Monte Carlo (dots)")
     axes[1].set_title(r"$f=|y-Ax_0|$, as DPS uses it: gap / $E f$")
     for ax in axes:
-        ax.invert_xaxis(), ax.set_xlabel("t"), ax.legend()
+        ax.invert_xaxis(), ax.set_xlabel("t")
+    axes[0].legend()
     axes[0].set_ylabel(r"$E f(x_0) - f(E x_0)$")
     fig.tight_layout()
     return fig

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import ticker
 
 from dsg.studies.posterior import plane, posterior_plan, premise_figures
 from dsg.studies.posterior.ranks import BINS, LIMIT
 from dsg.studies.posterior.theory_tables import DISTANCE, collect, methods_of
-from dsg.suites.figures import WIDTH, plt
-from dsg.suites.methods import Method, families, styles
+from dsg.suites.figures import WIDTH, legends_above, plain_ticks, plt
+from dsg.suites.methods import Method, families, styles, styles_in_panel
 from dsg.suites.suite import Outcome
 
 Methods = Mapping[str, Method]  # the guided samplers, by name
@@ -21,13 +20,13 @@ Tables = Mapping[str, pd.DataFrame]
 
 SETTINGS = ("plane", "linear64", "ambiguous64")  # with a panel each
 TITLES = {DISTANCE: "sliced $W_2$ / std", "bias": "bias of the mean / std", "spread": "spread (1 is right)"}
+ORACLE = {"oracle": {"color": "k", "linestyle": "-", "marker": "^", "markersize": 4, "label": "oracle"}}
 REFERENCES = ("exact", "shuffled", "oracle")
 ABLATED = {  # method: marker, colour, label
     "oracle": ("^", "k", "oracle"),
     "dps": ("s", "C0", "DPS"),
     "dps_open": ("D", "C4", "DPS, last step unguided"),
     "length": ("v", "C3", "DPS's direction, exact length"),
-    "additive": ("P", "C2", "DPS, additive"),
     "dps_dsg": ("o", "C1", "DPS + DSG"),
     "direction_dsg": ("*", "C5", "exact direction + DSG"),
 }
@@ -88,7 +87,7 @@ def against_steps(runs: pd.DataFrame, settings: Sequence[str], methods: Methods)
     fig, axes, groups = family_panels(methods, len(rows))
     for (row, (setting, metric)), (column, group) in product(enumerate(rows), enumerate(groups)):
         ax, part = axes[row, column], runs[runs["setting"] == setting]
-        for method, look in looks_of(group, methods).items():
+        for method, look in {**ORACLE, **styles_in_panel(group)}.items():
             curve = part[part["method"] == method].sort_values("steps")
             ax.plot(curve["steps"], curve[metric].clip(lower=0.01), **look)
             if f"{metric}_low" in curve:
@@ -97,10 +96,12 @@ def against_steps(runs: pd.DataFrame, settings: Sequence[str], methods: Methods)
         exact = part[part["method"] == "exact"][metric].iloc[0]
         ax.axhline(max(exact, 0.01), color="k", linestyle=":", linewidth=1, label="exact")
         ax.set(xscale="log", yscale="log", title=setting, xlabel="steps" if row == len(rows) - 1 else "")
-        readable(ax.xaxis, ax.yaxis)
+        plain_ticks(ax.xaxis, ax.yaxis)
         if column == 0:
             ax.set_ylabel(TITLES[metric])
-    return with_legends(fig, axes)
+    legends_above(axes)
+    fig.tight_layout()
+    return fig
 
 
 def against_value(trials: pd.DataFrame, runs: pd.DataFrame, settings: Sequence[str], methods: Methods):
@@ -110,7 +111,7 @@ def against_value(trials: pd.DataFrame, runs: pd.DataFrame, settings: Sequence[s
     fig, axes, groups = family_panels(methods, len(settings))
     for (row, setting), (column, group) in product(enumerate(settings), enumerate(groups)):
         ax, tried = axes[row, column], trials[trials["setting"] == setting]
-        for method, look in looks_of(group, methods, oracle=False).items():
+        for method, look in styles_in_panel(group).items():
             curve = tried[tried["method"] == method].sort_values("value")
             ax.plot(curve["value"], curve[DISTANCE], **look)
         oracle = runs[(runs["setting"] == setting) & (runs["method"] == "oracle")]
@@ -118,10 +119,12 @@ def against_value(trials: pd.DataFrame, runs: pd.DataFrame, settings: Sequence[s
             ax.axhline(distance, color="k", linewidth=1, label="oracle")
         xlabel = "step size, or rate of DSG and control" if row == len(settings) - 1 else ""
         ax.set(xscale="log", yscale="log", title=f"{setting}, {steps} steps", xlabel=xlabel)
-        readable(ax.yaxis)
+        plain_ticks(ax.xaxis, ax.yaxis)
         if column == 0:
             ax.set_ylabel(TITLES[DISTANCE])
-    return with_legends(fig, axes)
+    legends_above(axes)
+    fig.tight_layout()
+    return fig
 
 
 def family_panels(methods: Methods, rows: int):
@@ -130,30 +133,6 @@ def family_panels(methods: Methods, rows: int):
     size = (WIDTH, 2.2 * rows + 0.3)
     fig, axes = plt.subplots(rows, len(groups), figsize=size, squeeze=False, sharey="row")
     return fig, axes, groups
-
-
-def looks_of(group: Sequence[Method], methods: Methods, oracle: bool = True) -> dict[str, dict]:
-    """How the curves of a family look: each has a colour of its own in its panel."""
-    looks = styles(methods.values())
-    found = {m.name: {**looks[m.name], "color": f"C{k}"} for k, m in enumerate(group)}
-    reference = {"color": "k", "linestyle": "-", "marker": "^", "markersize": 4, "label": "oracle"}
-    return {"oracle": reference, **found} if oracle else found
-
-
-def with_legends(fig, axes):
-    for ax in axes[0]:
-        ax.legend(fontsize=7)
-    fig.tight_layout()
-    return fig
-
-
-def readable(*axes) -> None:
-    """Plain numbers on log axes: at 1, 2, 5, and between these where the axis is short."""
-    for axis in axes:
-        low, high = axis.get_view_interval()
-        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if high > 5 * low else range(1, 10)))
-        axis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
-        axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def usual_steps(table: pd.DataFrame) -> list[int]:
@@ -187,7 +166,7 @@ def calibration(runs: pd.DataFrame, methods: Methods):
         for level in ideal:
             ax.axhline(level, color="k", linestyle=":", linewidth=1)
         ax.set_title(title)
-    axes[1, 1].set_yscale("log"), readable(axes[1, 1].yaxis)
+    axes[1, 1].set_yscale("log"), plain_ticks(axes[1, 1].yaxis)
     return with_legend_below(fig, axes[0, 0])
 
 
@@ -201,7 +180,7 @@ def ablations(runs: pd.DataFrame):
         ax, part = axes[row, column], runs[runs["steps"] == steps]
         dot_panel(ax, part.assign(**{name: part[name].clip(lower=0.01)}), name, settings, dots)
         ax.set(yscale="log", title=f"{steps} steps: {TITLES[name]}")
-        readable(ax.yaxis)
+        plain_ticks(ax.yaxis)
     return with_legend_below(fig, axes[0, 0])
 
 
@@ -216,8 +195,8 @@ def dot_panel(ax, part: pd.DataFrame, metric: str, settings: Sequence[str], dots
 
 
 def with_legend_below(fig, ax):
-    fig.tight_layout(rect=(0, 0.08, 1, 1))
-    fig.legend(*ax.get_legend_handles_labels(), ncol=4, loc="lower center")
+    fig.set_layout_engine("constrained")
+    fig.legend(*ax.get_legend_handles_labels(), ncol=4, loc="outside lower center")
     return fig
 
 
