@@ -1,28 +1,42 @@
-"""The command line before Hydra reads it: paths and prompts as people write them, and one line for every error.
+"""The command line of run.py: its help, its flags, and `option=value` as it stands (dsg/overrides.py reads those)."""
 
-`key=value` becomes `++user.key=value`, so that `dsg.config.resolve` knows what the user asked for and can put it above
-everything else. Choices (`model=`, `task=`, `sampler=`, `data=`) and `hydra.` options stay as they are.
-
-Text options (`TEXT`) are taken as they stand, whatever characters are in them: `data.root=My Photos (2024)`,
-`task.prompt=a dog, it's red!`. `null` is none, `~` the home folder, `${...}` an interpolation, as everywhere in Hydra.
-In a sweep a comma in a text is a comma; several texts are `'task.prompt=choice("a dog","a cat")'`.
-A value of another option that Hydra cannot read is taken as text, too.
-"""
-
-import difflib
-import os
-import re
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
 
-from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from dsg.arguments import Parser, positive
+from dsg.files import CONFIGS
 
-from dsg.files import first_line
+HELP = """\
+One run: a prior, a task, a sampler, a set of images.
 
-GROUPS = ("model", "task", "sampler", "data")
-TEXT = ("root", "out", "reference", "mask", "prompt", "checkpoint", "name", "project", "group")  # last word of the key
+  python run.py                                                  16 embedded faces, random inpainting, DPS with DSG
+  python run.py task=super_resolution sampler=mpgd_dsg sampler.steps=20
+  python run.py data.root=photos data.limit=null                 your own images
+  python run.py -m task=inpaint,gaussian_deblur sampler=dps,dps_dsg      a sweep, a process per GPU (--workers 4)
+  python run.py -m launcher=slurm ...                                    on a Slurm cluster: docs/cluster.md
+
+Choices, a file each in configs/:
+{choices}
+Options:
+  sampler.steps=100             reverse steps
+  sampler.step_size=0.5         of dps, freedom, mpgd              sampler.guidance_rate=0.2    of DSG, 0 to 1
+  sampler.interval=1            guide every so many steps          sampler.window=[lo,hi]       guide for lo < t <= hi
+  sampler.kernel=ddim           ddim, ddpm, freedom                sampler.eta=1.0              its noise, 0 to 1
+  data.root=folder              your images                        data.limit=16                by id; null: all
+  data.degraded=true            they are degraded already          task.mask=mask.png           white = observed
+  task.reference=face.png       image or folder                    task.prompt=a sad person     text or .txt file
+  samples=1                     per condition                      seed=0
+  batch_size=16                 auto: as many as a GPU holds       device=auto                  cpu, cuda, cuda:1, mps
+  out=folder                    default: under results/            metrics=[psnr,lpips_vgg]     default: the task's
+  model.checkpoint=file         weights                            wandb.mode=offline           online, disabled
+
+A value that nobody gives comes from the sampler, the prior or the tables of values, configs/tuned/:
+  python run.py --cfg job ...               prints every option of a run, and where its value comes from
+  python run.py --config-dir folder ...     adds your own YAML files; they name what is built, so they are code
+"""
 
 
 @dataclass(frozen=True)
@@ -30,8 +44,7 @@ class CommandLine:
     """What run.py was asked for.
 
     Attributes:
-        flags: Hydra's, with their values.
-        overrides: `key=value`, as they were written.
+        overrides: `option=value`, as they were written.
         config_dirs: folders of the user's YAML files.
         help: whether help was asked for.
         shows_config: whether the values of the run are printed instead of used.
@@ -40,11 +53,10 @@ class CommandLine:
         launcher: the queue that runs a sweep instead, and its options (`dsg.suites.cluster.settings`).
     """
 
-    flags: list[str]
     overrides: list[str]
     config_dirs: list[str]
-    help: bool
-    shows_config: bool
+    help: bool = False
+    shows_config: bool = False
     multirun: bool = False
     workers: int | None = None
     launcher: Sequence[str] = ()
@@ -55,28 +67,27 @@ def parse(arguments: Sequence[str]) -> CommandLine:
 
     Raises:
         ValueError: another main config than ours; options of a sweep without a sweep.
+        SystemExit: an unknown flag.
     """
-    parser = get_args_parser()
-    parser.add_argument("--workers", type=int)
-    parser.usage = "python run.py [--help] [--cfg job] [-m] [--config-dir folder] key=value ..."
+    usage = "python run.py [--help] [--cfg job] [-m] [--config-dir folder] option=value ..."
+    parser = Parser(usage=usage, add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--cfg", "-c", choices=["job"])
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--config-dir", "-cd", action="append", default=[])
+    parser.add_argument("--workers", type=positive)
+    for flags in (("--config-name", "-cn"), ("--config-path", "-cp")):
+        parser.add_argument(*flags, help=argparse.SUPPRESS)
     found = parser.parse_intermixed_args(arguments)
     if found.config_name or found.config_path:
         raise ValueError("--config-name, --config-path: run.py has one main config; --config-dir adds YAML files to it")
     launcher = launcher_of(found.overrides)
     if (launcher or found.workers is not None) and not found.multirun:
         raise ValueError("launcher=, --workers are for sweeps: add -m, for a single run too")
-    if found.workers is not None and found.workers < 1:
-        raise ValueError("--workers: 1 or more")
-    return CommandLine(
-        [word for word in arguments if word not in found.overrides],
-        [override for override in found.overrides if not override.startswith(("launcher=", "launcher."))],
-        [os.path.abspath(found.config_dir)] if found.config_dir else [],
-        found.help,
-        found.cfg == "job",
-        found.multirun,
-        found.workers,
-        launcher,
-    )
+    overrides = [override for override in found.overrides if not override.startswith(("launcher=", "launcher."))]
+    folders = [str(Path(folder).absolute()) for folder in found.config_dir]
+    return CommandLine(overrides, folders, found.help, found.cfg == "job", found.multirun, found.workers, launcher)
 
 
 def launcher_of(overrides: Sequence[str]) -> list[str]:
@@ -90,60 +101,10 @@ def launcher_of(overrides: Sequence[str]) -> list[str]:
     return [*named[-1:], *options]
 
 
-def rewrite(override: str) -> str:
-    """One override as Hydra is to see it.
-
-    Raises:
-        ValueError: it names code (`_target_`) or the option of a metric, which only YAML files may.
-    """
-    name, equals, value = override.partition("=")
-    key = name.lstrip("+")
-    if "_target_" in name:
-        raise ValueError(f"{override}: code is named in YAML files (--config-dir), not on the command line")
-    if not equals and not name.startswith("~"):
-        raise ValueError(f"{override}: expected option=value")
-    if key.startswith("metrics."):
-        raise ValueError(f"{override}: options of a metric are set in YAML, or by scripts/evaluate.py RUN --set")
-    if key in GROUPS and value in ("", "null"):
-        raise ValueError(f"{override}: choose one of configs/{key}/")
-    if not equals or key in GROUPS or key.startswith(("~", "hydra.")) or re.search("[/@]", key):
-        return override
-    return f"++user.{key}={as_text(key, value)}"
-
-
-def as_text(key: str, value: str) -> str:
-    """`value`, quoted for Hydra's grammar if the option takes text, or if it is nothing else."""
-    if value == "null" or (_reads(value) and (key.rpartition(".")[2] not in TEXT or _is_explicit(value))):
-        return value
-    return quote(os.path.expanduser(value))
-
-
-def quote(text: str) -> str:
-    """A string of Hydra's grammar that reads as `text`."""
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
-
-
-def explain(error: Exception) -> str:
-    """Any error, in one line; Hydra's and OmegaConf's by their cause."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.rpartition("/")
-        near = difflib.get_close_matches(choice, error.options or [], 1)
-        guess = f"did you mean {near[0]}? " if near else ""
-        return f"{group}={choice} is unknown: {guess}one of {', '.join(error.options or ['(none)'])}"
-    if isinstance(error, HydraException) and error.__cause__ is not None:
-        error = error.__cause__
-    return first_line(error)
-
-
-def _reads(value: str) -> bool:
-    """Whether Hydra's grammar has it."""
-    try:
-        OverridesParser.create().parse_override(f"++key={value}")
-    except HydraException:
-        return False
-    return True
-
-
-def _is_explicit(value: str) -> bool:
-    """A text that is quoted for Hydra already, or a sweep over texts."""
-    return value.startswith("choice(") or (value[:1] in ("'", '"') and value[-1:] == value[:1])
+def help_text() -> str:
+    """The help, with the names in each group of configs."""
+    text = ""
+    for group in ("model", "task", "sampler", "metric"):
+        names = ", ".join(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
+        text += f"  {group:9}{fill(names, 116, subsequent_indent=' ' * 11)}\n"
+    return HELP.format(choices=text)

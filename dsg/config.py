@@ -5,45 +5,34 @@ A composed config becomes the values of a run before anything is built. Later la
 1. the sampler's defaults: its constructor's, then its YAML's;
 2. the prior's: `model_defaults` in the model's YAML, `{sampler: {...}, task: {<task>: ...}, metric: {<metric>: ...}}`
    (and `metrics: [...]`, which are reported beside the task's);
-3. the task's recipe, configs/recipe/<task>.yaml, by the sampler's name, else by its base method's;
-4. the tuned table, configs/tuned/<model>.yaml, by task, sampler and steps (`s20`), each of which may be `any`, from
-   general to special: any task before this one, any sampler before this one, any steps before these; numbers of
-   steps that it lacks lie between those that it has (`dsg/tuned.py`);
-5. the user's own overrides (`dsg/cli.py`).
+3. the tables of values (`dsg/tuned.py`): configs/tuned/any.csv, by the sampler's name, else by its base method's; then
+   configs/tuned/<model>.csv, where a number of steps without a row lies between those that have one;
+4. the user's own overrides (`dsg/overrides.py`).
 
-Of layers that are not meant for this very sampler (2, `any` in 4, the base method's in 3) it takes the options that it
-has. Recipes, tables and metrics are also read from the user's config folders, whose entries win.
+Of layers that are not meant for this very sampler (2, the base method's rows and those of `any` sampler in 3) it takes
+the options that it has. Tables and metrics are also read from the user's config folders, whose entries win.
 """
 
-import threading
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from dsg.cli import explain, quote, rewrite
-from dsg.layers import CONFIGS, Layers, Sources, check_config_dirs, entry, files, read, yaml_lines
-from dsg.options import accepts, check, fill, leaves, locate, parameters, suggestion
+from dsg.files import CONFIGS
+from dsg.layers import Layers, Sources, check_config_dirs, files, read, yaml_lines
+from dsg.options import accepts, check, fill, leaves, locate, parameters, refuse
+from dsg.overrides import compose_run, explain, one_of
 from dsg.samplers.base import unused_options
-from dsg.tuned import at_steps, tuned_steps
+from dsg.tuned import ANY, at_steps, by_steps, matching, read_tables
 from dsg.types import Data
 from tasks.base import Task
 
 PARTS = ("model", "task", "sampler")
 OVERRIDE = "override"  # the source of what the user asked for
 LOWEST = {"batch_size": 1, "samples": 1, "samples_of": 1, "seed": 0, "data.limit": 1}
-_composing = threading.Lock()  # Hydra's compose works on a global
 
 
 @dataclass
@@ -99,47 +88,21 @@ def load_with_sources(
 ) -> tuple[DictConfig, Sources]:
     """`load`, and where each value came from."""
     check_config_dirs(config_dirs)
-    search = ",".join(quote(f"file://{Path(folder).resolve()}") for folder in config_dirs)
-    arguments = [f"hydra.searchpath=[{search}]"] * bool(search) + [rewrite(override) for override in overrides]
     try:
-        composed, choices = _compose(arguments, config_dirs)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(explain(error)) from None
-    return _resolve(composed, config_dirs, choices)
-
-
-def resolve(
-    composed: DictConfig, config_dirs: Sequence[str | Path] = (), choices: Mapping[str, Any] | None = None
-) -> tuple[DictConfig, Sources]:
-    """The values of a run: plain, complete, of the right types.
-
-    Args:
-        composed: by Hydra from configs/config.yaml; the user's overrides under `user`.
-        config_dirs: where the user's recipes, tables and metrics are.
-        choices: the files that were chosen for model, task, sampler and data; by default, their names.
-
-    Raises:
-        ValueError: one line that names the option.
-    """
-    return _resolve(OmegaConf.to_container(composed), config_dirs, choices or {})
-
-
-def _resolve(given: dict, config_dirs: Sequence[str | Path], choices: Mapping[str, Any]) -> tuple[DictConfig, Sources]:
-    try:
-        return _Resolver(given, config_dirs, choices).resolve()
+        return _Resolver(*compose_run(overrides, config_dirs), config_dirs).resolve()
     except OmegaConfBaseException as error:
         raise ValueError(explain(error)) from None
 
 
 def to_yaml(config: DictConfig, sources: Mapping[str, str]) -> str:
-    """The config as YAML, the source of each value behind it: `  step_size: 4.362  # tuned/avatars64.yaml`."""
+    """The config as YAML, the source of each value behind it: `  step_size: 4.362  # tuned/avatars64.csv`."""
     return "".join(yaml_lines(OmegaConf.to_container(config), sources))
 
 
 class _Resolver:
     """The layers of one run."""
 
-    def __init__(self, given: dict, config_dirs: Sequence[str | Path], choices: Mapping[str, Any]):
+    def __init__(self, given: dict, choices: Mapping[str, Any], config_dirs: Sequence[str | Path]):
         self.given, self.config_dirs = given, config_dirs
         self.user, self.defaults = given.pop("user", {}), given.pop("model_defaults", {})
         self.check_given()
@@ -149,7 +112,7 @@ class _Resolver:
         if self.names["data"] not in (*known, self.names["model"]):
             raise ValueError(f"data={self.names['data']} is unknown: one of {', '.join(known)}")
         self.sampler = locate(given["sampler"]["_target_"])
-        self.tuned = read("tuned", self.names["model"], config_dirs)
+        self.general, self.tuned = (read_tables(name, (CONFIGS, *config_dirs)) for name in (ANY, self.names["model"]))
         self.layers = Layers()
         self.put = self.layers.put
 
@@ -158,7 +121,7 @@ class _Resolver:
         for part, name in self.names.items():
             self.put(part, self.given.get(part) or {}, f"{part}/{name}.yaml")
         self.put_model_defaults()
-        self.put_recipe()
+        self.put_general()
         self.put_tuned()
         self.put("", {k: v for k, v in self.user.items() if k != "metrics"}, OVERRIDE)
         self.put_metrics()
@@ -195,30 +158,30 @@ class _Resolver:
             self.put(f"task.parts.{part}", tasks.get(part, {}), source)
         self.put("sampler", self.applicable(self.defaults.get("sampler", {})), source)
 
-    def put_recipe(self) -> None:
-        recipe, source = read("recipe", self.names["task"], self.config_dirs), f"recipe/{self.names['task']}.yaml"
-        if self.names["sampler"] in recipe:
-            self.put("sampler", recipe[self.names["sampler"]], source)
-        else:
-            self.put("sampler", self.applicable(recipe.get(self.sampler_option("base_method"), {})), source)
+    def put_general(self) -> None:
+        """Rows for every model: the sampler's own, else those of its base method."""
+        task, sampler = self.names["task"], self.names["sampler"]
+        if not any(key[:2] == (task, sampler) for key in self.general):
+            sampler = self.sampler_option("base_method")
+        self.put_rows(matching(self.general, task, sampler, self.sampler_option("steps")), f"tuned/{ANY}.csv")
 
     def put_tuned(self) -> None:
-        steps, source = f"s{self.sampler_option('steps')}", f"tuned/{self.names['model']}.yaml"
-        for task, sampler, number in product(
-            ("any", self.names["task"]), ("any", self.names["sampler"]), ("any", steps)
-        ):
-            options = entry(self.tuned, task, sampler, number)
-            options = self.applicable(options) if sampler == "any" else options
-            self.put("sampler", options, source)
-        table, steps = self.tuned_entries(), self.sampler_option("steps")
-        if isinstance(steps, int) and steps > 0 and f"s{steps}" not in table:
+        """Rows for this model."""
+        task, sampler, steps = self.names["task"], self.names["sampler"], self.sampler_option("steps")
+        source, tuned = f"tuned/{self.names['model']}.csv", by_steps(self.tuned, task, sampler)
+        self.put_rows(matching(self.tuned, task, sampler, steps), source)
+        if isinstance(steps, int) and steps > 0 and steps not in tuned:
             numbers = [name for name, p in parameters(self.sampler).items() if p.annotation is float]
-            values, where = at_steps(table, steps, numbers)
+            values, where = at_steps(tuned, steps, numbers)
             self.put("sampler", values, f"{source}, {where}")
 
-    def tuned_entries(self) -> dict:
-        """Of exactly this task and sampler, by `s` and the number of steps."""
-        return entry(self.tuned, self.names["task"], self.names["sampler"])
+    def put_rows(self, rows: Iterable[tuple[tuple, Mapping]], source: str) -> None:
+        """Options of a table; `travel.repeats` is an option of an option."""
+        for (_, sampler, _), options in rows:
+            for path, value in options.items():
+                if sampler == self.names["sampler"] or accepts(self.sampler, path.partition(".")[0]):
+                    parent, _, name = f"sampler.{path}".rpartition(".")
+                    self.put(parent, {name: value}, source)
 
     def put_metrics(self) -> None:
         named = self.user.get("metrics", self.given.get("metrics"))
@@ -229,7 +192,7 @@ class _Resolver:
         usual = [*_evaluated_by(self.layers.values["task"]), *self.defaults.get("metrics", [])]
         for name in dict.fromkeys(usual if named is None else named):
             if name not in known:
-                raise ValueError(f"metrics: {name} is unknown: one of {', '.join(known)}")
+                raise ValueError(f"metrics: {name} is unknown: {one_of(name, known)}")
             self.put(f"metrics.{name}", read("metric", name, self.config_dirs), f"metric/{name}.yaml")
             self.put(f"metrics.{name}", self.defaults.get("metric", {}).get(name, {}), prior)
 
@@ -264,13 +227,14 @@ class _Resolver:
                 yield f"{path}={value} changes nothing: {unused[name]}"
 
     def untuned(self, options: Mapping, sources: Mapping[str, str]) -> Iterable[str]:
-        """Of a number of steps that the tuned table does not have."""
-        table = self.tuned_entries()
-        steps = tuned_steps(table)
-        tuned = {name: options[name] for values in table.values() for name in values if name in options}
-        asked = [(path, value) for path, value in leaves(tuned, "sampler") if sources[path] != OVERRIDE]
+        """Of a number of steps that the model's table does not have."""
+        key = (self.names["task"], self.names["sampler"])
+        steps = by_steps(self.tuned, *key)
+        tuned = {name for row, values in self.tuned.items() if row[:2] == key for name in values}
+        asked = {path: value for path, value in leaves(options, "sampler") if path.partition(".")[2] in tuned}
+        asked = {path: value for path, value in asked.items() if sources[path] != OVERRIDE}
         if steps and asked and options["steps"] not in steps:
-            taken = ", ".join(f"{path}={value} ({sources[path]})" for path, value in asked)
+            taken = ", ".join(f"{path}={value} ({sources[path]})" for path, value in asked.items())
             yield f"not tuned for {options['steps']} steps, only for {', '.join(map(str, steps))}; taken: {taken}"
 
 
@@ -281,12 +245,8 @@ def check_values(values: Mapping) -> None:
     problems += check(run, RunOptions, "")
     if isinstance(assumed := run.get("assumed"), Mapping):
         problems += check({**values["task"], **assumed}, locate(values["task"]["_target_"]), "assumed")
-    unknown = [problem.path for problem in problems if problem.message is None]
-    if unknown:
-        known = [*_paths(values), *(f"assumed.{option}" for option in values["task"])]
-        raise ValueError(suggestion(unknown[0], [path for path in known if path not in unknown]))
-    if problems:
-        raise ValueError(problems[0].message)
+    known = [path for path, _ in leaves({**values, "assumed": {**values["task"], **(run["assumed"] or {})}}, "")]
+    refuse(problems, known)
     for path, value in leaves(run, ""):
         if path in LOWEST and value not in (None, "auto") and value < LOWEST[path]:
             raise ValueError(f"{path}={value}: an integer, {LOWEST[path]} or more")
@@ -295,34 +255,6 @@ def check_values(values: Mapping) -> None:
 def _built(values: Mapping) -> list[tuple[str, dict]]:
     """Path and options of all that is built."""
     return [(part, values[part]) for part in PARTS] + [(f"metrics.{n}", o) for n, o in values["metrics"].items()]
-
-
-def _compose(arguments: Sequence[str], config_dirs: Sequence[str | Path]) -> tuple[dict, dict[str, str]]:
-    """The composed config and the names of the chosen files. Only the choice of files is Hydra's work, and is kept."""
-    parsed = OverridesParser.create().parse_overrides(list(arguments))
-    options = [o for o in parsed if o.key_or_group.startswith("user.") and not o.is_sweep_override()]
-    files_of = (path for folder in (CONFIGS, *config_dirs) for path in Path(folder).rglob("*.yaml"))
-    age = tuple((path, path.stat().st_mtime_ns) for path in files_of)
-    composed, choices = deepcopy(_compose_files(tuple(o.input_line for o in parsed if o not in options), age))
-    asked = OmegaConf.create()
-    for option in options:
-        OmegaConf.update(asked, option.key_or_group, option.value(), force_add=True)
-    return {**composed, **OmegaConf.to_container(asked)}, choices
-
-
-@lru_cache(maxsize=128)
-def _compose_files(arguments: tuple[str, ...], age: tuple) -> tuple[dict, dict[str, str]]:
-    """What Hydra composes. `age`: of the files, so that a file that is edited is read again."""
-    with _composing:
-        inside = GlobalHydra.instance().hydra  # that of @hydra.main, if we are called by it
-        GlobalHydra.instance().clear()
-        try:
-            with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-                composed = compose("config", list(arguments), return_hydra_config=True)
-        finally:
-            GlobalHydra.instance().hydra = inside
-    chosen = dict(composed.hydra.runtime.choices)
-    return OmegaConf.to_container(OmegaConf.masked_copy(composed, [k for k in composed if k != "hydra"])), chosen
 
 
 def _evaluated_by(task: Mapping) -> list[str]:
@@ -334,11 +266,3 @@ def _evaluated_by(task: Mapping) -> list[str]:
         weighted = [options for part, options in parts.items() if weights.get(part) and isinstance(options, Mapping)]
         names += [name for options in weighted for name in _evaluated_by(options)]
     return names
-
-
-def _paths(value, path: str = "") -> Iterable[str]:
-    """Of every option, mappings too."""
-    for key, below in value.items() if isinstance(value, Mapping) else ():
-        at = f"{path}.{key}" if path else key
-        yield at
-        yield from _paths(below, at)

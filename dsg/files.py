@@ -13,6 +13,7 @@ from pathlib import Path
 from yaml import MarkedYAMLError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+CONFIGS = REPOSITORY / "configs"
 
 
 def resolve(path: str | Path) -> Path:

@@ -7,14 +7,12 @@ from pathlib import Path
 import yaml
 from omegaconf import OmegaConf
 
-from dsg.files import first_line
+from dsg.files import CONFIGS, first_line
 from dsg.options import leaves
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 class Sources(dict[str, str]):
-    """Option -> where its value comes from: `sampler.step_size` -> `tuned/avatars64.yaml`.
+    """Option -> where its value comes from: `sampler.step_size` -> `tuned/avatars64.csv`.
 
     Attributes:
         notes: what the user should be told once, a line each.
@@ -40,21 +38,22 @@ class Layers:
         self.sources: dict[str, str] = {}
 
     def put(self, path: str, options: Mapping, source: str) -> None:
-        """A layer at `path` ("": the root), above those before it."""
-        below = self.values
-        for key in path.split(".") if path else ():
-            below = below.setdefault(key, {})
+        """Put a layer at `path` ("": the root), above those before it."""
         self.sources.update((leaf, source) for leaf, _ in leaves(options, path))
-        merge(below, options)
+        for key in reversed(path.split(".") if path else ()):
+            options = {key: options}
+        merge(self.values, options)
 
 
 def merge(below: dict, above: Mapping) -> None:
     """Put `above` into `below`: mappings entry by entry, everything else as a whole."""
     for key, value in above.items():
-        if isinstance(value, Mapping) and isinstance(below.get(key), dict):
+        if isinstance(value, Mapping):
+            if not isinstance(below.get(key), dict):
+                below[key] = {}
             merge(below[key], value)
         else:
-            below[key] = _copy(value)
+            below[key] = value
 
 
 def read(kind: str, name: str, config_dirs: Sequence[str | Path]) -> dict:
@@ -67,15 +66,8 @@ def read(kind: str, name: str, config_dirs: Sequence[str | Path]) -> dict:
     return found
 
 
-def entry(table: Mapping, *keys: str) -> dict:
-    """table[key][key]...; {} where there is none, or nothing in it."""
-    for key in keys:
-        table = table.get(key) or {}
-    return table
-
-
 def check_config_dirs(folders: Sequence[str | Path]) -> None:
-    """Raises ValueError: a folder of the user's YAML files is not there."""
+    """Raise ValueError: a folder of the user's YAML files is not there."""
     missing = [folder for folder in folders if not Path(folder).is_dir()]
     if missing:
         raise ValueError(f"{missing[0]}: no such folder of configs")
@@ -108,7 +100,3 @@ def _parsed(path: Path, modified: int) -> dict:
     if not isinstance(found, dict):
         raise ValueError(f"{path}: names with values are expected, such as `steps: 20`")
     return found
-
-
-def _copy(value):
-    return {k: _copy(v) for k, v in value.items()} if isinstance(value, Mapping) else value

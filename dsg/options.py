@@ -2,18 +2,25 @@
 
 import difflib
 import inspect
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pkgutil import resolve_name
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin
+
+from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from dsg.files import first_line
 
-PLAIN = (NoneType, bool, int, float, str)
-WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "text", NoneType: "null"}
+WORDS = {
+    "boolean": "true or false", "integer": "an integer", "number": "a number", "string": "text", "null": "null",
+    "array": "a list",
+}  # fmt: skip
+MAPPING = "{option: value, ...}"
 
 
 class Problem(NamedTuple):
@@ -28,7 +35,7 @@ def locate(target: str) -> Callable:
     """The class or function of a `_target_`.
 
     Raises:
-        ValueError: if it cannot be imported.
+        ValueError: it cannot be imported.
     """
     module, _, name = target.rpartition(".")
     try:
@@ -42,12 +49,11 @@ def locate(target: str) -> Callable:
 
 @cache
 def parameters(target: Callable) -> dict[str, inspect.Parameter]:
-    """Name -> parameter of what `target` takes; defaults are plain values, or `empty` where they are not."""
+    """Name -> parameter of what `target` takes."""
     found = dict(inspect.signature(target, eval_str=True).parameters)
-    if is_dataclass(target):
-        for field in fields(target):
-            if field.name in found and field.default_factory is not MISSING:
-                found[field.name] = found[field.name].replace(default=field.default_factory())
+    for field in fields(target) if is_dataclass(target) else ():
+        if field.name in found and field.default_factory is not MISSING:
+            found[field.name] = found[field.name].replace(default=field.default_factory())
     return found
 
 
@@ -55,34 +61,7 @@ def accepts(target: Callable, name: str) -> bool:
     return name in parameters(target) or any(p.kind is p.VAR_KEYWORD for p in parameters(target).values())
 
 
-def fill(options: dict, kind: Callable, path: str, sources: dict[str, str]) -> dict:
-    """`options` with the defaults of the constructor `kind`, in its order; `sources` gets an entry for each default."""
-    filled = {k: v for k, v in options.items() if k.startswith("_")}
-    prefix = f"{path}." if path else ""
-    for name, parameter in parameters(kind).items():
-        at = prefix + name
-        if name in options:
-            filled[name] = _fill_nested(options[name], parameter.annotation, at, sources)
-        elif _is_plain(parameter.default):
-            filled[name] = _plain(parameter.default)
-            sources.update((leaf, "default") for leaf, _ in leaves({name: filled[name]}, path))
-    return filled | {k: _fill_nested(v, Any, prefix + k, sources) for k, v in options.items() if k not in filled}
-
-
-def check(options: dict, kind: Callable, path: str) -> Iterator[Problem]:
-    """What is wrong with `options` as arguments of the constructor `kind`: missing, unknown, or of another type."""
-    known, prefix = parameters(kind), f"{path}." if path else ""
-    for name, value in options.items():
-        if name in known:
-            yield from _check_value(value, known[name].annotation, prefix + name)
-        elif not name.startswith("_") and not accepts(kind, name):
-            yield Problem(prefix + name)
-    if not options.get("_partial_"):
-        required = [n for n, p in known.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-        yield from (Problem(prefix + n, f"{prefix}{n} is missing") for n in required if n not in options)
-
-
-def leaves(options: Mapping, path: str) -> Iterator[tuple[str, Any]]:
+def leaves(options: Mapping, path: str = "") -> Iterator[tuple[str, Any]]:
     """Path and value of everything under `options`, which is at `path`; mappings are entered, unless they are empty."""
     for key, value in options.items():
         at = f"{path}.{key}" if path else str(key)
@@ -92,60 +71,68 @@ def leaves(options: Mapping, path: str) -> Iterator[tuple[str, Any]]:
             yield at, value
 
 
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """`unknown option sampler.step: did you mean sampler.steps?`"""
-    parent, _, last = name.rpartition(".")
-    same = sorted((k for k in known if k.rpartition(".")[2] == last), key=lambda k: (k.count("."), k))
-    beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
-    near = [beside[k] for k in difflib.get_close_matches(last, beside)] + difflib.get_close_matches(name, known)
-    found = same[:1] or near[:1]
-    return f"unknown option {name}: " + (f"did you mean {found[0]}?" if found else "python run.py --cfg job lists all")
-
-
 # --- defaults
 
 
+def fill(options: dict, kind: Callable, path: str, sources: dict[str, str]) -> dict:
+    """`options` with the defaults of the constructor `kind`, in its order; `sources` gets an entry for each default."""
+    filled, prefix = {k: v for k, v in options.items() if k.startswith("_")}, f"{path}." if path else ""
+    for name, parameter in parameters(kind).items():
+        if name in options:
+            filled[name] = _fill_nested(options[name], parameter.annotation, prefix + name, sources)
+            continue
+        try:
+            filled[name] = to_jsonable_python(parameter.default)
+        except PydanticSerializationError:  # there is none, or it is no value of YAML
+            continue
+        sources.update((leaf, "default") for leaf, _ in leaves({name: filled[name]}, path))
+    return filled | {k: _fill_nested(v, Any, prefix + k, sources) for k, v in options.items() if k not in filled}
+
+
 def _fill_nested(value, annotation, path: str, sources: dict[str, str]):
-    if isinstance(value, dict) and "_target_" in value:
-        return fill(value, locate(value["_target_"]), path, sources)
-    kind = _dataclass_in(annotation)
-    if isinstance(value, dict) and kind is not None:
+    if not isinstance(value, dict):
+        return value
+    if (kind := _nested_kind(value, annotation)) is not None:
         return fill(value, kind, path, sources)
-    if isinstance(value, dict):
-        return {k: _fill_nested(v, Any, f"{path}.{k}", sources) for k, v in value.items()}
-    return value
+    return {k: _fill_nested(v, Any, f"{path}.{k}", sources) for k, v in value.items()}
 
 
-def _is_plain(value) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
-    return isinstance(value, PLAIN) or (is_dataclass(value) and not isinstance(value, type))
+def _nested_kind(value: Mapping, annotation) -> Callable | None:
+    """Whose constructor a mapping holds all arguments of: its `_target_`'s, or a dataclass in the annotation."""
+    if "_target_" in value:
+        return locate(value["_target_"])
+    return next((kind for kind in (annotation, *get_args(annotation)) if is_dataclass(kind)), None)
 
 
-def _plain(value):
-    if is_dataclass(value):
-        return _plain(asdict(value))
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+def _described_kind(annotation) -> Callable | None:
+    """Whose constructor a mapping holds some arguments of: `Annotated[Mapping, ADMUNet]`."""
+    return next((kind for kind in getattr(annotation, "__metadata__", ()) if isinstance(kind, type)), None)
 
 
-# --- types
+# --- problems
+
+
+def check(options: dict, kind: Callable, path: str) -> Iterator[Problem]:
+    """What is wrong with `options` as arguments of the constructor `kind`: unknown, of another type, or missing."""
+    known, prefix = parameters(kind), f"{path}." if path else ""
+    for name, value in options.items():
+        if name in known:
+            yield from _check_value(value, known[name].annotation, prefix + name)
+        elif not name.startswith("_") and not accepts(kind, name):
+            yield from (Problem(leaf) for leaf, _ in leaves({name: value}, path))
+    if not options.get("_partial_"):
+        required = [n for n, p in known.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        yield from (Problem(prefix + n, f"{prefix}{n} is missing") for n in required if n not in options)
 
 
 def _check_value(value, annotation, path: str) -> Iterator[Problem]:
-    kind = _dataclass_in(annotation) or _described(annotation)
-    if isinstance(value, dict) and "_target_" in value:
-        yield from check(value, locate(value["_target_"]), path)
-    elif isinstance(value, dict) and kind is not None:
+    if isinstance(value, dict) and (kind := _nested_kind(value, annotation) or _described_kind(annotation)) is not None:
         yield from check(value, kind, path)
     elif not is_finite(value):
         yield Problem(path, f"{path}={value}: finite numbers only")
     elif not fits(value, annotation):
         yield Problem(path, f"{path}={value}: expected {describe(annotation)}")
-    elif value == "" and fits("", annotation) and annotation not in (Any, inspect.Parameter.empty):
+    elif value == "" and annotation not in (Any, inspect.Parameter.empty):
         yield Problem(path, f"{path}= is empty (an unset shell variable?): give a value, or null")
     elif isinstance(value, dict):
         for key, below in value.items():
@@ -160,50 +147,72 @@ def is_finite(value) -> bool:
 
 
 def fits(value, annotation) -> bool:
-    """Whether a value, as YAML has them, is of the annotated type. Annotations of other things than values say yes."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return fits(value, args[0])
-    if origin in (Union, UnionType):
-        return any(fits(value, kind) for kind in args)
-    if origin is Literal:
-        return value in args
-    if annotation in (bool, str, NoneType, None):
-        return isinstance(value, NoneType if annotation is None else annotation)
-    if annotation in (int, float):
-        return isinstance(value, int if annotation is int else (int, float)) and not isinstance(value, bool)
-    kind = origin or annotation
-    if kind in (Sequence, list, tuple):
-        return isinstance(value, list) and all(fits(v, args[0]) for v in value if args)
-    if kind in (Mapping, dict):
-        return isinstance(value, dict) and all(fits(v, args[1]) for v in value.values() if args)
-    return isinstance(value, dict) or not is_dataclass(annotation)
+    """Whether a value of YAML is of the annotated type."""
+    try:
+        _adapter(annotation).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def describe(annotation) -> str:
-    """What `fits` asks for, in words."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return next((a for a in args[1:] if isinstance(a, str)), describe(args[0]))
-    if origin in (Union, UnionType):
-        return " or ".join(map(describe, args))
-    if origin is Literal:
-        return f"one of {', '.join(map(str, args))}"
-    if (origin or annotation) in (Sequence, list, tuple):
-        return f"[{describe(args[0])}, ...]" if args else "a list"
-    if (origin or annotation) in (Mapping, dict) or is_dataclass(annotation):
-        return "{option: value, ...}"
-    return WORDS.get(NoneType if annotation is None else annotation, str(annotation))
+    """The annotated type in words."""
+    return _in_words(_adapter(annotation).json_schema())
 
 
-def _dataclass_in(annotation) -> type | None:
-    if is_dataclass(annotation):
-        return annotation
-    inner = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
-    return next((kind for kind in inner if is_dataclass(kind)), None)
+@cache
+def _adapter(annotation) -> TypeAdapter:
+    return TypeAdapter(_value_type(annotation))
 
 
-def _described(annotation) -> Callable | None:
-    """Whose arguments a mapping holds: `Annotated[Mapping, ADMUNet]`."""
-    inner = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
-    return next((kind for kind in inner if isinstance(kind, type)), None)
+def _value_type(annotation) -> Any:
+    """What YAML can hold of the annotated type: of `Mapping[str, Task]` the mapping, of `str | Physics` the text."""
+    if annotation is inspect.Parameter.empty:
+        return Any
+    try:
+        TypeAdapter(annotation)
+    except PydanticSchemaGenerationError:
+        origin = get_origin(annotation)
+        if origin in (Union, UnionType):
+            known = tuple(kind for kind in map(_value_type, get_args(annotation)) if kind is not Any)
+            return Union[known] if known else Any  # noqa: UP007
+        return origin if origin in (Mapping, Sequence, dict, list) else Any
+    return annotation
+
+
+def _in_words(schema: Mapping) -> str:
+    if "description" in schema and "properties" not in schema:
+        return schema["description"]
+    if "anyOf" in schema:
+        return " or ".join(map(_in_words, schema["anyOf"]))
+    if "enum" in schema or "const" in schema:
+        return f"one of {', '.join(map(str, schema.get('enum', [schema.get('const')])))}"
+    if schema.get("items"):
+        return f"[{_in_words(schema['items'])}, ...]"
+    return WORDS.get(schema.get("type"), MAPPING)
+
+
+def refuse(problems: Iterable[Problem], known: Iterable[str]) -> None:
+    """Raise ValueError for the first option that is unknown, or else wrong.
+
+    Args:
+        known: paths of options, the unknown ones may be among them.
+    """
+    problems = list(problems)
+    unknown = [problem.path for problem in problems if problem.message is None]
+    if unknown:
+        paths = [path.split(".") for path in known if path not in unknown]
+        every = {".".join(path[:depth]): None for path in paths for depth in range(1, len(path) + 1)}
+        raise ValueError(suggestion(unknown[0], list(every)))
+    if problems:
+        raise ValueError(problems[0].message)
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """`unknown option sampler.step: did you mean sampler.steps?`"""
+    parent, _, last = name.rpartition(".")
+    same = sorted((k for k in known if k.rpartition(".")[2] == last), key=lambda k: (k.count("."), k))
+    beside = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
+    near = [beside[k] for k in difflib.get_close_matches(last, beside)] + difflib.get_close_matches(name, known)
+    found = same[:1] or near[:1]
+    return f"unknown option {name}: " + (f"did you mean {found[0]}?" if found else "python run.py --cfg job lists all")

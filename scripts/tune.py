@@ -1,6 +1,6 @@
 """Tune the step size, guidance rate or whatever a sampler has to tune, for every method alike, on validation images.
 
-    python scripts/tune.py --steps 10 50 --images 4 --tasks hdr  # changes entries of configs/tuned/avatars64.yaml
+    python scripts/tune.py --steps 10 50 --images 4 --tasks hdr  # changes rows of configs/tuned/avatars64.csv
     python scripts/tune.py --images 64 --seeds 3 --store results/tuning-64x3              # in full: docs/protocol.md
     python scripts/tune.py --steps 50 --tasks faceid style segmentation --trials 9        # more trials than there are
     python scripts/tune.py --steps 50 --tasks clip_text --images 10                       # there are 10 prompts
@@ -12,7 +12,7 @@ trials for each task and number of steps: five on a grid of factor 2, the rest w
 while the best value is at its edge (up to four more than were asked for), then beside the best value. The choice is the
 optimum of the quadratic through the best trial and its two neighbours, which is less jagged than the best trial. Each
 trial is added to `results/tuning/<model>.csv` when it is done, its scores
-per image to `<model>-images.csv`; a stopped search goes on from there. Entries that are not tuned stay as they are.
+per image to `<model>-images.csv`; a stopped search goes on from there. Rows that are not tuned stay as they are.
 With --out, trials, curves and a copy of the tuned table go there, and configs/ is left alone. --store is another folder
 of trials: a new one for a search of another size, or that of a suite, where only what is missing is searched:
 

@@ -179,8 +179,8 @@ def test_bad_input_on_the_command_line(tmp_path, overrides, words):
     "file, text, words",
     [
         ("sampler/mine.yaml", "name: mine\n\tsteps: 3\n", "mine.yaml, line 2: found character"),
-        ("tuned/avatars64.yaml", "inpaint: [\n", "avatars64.yaml, line 2: expected the node content"),
-        ("tuned/avatars64.yaml", "- inpaint\n", "avatars64.yaml: names with values are expected"),
+        ("tuned/avatars64.csv", "inpaint: [\n", "avatars64.csv, line 1: the columns are task,sampler,steps,option,"),
+        ("tuned/avatars64.csv", "task,sampler,steps,option,value,source\na,b,c,d,e,f\n", "avatars64.csv, line 2: "),
     ],
 )
 def test_a_yaml_file_of_the_user_that_cannot_be_read_is_named(tmp_path, file, text, words):

@@ -6,28 +6,23 @@ import threading
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import ROOT, script
-from hydra import compose, initialize_config_dir
+from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dsg.cli import explain, parse, rewrite
-from dsg.config import load, load_with_sources, resolve, to_yaml
+from dsg.cli import parse
+from dsg.config import load, load_with_sources, to_yaml
 from dsg.options import check, fits, locate, parameters
-from dsg.tuned import at_steps
+from dsg.overrides import combinations, explain, rewrite
+from dsg.tuned import at_steps, read_table
 
 FROZEN = json.loads((Path(__file__).parent / "data/resolved_options.json").read_text())
-TABLE = yaml.safe_load((ROOT / "configs/tuned/avatars64.yaml").read_text())
-S20, S100 = (TABLE["inpaint"]["dps_dsg"][name]["guidance_rate"] for name in ("s20", "s100"))
-
-
-def composed(*overrides):
-    """As Hydra hands it to run.py."""
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return compose("config", [rewrite(o) for o in overrides])
+TABLE = read_table(ROOT / "configs/tuned/avatars64.csv")
+S20, S100 = (TABLE["inpaint", "dps_dsg", steps]["guidance_rate"] for steps in ("20", "100"))
+HEAD = "task,sampler,steps,option,value,source\n"
 
 
 def written(folder, files):
@@ -47,7 +42,7 @@ def test_the_values_are_those_that_the_results_were_made_with(run):
     not at the median (`any`). What is tuned with the weights of avatars64 is left out."""
     model, task, sampler = run.split()
     for steps, options in FROZEN["sampler"][run].items():
-        config, _ = resolve(composed(f"model={model}", f"task={task}", f"sampler={sampler}", f"sampler.steps={steps}"))
+        config = load([f"model={model}", f"task={task}", f"sampler={sampler}", f"sampler.steps={steps}"])
         values = OmegaConf.to_container(config)
         assert_contains(values["sampler"], FROZEN["usual"] | options)
         assert values["sampler"]["steps"] == int(steps) and values["sampler"]["name"] == sampler
@@ -68,9 +63,9 @@ def test_each_layer_wins_over_those_before_it_and_is_recorded():
     expected = {
         "sampler.boost.factor": (1.0, "default"),
         "sampler.travel.window": ([400, 700], "sampler/freedom.yaml"),
-        "sampler.travel.repeats": (1, "recipe/faceid.yaml"),  # 2 in sampler/freedom.yaml
-        "sampler.clip_denoised": (True, "tuned/avatars64.yaml"),  # false in the recipe
-        "sampler.step_size": (TABLE["faceid"]["freedom"]["s50"]["step_size"], "tuned/avatars64.yaml"),
+        "sampler.travel.repeats": (1, "tuned/any.csv"),  # 2 in sampler/freedom.yaml
+        "sampler.clip_denoised": (True, "tuned/avatars64.csv"),  # false in tuned/any.csv
+        "sampler.step_size": (TABLE["faceid", "freedom", "50"]["step_size"], "tuned/avatars64.csv"),
         "sampler.interval": (2, "override"),
         "task.image_size": (64, "model/avatars64.yaml"),  # 256 in task/faceid.yaml
         "task.guidance.features": (128, "model/avatars64.yaml"),
@@ -92,7 +87,7 @@ def test_the_user_wins_over_the_table_and_null_is_a_value():
 
 
 def test_a_sampler_of_one_s_own_gets_every_layer_from_a_short_file(tmp_path):
-    """As the README's: the prior's option, the constructor's defaults, and its base method's recipe if it names one."""
+    """As the README's: the prior's option, the constructor's defaults, and its base method's rows if it names one."""
     text = "_target_: dsg.samplers.DPS\nname: clipped\nsteps: 20\nstep_size: 4.0\n"
     mine = written(tmp_path, {"sampler/clipped.yaml": text, "sampler/mine.yaml": text + "base_method: dps_dsg\n"})
     config, sources = load_with_sources(["model=gaussian_mixture", "sampler=clipped"], [mine])
@@ -100,17 +95,19 @@ def test_a_sampler_of_one_s_own_gets_every_layer_from_a_short_file(tmp_path):
     assert (config.sampler.step_size, config.sampler.kernel) == (4.0, "ddim")
     assert instantiate(config.sampler).travel.window == [400, 700]
     config, sources = load_with_sources(["task=faceid", "sampler=mine"], [mine])
-    assert config.sampler.window == [100, 1000] and sources["sampler.window"] == "recipe/faceid.yaml"
+    assert config.sampler.window == [100, 1000] and sources["sampler.window"] == "tuned/any.csv"
 
 
 def test_the_tuned_table_goes_from_general_to_special(tmp_path):
-    table = """
-        any: {any: {any: {interval: 2, eta: 0.1, no_such_option: 1}}, dps: {any: {eta: 0.2}}}
-        inpaint:
-          any: {any: {eta: 0.3}}
-          dps: {any: {step_size: 7.0}, s100: {step_size: 8.0}}
-    """
-    mine = written(tmp_path, {"tuned/ffhq256.yaml": table})
+    rows = """any,any,any,interval,2,
+any,any,any,eta,0.1,
+any,any,any,no_such_option,1,
+any,dps,any,eta,0.2,
+inpaint,any,any,eta,0.3,
+inpaint,dps,any,step_size,7.0,
+inpaint,dps,100,step_size,8.0,
+"""
+    mine = written(tmp_path, {"tuned/ffhq256.csv": HEAD + rows})
     dps, ten, dsg, blur = (
         load(["model=ffhq256", *options], [mine]).sampler
         for options in (
@@ -122,7 +119,7 @@ def test_the_tuned_table_goes_from_general_to_special(tmp_path):
     )
     assert (dps.interval, dps.eta, dps.step_size) == (2, 0.3, 8.0)
     assert (ten.interval, ten.eta, ten.step_size) == (2, 0.3, 8.0)  # of the nearest number of steps, not of any
-    assert (dsg.interval, dsg.eta, dsg.guidance_rate) == (1, 0.3, 0.2)  # interval: the project's own entry
+    assert (dsg.interval, dsg.eta, dsg.guidance_rate) == (1, 0.3, 0.2)  # interval: the project's own row
     assert (blur.interval, blur.eta, blur.step_size) == (2, 0.2, 1.0)
 
 
@@ -150,7 +147,7 @@ def test_a_config_is_yaml_with_its_sources_and_reads_as_itself():
     config, sources = load_with_sources(["task=clip_text", "task.prompt=a: # 'é' \"x\"\nand more", "sampler.steps=20"])
     text = to_yaml(config, sources)
     assert OmegaConf.create(text) == config
-    assert "  guidance_rate: 0.05  # recipe/clip_text.yaml\n" in text and "  steps: 20  # override\n" in text
+    assert "  guidance_rate: 0.05  # tuned/any.csv\n" in text and "  steps: 20  # override\n" in text
 
 
 def test_loading_works_again_in_threads_inside_hydra_and_anywhere(tmp_path, monkeypatch):
@@ -180,7 +177,7 @@ def test_loading_works_again_in_threads_inside_hydra_and_anywhere(tmp_path, monk
         (["sampler=unconditional", "sampler.interval=3"], ["sampler.interval=3 changes nothing"]),
         (
             ["sampler.steps=10"],
-            ["not tuned for 10 steps, only for 20, 100", f"guidance_rate={S20:g} (tuned/avatars64.yaml, at 20 steps)"],
+            ["not tuned for 10 steps, only for 20, 100", f"guidance_rate={S20:g} (tuned/avatars64.csv, at 20 steps)"],
         ),
     ],
 )
@@ -197,10 +194,10 @@ def test_there_is_no_note_where_the_user_or_the_table_decides():
 @pytest.mark.parametrize(
     "steps, expected, source",
     [
-        (20, S20, "tuned/avatars64.yaml"),
-        (44, S20 * (S100 / S20) ** (math.log(44 / 20) / math.log(5)), "tuned/avatars64.yaml, between 20 and 100 steps"),
-        (5, S20, "tuned/avatars64.yaml, at 20 steps"),
-        (500, S100, "tuned/avatars64.yaml, at 100 steps"),
+        (20, S20, "tuned/avatars64.csv"),
+        (44, S20 * (S100 / S20) ** (math.log(44 / 20) / math.log(5)), "tuned/avatars64.csv, between 20 and 100 steps"),
+        (5, S20, "tuned/avatars64.csv, at 20 steps"),
+        (500, S100, "tuned/avatars64.csv, at 100 steps"),
     ],
 )
 def test_between_tuned_numbers_of_steps_a_value_follows_a_power_law_and_beyond_them_the_nearest(
@@ -213,15 +210,15 @@ def test_between_tuned_numbers_of_steps_a_value_follows_a_power_law_and_beyond_t
 
 def test_entries_that_name_a_kernel_too_hold_for_their_own_number_of_steps_only():
     config, sources = load_with_sources(["model=ffhq256", "task=super_resolution", "sampler=dps", "sampler.steps=500"])
-    assert (config.sampler.step_size, sources["sampler.step_size"]) == (1.0, "tuned/ffhq256.yaml, at 100 steps")
+    assert (config.sampler.step_size, sources["sampler.step_size"]) == (1.0, "tuned/ffhq256.csv, at 100 steps")
     assert config.sampler.kernel == "ddim"  # ddpm at 1000 steps
 
 
 def test_beside_a_zero_the_nearest_value_is_taken():
-    table = {"s10": {"x": 0.0}, "s1000": {"x": 2.0}, "any": {"x": 1.0}}
+    table = {10: {"x": 0.0}, 1000: {"x": 2.0}}
     assert at_steps(table, 20, ["x"]) == ({"x": 0.0}, "between 10 and 1000 steps")
     assert at_steps(table, 900, ["x"])[0] == {"x": 2.0}
-    assert at_steps({"any": {"x": 1.0}}, 20, ["x"]) == ({}, "")
+    assert at_steps({}, 20, ["x"]) == ({}, "")
 
 
 # --- what is refused
@@ -288,6 +285,14 @@ def test_every_option_is_checked_against_its_type(group, name):
         ("sampler.travel={_target_: numpy.savetxt}", "sampler.travel._target_: code is named in YAML files"),
         ("out=${nowhere.at.all}", "Interpolation key 'nowhere.at.all' not found"),
         ("steps", "steps: expected option=value"),
+        ("=5", "=5: expected option=value"),
+        ("ünï=1", "unknown option ünï: python run.py --cfg job lists all"),
+        ("foo.bar=1", "unknown option foo.bar: python run.py --cfg job lists all"),
+        ("task=inpaint,hdr", "task=inpaint,hdr: several values are a sweep: add -m"),
+        ("metrics=[lpips]", "metrics: lpips is unknown: did you mean lpips_vgg? one of "),
+        ("sampler.window=[nan,nan]", "sampler.window=[nan, nan]: finite numbers only"),
+        ("task.sigma=inf", "task.sigma=inf: finite numbers only"),
+        ("task.masked_fraction=0.92", "task.masked_fraction=0.92: expected [a number, ...]"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(override, message):
@@ -346,10 +351,9 @@ def test_texts_reach_the_config_and_null_is_none():
         ("sampler.kernel=ddim,ddpm", ["ddim", "ddpm"]),
     ],
 )
-def test_sweeps_are_left_to_hydra(override, expected):
-    parsed = OverridesParser.create().parse_override(rewrite(override))
-    values = [value.text if hasattr(value, "text") else value for value in parsed.value().list]
-    assert parsed.is_sweep_override() and values == expected
+def test_a_sweep_is_every_combination(override, expected):
+    name = override.partition("=")[0]
+    assert combinations(["seed=1", override]) == [["seed=1", f"{name}={value}"] for value in expected]
 
 
 def test_choices_and_hydra_s_own_options_stay_as_they_are():
@@ -365,7 +369,8 @@ def test_choices_and_hydra_s_own_options_stay_as_they_are():
 
 def test_flags_and_overrides_may_be_mixed():
     line = parse(["seed=1", "-m", "task=inpaint", "--config-dir", "mine", "sampler=dps"])
-    assert (line.flags, line.overrides) == (["-m", "--config-dir", "mine"], ["seed=1", "task=inpaint", "sampler=dps"])
+    assert line.overrides == ["seed=1", "task=inpaint", "sampler=dps"]
+    assert line.multirun and line.config_dirs == [str(Path("mine").absolute())]
     assert [Path(folder).name for folder in line.config_dirs] == ["mine"] and not line.help
 
 
@@ -374,7 +379,7 @@ def test_help_is_a_screenful_and_the_config_is_shown_with_its_sources():
     assert shown.returncode == 0 and len(shown.stdout.splitlines()) < 45
     assert all(word in shown.stdout for word in ("dps_dsg", "super_resolution", "sampler.steps", "--cfg job"))
     shown = script("run.py", "--cfg", "job", "sampler.steps=20")
-    assert f"  guidance_rate: {S20:g}  # tuned/avatars64.yaml\n" in shown.stdout and shown.returncode == 0
+    assert f"  guidance_rate: {S20:g}  # tuned/avatars64.csv\n" in shown.stdout and shown.returncode == 0
 
 
 def test_errors_of_the_command_line_are_one_line():
@@ -382,12 +387,3 @@ def test_errors_of_the_command_line_are_one_line():
         done = script("run.py", *arguments)
         assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
     assert explain(ValueError("one\ntwo")) == "one"
-
-
-def test_an_empty_entry_of_a_user_s_tuned_table_leaves_the_task_without_values(tmp_path):
-    (tmp_path / "tuned").mkdir()
-    (tmp_path / "tuned/avatars64.yaml").write_text("inpaint:\n")
-    sources = load_with_sources(["task=inpaint", "sampler=dps"], [tmp_path])[1]
-    assert not sources["sampler.step_size"].startswith("tuned/")
-    other = load_with_sources(["task=super_resolution", "sampler=dps"], [tmp_path])[1]
-    assert other["sampler.step_size"].startswith("tuned/")

@@ -20,7 +20,7 @@ ORDER = [
     {"dsg.priors"},
     {"tasks"},
     {"dsg.samplers", "dsg.metrics"},
-    {"dsg.config", "dsg.cli", "dsg.layers", "dsg.tuned"},
+    {"dsg.config", "dsg.cli", "dsg.layers", "dsg.overrides", "dsg.tuned"},
     {"dsg.runs"},
     {"dsg.suites"},
     {"dsg.studies", "dsg.api", "dsg.demo", "dsg.faults"},

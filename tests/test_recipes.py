@@ -1,4 +1,4 @@
-"""configs/recipe: the released rules of the base methods, written out."""
+"""configs/tuned/any.csv: the released rules of the base methods, written out."""
 
 import math
 

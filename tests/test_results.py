@@ -74,7 +74,8 @@ def test_a_folder_belongs_to_one_run(tmp_path):
 def test_an_option_that_came_later_leaves_older_results_alone(tmp_path):
     sampler = {"_target_": "dsg.samplers.DPS", "steps": 3}
     Results(tmp_path / "o", {"sampler": sampler}).claim("")
-    Results(tmp_path / "o", {"sampler": {**sampler, "radius": 1.0}})  # the default
+    travel = {"repeats": 1, "window": [400, 700]}
+    Results(tmp_path / "o", {"sampler": {**sampler, "radius": 1.0, "travel": travel}})  # the defaults
     with pytest.raises(ValueError, match="another run: sampler.radius was 1.0, now 0.9"):
         Results(tmp_path / "o", {"sampler": {**sampler, "radius": 0.9}})
 

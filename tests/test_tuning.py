@@ -10,15 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from conftest import ROOT
 
 from dsg.samplers import Tunable
 from dsg.suites import engine
 from dsg.suites.search import BEYOND, has_ended, is_inside, next_value
 from dsg.suites.trials import Trials
-from dsg.suites.tuned_table import set_entry
 from dsg.suites.tuning_plan import copy_table, plan
+from dsg.tuned import read_table, set_value
 from tasks.networks.evaluator import hash_of
 
 STEP_SIZE, RATE = Tunable("step_size", 4.0), Tunable("guidance_rate", 0.2, high=1.0)
@@ -70,27 +69,13 @@ def test_a_bound_is_not_passed():
 
 # --- the table
 
-TABLE = """# Sources: a paper.
-any: {any: {any: {clip_denoised: true}}}  # of all
-inpaint:
-  # its code
-  dps:
-    s1000: {kernel: ddpm, step_size: 0.5}  # released
-    any: {step_size: 0.5}
-  dps_dsg: {any: {guidance_rate: 0.2}}
-
-super_resolution:
-  mpgd:
-    s20: {step_size: 17.5}  # released
-    s100: {step_size: 4.0}
-# the end
+TABLE = """task,sampler,steps,option,value,source
+any,any,any,clip_denoised,true,of all
+inpaint,dps,1000,kernel,ddpm,released
+inpaint,dps,1000,step_size,0.5,"released, 1,000 steps"
+super_resolution,mpgd,20,step_size,17.5,released
+super_resolution,mpgd,100,step_size,4.0,
 """
-
-
-def value_in(text, key, option):
-    """The option's value for exactly this task, sampler and number of steps; None if the table has none."""
-    task, sampler, steps = key
-    return yaml.safe_load(text).get(task, {}).get(sampler, {}).get(f"s{steps}", {}).get(option)
 
 
 def changed_lines(before, after):
@@ -98,47 +83,35 @@ def changed_lines(before, after):
     return [line for line in lines if line[0] in "+-"]
 
 
-def test_an_entry_s_number_and_comment_change_and_nothing_else():
-    text = set_entry(TABLE, ("inpaint", "dps", 1000), {"step_size": 0.731}, "HaarPSI 0.9 on 8")
+def test_a_row_s_value_and_source_change_and_nothing_else():
+    text = set_value(TABLE, "inpaint", "dps", 1000, "step_size", 0.73149, "HaarPSI 0.9, 8 trials")
     assert changed_lines(TABLE, text) == [
-        "-     s1000: {kernel: ddpm, step_size: 0.5}  # released",
-        "+     s1000: {kernel: ddpm, step_size: 0.731}  # HaarPSI 0.9 on 8",
+        '- inpaint,dps,1000,step_size,0.5,"released, 1,000 steps"',
+        '+ inpaint,dps,1000,step_size,0.7315,"HaarPSI 0.9, 8 trials"',
     ]
 
 
-def test_an_option_is_added_to_an_entry_that_lacks_it():
-    before = "inpaint:\n  dps_dsg:\n    s20: {interval: 5}\n"
-    text = set_entry(before, ("inpaint", "dps_dsg", 20), {"guidance_rate": 0.1}, "n")
-    assert text == "inpaint:\n  dps_dsg:\n    s20: {interval: 5, guidance_rate: 0.1}  # n\n"
+@pytest.mark.parametrize(
+    "task, sampler, steps, before",
+    [
+        ("super_resolution", "mpgd", 50, "super_resolution,mpgd,100,"),
+        ("super_resolution", "mpgd", 10, "super_resolution,mpgd,20,"),
+        ("super_resolution", "mpgd", 200, ""),
+        ("inpaint", "freedom", 20, "super_resolution,mpgd,20,"),
+        ("hdr", "dps", 20, ""),
+    ],
+)
+def test_a_new_row_stands_in_its_place(task, sampler, steps, before):
+    text = set_value(TABLE, task, sampler, steps, "step_size", 3.0, "n")
+    row = f"{task},{sampler},{steps},step_size,3,n"
+    assert changed_lines(TABLE, text) == [f"+ {row}"]
+    assert text.partition(f"{row}\n")[2].startswith(before) and text.endswith("\n")
+    assert bool(before) or text.endswith(f"{row}\n")
 
 
-def test_a_new_number_of_steps_stands_in_its_place():
-    text = set_entry(TABLE, ("super_resolution", "mpgd", 50), {"step_size": 7.5}, "n")
-    assert changed_lines(TABLE, text) == ["+     s50: {step_size: 7.5}  # n"]
-    assert text.index("s20:") < text.index("s50:") < text.index("s100:")
-    last = set_entry(TABLE, ("super_resolution", "mpgd", 200), {"step_size": 2}, "n")
-    assert last.endswith("s100: {step_size: 4.0}\n    s200: {step_size: 2}  # n\n# the end\n")
-    before_any = set_entry(TABLE, ("inpaint", "dps", 2000), {"step_size": 2}, "n")
-    assert before_any.index("s2000") < before_any.index("    any: {step_size: 0.5}")
-
-
-@pytest.mark.parametrize("key", [("inpaint", "freedom", 20), ("hdr", "dps", 20)])
-def test_a_new_sampler_or_task_is_added(key):
-    text = set_entry(TABLE, key, {"step_size": 3.0}, "n")
-    added = ["+   freedom:"] if key[0] == "inpaint" else ["+ hdr:", "+   dps:"]
-    assert changed_lines(TABLE, text) == [*added, "+     s20: {step_size: 3}  # n", "+     any: {step_size: 3}"]
-    assert value_in(text, key, "step_size") == 3 and value_in(TABLE, key, "step_size") is None
-
-
-def test_a_table_begins_with_its_first_entry():
-    text = set_entry("", ("inpaint", "dps", 20), {"step_size": 3.14159}, "n")
-    assert yaml.safe_load(text) == {"inpaint": {"dps": {"s20": {"step_size": 3.142}, "any": {"step_size": 3.142}}}}
-
-
-def test_an_entry_that_others_share_is_not_written():
-    text = "inpaint:\n  dps_dsg: &r\n    s20: {guidance_rate: 0.2}\n  freedom_dsg: *r\n"
-    with pytest.raises(ValueError, match="inpaint.freedom_dsg.s20 cannot be written"):
-        set_entry(text, ("inpaint", "freedom_dsg", 20), {"guidance_rate": 0.5}, "n")
+def test_a_table_begins_with_its_first_row():
+    text = set_value("", "inpaint", "dps", 20, "step_size", 3.14159, "n")
+    assert text == "task,sampler,steps,option,value,source\ninpaint,dps,20,step_size,3.142,n\n"
 
 
 # --- searches
@@ -241,7 +214,7 @@ def test_what_cannot_be_tuned_is_said_before_work_starts(tmp_path, options, word
 
 
 def test_a_search_changes_one_entry_goes_on_and_stops(tmp_path):
-    configs = ROOT / "configs/tuned/avatars64.yaml"
+    configs = ROOT / "configs/tuned/avatars64.csv"
     before = configs.read_text()
     copy_table("avatars64", tmp_path)
     run_all(jobs_of(tmp_path, trials=1))
@@ -249,9 +222,10 @@ def test_a_search_changes_one_entry_goes_on_and_stops(tmp_path):
     trials = pd.read_csv(tmp_path / "avatars64.csv")
     assert len(trials) == 2 and trials["haarpsi"].between(0, 1).all()  # the first was not spent again
     best = trials.loc[trials["haarpsi"].idxmax(), "value"]  # of two, the outermost
-    removed, added = changed_lines(before, (tmp_path / "avatars64.yaml").read_text())
-    old = value_in(before, ("super_resolution", "mpgd", 20), "step_size")
-    assert f"s20: {{step_size: {old:.4g}}}" in removed and f"s20: {{step_size: {best:.4g}}}  # HaarPSI" in added
+    removed, added = changed_lines(before, (tmp_path / "tuned/avatars64.csv").read_text())
+    old = read_table(configs)["super_resolution", "mpgd", "20"]["step_size"]
+    row = "super_resolution,mpgd,20,step_size"
+    assert removed.startswith(f"- {row},{old:.4g},") and added.startswith(f'+ {row},{best:.4g},"HaarPSI')
     (job,) = jobs_of(tmp_path)
     job.check()
     assert job.finished() and configs.read_text() == before
@@ -292,7 +266,7 @@ def test_another_prior_is_tuned_by_psnr(tmp_path):
     run_all(jobs)
     (row,) = pd.read_csv(tmp_path / "gaussian_mixture.csv").to_dict("records")
     assert row["value"] == pytest.approx(0.05) and row["psnr"] > 5
-    assert "# PSNR" in (tmp_path / "gaussian_mixture.yaml").read_text()
+    assert ',"PSNR' in (tmp_path / "tuned/gaussian_mixture.csv").read_text()
 
 
 def test_the_selector_s_score_tunes_semantic_tasks(tmp_path):

@@ -5,7 +5,6 @@ table is what all parts say together; `per_image.csv` and `metrics.json` are mad
 """
 
 import hashlib
-import inspect
 import json
 import os
 import secrets
@@ -15,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from hydra.utils import get_object
 from omegaconf import OmegaConf
 from PIL import Image
 
 from dsg.files import file_digest, named, place, process_name, sweep, temporary_name
 from dsg.metrics.base import Metric
+from dsg.options import fill, locate
 from dsg.runs.records import BY, parse_curve, parse_record
 from dsg.runs.saved import OWNER, read_plain
 from dsg.samplers.base import unused_options
@@ -235,14 +234,10 @@ def _number(part: Path) -> int:
 
 
 def _defaults(owner: Mapping) -> dict:
-    """What the constructors of prior, task and sampler take for the options of `owner` that are not given."""
-    flat = {}
-    for part, options in owner.items():
-        if isinstance(options, Mapping) and "_target_" in options:
-            known = inspect.signature(get_object(options["_target_"])).parameters
-            given = {name: known[name].default for name in options if name in known}
-            flat |= {f"{part}.{n}": value for n, value in given.items() if value is not inspect.Parameter.empty}
-    return flat
+    """What the constructors of prior, task and sampler take for those options of `owner` that are not given."""
+    built = {part: o["_target_"] for part, o in owner.items() if isinstance(o, Mapping) and "_target_" in o}
+    taken = _flat({part: fill({}, locate(target), part, {}) for part, target in built.items()})
+    return {option: taken[option] for option in _flat(owner) if option in taken}
 
 
 def _flat(tree: Mapping, prefix: str = "") -> dict:

@@ -9,7 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dsg.layers import CONFIGS
+from dsg.files import CONFIGS
 from dsg.metrics.base import Metric
 from dsg.options import locate
 from dsg.priors.base import Prior

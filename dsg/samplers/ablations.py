@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from dsg.constraint import norm, radius
@@ -18,7 +19,7 @@ from dsg.schedule import Step
 
 SCALINGS = ("gradient", "noise", "text", "residual", "sphere")
 STARTS = {"residual": 1.0, "sphere": 0.3}  # of the search for a step size, by scaling
-Window = Annotated[Sequence[float], "[lo, hi]"]
+Window = Annotated[Sequence[float], Field(description="[lo, hi]")]
 
 
 @dataclass

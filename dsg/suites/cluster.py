@@ -10,8 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from dsg.files import first_line
-from dsg.layers import CONFIGS
+from dsg.files import CONFIGS, first_line
 from dsg.suites.jobs import Job
 
 FOLDER = CONFIGS / "launcher"

@@ -2,18 +2,16 @@
 
 import contextlib
 import io
-import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from dsg.cli import rewrite
 from dsg.config import load_with_sources
 from dsg.files import short_hash
+from dsg.overrides import combinations
 from dsg.runs.comparison import Finished, comparison
 from dsg.runs.main import conclude, restore
 from dsg.runs.prepare import prepare
@@ -74,17 +72,6 @@ class RunJob(Job):
         """The run's metrics, if it has any."""
         run = self.prepare()
         return Finished(run.config, self.overrides, run.results.summary()) if run.results.rows() else None
-
-
-def combinations(overrides: Sequence[str]) -> list[list[str]]:
-    """The runs of a sweep: every combination of the values that the overrides name, `sampler=dps,dps_dsg`."""
-    parser, values = OverridesParser.create(), []
-    for given in overrides:
-        parsed = parser.parse_override(rewrite(given))
-        name = given.partition("=")[0]
-        swept = parsed.is_sweep_override()
-        values.append([f"{name}={value}" for value in parsed.sweep_string_iterator()] if swept else [given])
-    return [list(chosen) for chosen in itertools.product(*values)]
 
 
 def sweep(

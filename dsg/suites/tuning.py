@@ -21,7 +21,7 @@ from dsg.suites.choice import Choice, choice, choose
 from dsg.suites.jobs import Job, Progress
 from dsg.suites.search import has_ended, next_value
 from dsg.suites.trials import SCORES, Trials, locked
-from dsg.suites.tuned_table import set_entry
+from dsg.tuned import set_value
 from tasks.inverse import InverseProblem
 from tasks.networks.evaluator import hash_of, load_selector
 
@@ -215,7 +215,7 @@ class TuningJob(Search, Job):
 
     def with_entry(self, text: str) -> str:
         """The text of a table with the chosen value."""
-        return set_entry(text, self.key, {self.tunable.option: self.choice().value}, self.note())
+        return set_value(text, *self.key, self.tunable.option, self.choice().value, self.note())
 
     def tables(self) -> dict[str, pd.DataFrame]:
         return {"trials": self.tried()}

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from dsg import config as configs
-from dsg.files import REPOSITORY
+from dsg.files import CONFIGS, REPOSITORY
 from dsg.runs.prepare import build
 from dsg.suites.trials import Trials
 from dsg.suites.tuning import TuningJob
@@ -18,7 +18,7 @@ RESULTS = REPOSITORY / "results/tuning"
 
 
 def defaults() -> dict:
-    return OmegaConf.to_container(OmegaConf.load(REPOSITORY / "configs/tuning.yaml"))
+    return OmegaConf.to_container(OmegaConf.load(CONFIGS / "tuning.yaml"))
 
 
 def plan(
@@ -38,7 +38,8 @@ def plan(
     Raises:
         ValueError: one line that names the option.
     """
-    known, table = Trials((store or out or RESULTS) / f"{model}.csv"), REPOSITORY / f"configs/tuned/{model}.yaml"
+    known, table = Trials((store or out or RESULTS) / f"{model}.csv"), CONFIGS / f"tuned/{model}.csv"
+    table = table if out is None else out / "tuned" / table.name
     given, jobs = {"count": trials, "images": images, "seeds": seeds}, []
     size = {**size_of({}), **{name: number for name, number in given.items() if number is not None}}
     for n, task in itertools.product(steps, tasks):
@@ -47,7 +48,7 @@ def plan(
             jobs.append(
                 TuningJob(
                     model=model, task=task, sampler=sampler, steps=n, trials=known,
-                    table=table if out is None else out / table.name, **size, criterion=criterion or kind["criterion"],
+                    table=table, **size, criterion=criterion or kind["criterion"],
                     options=[*validation(model, task, data), f"device={device}"], start=start_of(task, sampler),
                     selector=defaults()["selectors"].get(model),
                 )
@@ -87,7 +88,7 @@ def validation(model: str, task: str, data: str | None) -> list[str]:
 
 def copy_table(model: str, out: Path) -> None:
     """The tuned table, where it is to be changed without touching configs/; one that is there already stays."""
-    source, target = REPOSITORY / f"configs/tuned/{model}.yaml", out / f"{model}.yaml"
-    out.mkdir(parents=True, exist_ok=True)
+    source, target = CONFIGS / f"tuned/{model}.csv", out / "tuned" / f"{model}.csv"
+    target.parent.mkdir(parents=True, exist_ok=True)
     if source.exists() and not target.exists():
         shutil.copy(source, target)
