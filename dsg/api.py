@@ -160,6 +160,7 @@ def restore(
         task, sampler, model: names of configs, with the values that run.py would take.
         overrides: as on the command line, `["sampler.steps=20", "seed=1"]`.
         degraded: the image is the measurement (super-resolution makes it larger); for a prior of one size it is square.
+            Its noise level is estimated, unless `overrides` has task.sigma.
         mask: [H, W], nonzero = observed, of the restored image's size, for inpainting; None: it is drawn.
         callback: called with every step's state (`x0`, `x_prev`, ...), as of `dsg.samplers.sample`.
 
@@ -175,8 +176,10 @@ def restore(
     from dsg.samplers import sample
     from dsg.types import Data, to_uint8
     from tasks.inverse import InverseProblem
+    from tasks.noise_level import estimate_sigma
 
-    chosen = config.load([f"model={model}", f"task={task}", f"sampler={sampler}", *overrides])
+    options = [f"model={model}", f"task={task}", f"sampler={sampler}", *overrides]
+    chosen, sources = config.load_with_sources(options)
     prior, operator, method = load_once_from(chosen.model), build_task(chosen), build(chosen.sampler)
     if not isinstance(operator, InverseProblem):
         raise ValueError(f"task={task} restores no image, which dsg.restore does: python run.py task={task}")
@@ -185,6 +188,8 @@ def restore(
     shape = operator.image_shape(given, shape)
     operator.check(shape)
     operator.check_made_by(Data(degraded=degraded), shape)
+    if degraded and operator.measures_noise and sources["task.sigma"] != config.OVERRIDE:
+        operator.sigma = estimate_sigma([given])
     method.check(prior, operator)
     device = pick_device(chosen.device)
     prior, condition = prior.to(device), operator.condition([given], chosen.seed)
@@ -199,7 +204,7 @@ def restore(
     if not torch.isfinite(x0).all():
         raise ValueError(f"sampler={sampler}: the image is not finite; a smaller step may help")
     with torch.no_grad():
-        restored = to_uint8(prior.decode(x0))[0]
+        restored = to_uint8(operator.finish(prior.decode(x0).clamp(-1, 1), on_device))[0]
     return Restored(restored, operator.condition_image(given, condition))
 
 

@@ -53,6 +53,10 @@ class Task(ABC):
     def loss(self, image: Tensor, condition: Condition) -> Tensor:
         """[B], of images [B, C, H, W], about [-1, 1]; each depends on its own image alone; differentiable."""
 
+    def finish(self, image: Tensor, condition: Condition) -> Tensor:
+        """What is saved of finished images [B, C, H, W] in [-1, 1]; like `image`."""
+        return image
+
     def metrics(self, image: Tensor, condition: Condition) -> dict[str, Tensor]:
         """What the task itself says of finished images: the name of each of its `columns` -> [B]."""
         return {}

@@ -33,12 +33,14 @@ class InverseProblem(Task):
     Attributes:
         resizable: whether an image that is degraded already may be reduced to the prior's size. Where A has a length in
             pixels (a blur, a factor) it may not.
+        measures_noise: whether the noise of y is seen in y itself, an image, so that sigma can be estimated.
         made_by: the problem that makes y, where it is another than this one, which is what is assumed of y; else None.
     """
 
     columns = (Column("residual", "residual", 4),)
     evaluated_by = ("psnr", "ssim", "haarpsi", "lpips_vgg")
     resizable = False
+    measures_noise = False
     made_by: "InverseProblem | None" = None
 
     def __init__(self, name: str, sigma: float = 0.05):
@@ -185,6 +187,7 @@ class LinearInverseProblem(InverseProblem):
 
     baseline_title = "A^T y"
     has_svd = False
+    measures_noise = True
 
     def transpose(self, y: Tensor, condition: Condition, shape: Sequence[int]) -> Tensor:
         """A^T(y) of the shape [B, C, H, W], exact: the vector-Jacobian product of the linear A."""

@@ -31,20 +31,31 @@ class Inpainting(LinearInverseProblem):
     Args:
         masked_fraction: [lo, hi], of which each image draws the fraction of pixels that are missing.
         mask: image, or folder of images with the ids of those that are restored, to use instead: white = observed.
+        keep_observed: observed pixels of the result are those of y, exactly; null: of images that are degraded already.
+        feather: width of the hole's edge, in pixels, over which the result passes to what is kept around it; null: 0.
     """
 
     resizable = True  # with its mask
     has_svd = True
 
     def __init__(
-        self, name: str, sigma: float = 0.05, masked_fraction: Sequence[float] = (0.3, 0.7), mask: str | None = None
+        self,
+        name: str,
+        sigma: float = 0.05,
+        masked_fraction: Sequence[float] = (0.3, 0.7),
+        mask: str | None = None,
+        keep_observed: bool | None = None,
+        feather: float | None = None,
     ):
         super().__init__(name, sigma)
         pair = isinstance(masked_fraction, Sequence) and len(masked_fraction) == 2
         numbers = pair and all(is_number(v, 0) for v in masked_fraction)
         if not numbers or not masked_fraction[0] <= masked_fraction[1] < 1:
             raise ValueError(f"task.masked_fraction={masked_fraction}: expected [lo, hi] with 0 <= lo <= hi < 1")
+        if feather is not None and not is_number(feather, 0):
+            raise ValueError(f"task.feather={feather}: a width in pixels, 0 or more")
         self.masked_fraction, self.mask = tuple(masked_fraction), mask
+        self.keep_observed, self.feather = keep_observed, feather or 0
 
     def inputs(self, data: Data, shape: Sequence[int]) -> list[Input]:
         found = super().inputs(data, shape)
@@ -66,6 +77,17 @@ class Inpainting(LinearInverseProblem):
             raise ValueError(
                 f"task={self.name} with data.degraded=true needs task.mask=<image or folder> (white = observed)"
             )
+
+    def condition(self, inputs: Sequence[Input], seed: int) -> dict[str, Tensor]:
+        condition = super().condition(inputs, seed)
+        measured = inputs[0].measurement is not None
+        keep = measured if self.keep_observed is None else self.keep_observed
+        return {**condition, "kept": condition["mask"]} if keep else condition
+
+    def finish(self, image: Tensor, condition: Condition) -> Tensor:
+        if "kept" not in condition:
+            return image
+        return keep_observed(image, condition["y"], condition["kept"], self.feather)
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
         return condition["mask"] * x
@@ -95,6 +117,28 @@ class Inpainting(LinearInverseProblem):
         return {"y": mask * y, "mask": mask}
 
 
+def keep_observed(image: Tensor, y: Tensor, mask: Tensor, feather: float) -> Tensor:
+    """`image`, with y where the mask [B, 1, H, W] is 1.
+
+    With a `feather`, what the observed pixels around a hole differ by, averaged over `feather` pixels, is added inside
+    of it and fades with the distance to its edge, so that no seam is seen.
+    """
+    if feather:
+        weight = gaussian_blur(mask, feather)
+        difference = gaussian_blur(mask * (y - image), feather) / weight.clamp_min(1e-6)
+        image = image + (2 * weight).clamp(max=1) * difference  # half of what surrounds an edge is observed
+    return torch.where(mask > 0, y, image.clamp(-1, 1))
+
+
+def gaussian_blur(x: Tensor, std: float) -> Tensor:
+    """Blur with 0 beyond the border."""
+    radius = math.ceil(3 * std)
+    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device) / std) ** 2).to(x)
+    rows = (taps / taps.sum()).expand(x.shape[1], 1, 1, -1)
+    x = F.conv2d(x, rows, padding=(0, radius), groups=x.shape[1])
+    return F.conv2d(x, rows.transpose(2, 3), padding=(radius, 0), groups=x.shape[1])
+
+
 class BoxInpainting(Inpainting):
     """A square is missing, at a random place.
 
@@ -103,8 +147,17 @@ class BoxInpainting(Inpainting):
         margin: least distance to the border in pixels.
     """
 
-    def __init__(self, name: str, sigma: float = 0.05, box: int = 128, margin: int = 16, mask: str | None = None):
-        super().__init__(name, sigma, mask=mask)
+    def __init__(
+        self,
+        name: str,
+        sigma: float = 0.05,
+        box: int = 128,
+        margin: int = 16,
+        mask: str | None = None,
+        keep_observed: bool | None = None,
+        feather: float | None = None,
+    ):
+        super().__init__(name, sigma, mask=mask, keep_observed=keep_observed, feather=feather)
         if not is_integer(box, 1) or not is_integer(margin, 0):
             raise ValueError(f"task.box={box}, task.margin={margin}: integers, box >= 1 and margin >= 0")
         self.box, self.margin = box, margin

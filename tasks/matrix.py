@@ -30,6 +30,7 @@ class Matrix(LinearInverseProblem):
     """
 
     has_svd = True
+    measures_noise = False
 
     def __init__(
         self,

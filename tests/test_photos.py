@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageDraw
 from safetensors.torch import save_file
 
 import dsg
 from dsg.config import load_with_sources
 from dsg.priors.photos import PatchUNet, PhotoPrior, starts
 from dsg.runs.main import run_one
+from tasks.linear import keep_observed
 
 
 class Result(NamedTuple):
@@ -223,3 +224,85 @@ def test_a_file_keeps_its_form(run, tmp_path):
         assert found["turned"].size == (32 * factor, 48 * factor) and found["grey"].size == (48 * factor, 32 * factor)
         opacity = np.asarray(found["alpha"])[..., 3]
         assert (opacity[: 6 * factor] == 0).all() and (opacity[10 * factor :] == 255).all()
+
+
+@pytest.fixture
+def noisy_photographs(tmp_path):
+    """Three smooth images with noise of standard deviation .1 of [-1, 1]."""
+    folder, rng = tmp_path / "noisy", np.random.default_rng(1)
+    folder.mkdir()
+    ramp = np.linspace(60, 190, 64)[None, :, None]
+    for name in "abc":
+        image = ramp + 12.75 * rng.standard_normal((48, 64, 3))
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def test_the_noise_of_measured_images_is_estimated_unless_it_is_given(run, noisy_photographs, tmp_path):
+    degraded = ("task=denoise", "data.degraded=true")
+    result = run(noisy_photographs, tmp_path / "out", *degraded, "data.limit=1")
+    line = next(x for x in (tmp_path / "out/config.yaml").read_text().splitlines() if x.startswith("  sigma:"))
+    assert 0.08 < float(line.split()[1]) < 0.12 and line.endswith("# estimated from the images")
+    assert f"task.sigma={line.split()[1]} was estimated" in result.stderr
+    assert run(noisy_photographs, tmp_path / "out", *degraded).returncode == 0  # a larger limit extends the run
+    assert len(sizes(tmp_path / "out/images")) == 3
+    given = run(noisy_photographs, tmp_path / "given", *degraded, "task.sigma=0.2")
+    assert "estimated" not in given.stderr and "sigma: 0.2  # override" in (tmp_path / "given/config.yaml").read_text()
+    clean = run(noisy_photographs, tmp_path / "clean", "task=denoise")
+    assert "estimated" not in clean.stderr and "sigma: 0.2  # task" in (tmp_path / "clean/config.yaml").read_text()
+
+
+def test_the_noise_of_an_image_with_a_hole_is_that_of_its_known_pixels(run, noisy_photographs, tmp_path):
+    mask = np.full((48, 64), 255, np.uint8)
+    mask[10:30, 20:40] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    options = ("task=inpaint", f"task.mask={tmp_path}/mask.png", "data.degraded=true")
+    run(noisy_photographs, tmp_path / "out", *options)
+    line = next(x for x in (tmp_path / "out/config.yaml").read_text().splitlines() if x.startswith("  sigma:"))
+    assert 0.08 < float(line.split()[1]) < 0.12
+
+
+@pytest.fixture
+def scratched(photographs, tmp_path):
+    """A photograph, and the mask of a text and a scratch on it."""
+    mask = Image.new("L", (56, 40), 255)
+    ImageDraw.Draw(mask).text((5, 5), "24.12.", fill=0, font_size=16)
+    ImageDraw.Draw(mask).line((0, 38, 55, 25), fill=0, width=2)
+    mask.save(tmp_path / "mask.png")
+    return photographs / "a.png", tmp_path / "mask.png"
+
+
+@pytest.mark.parametrize("feather", ["null", "3"])
+def test_known_pixels_stay_as_they_were(run, scratched, tmp_path, feather):
+    image, mask = scratched
+    options = ("task=inpaint", f"task.mask={mask}", "data.degraded=true", f"task.feather={feather}")
+    assert run(image, tmp_path / "out", *options).returncode == 0
+    before, known = np.asarray(Image.open(image)), np.asarray(Image.open(mask)) >= 128
+    after = np.asarray(Image.open(tmp_path / "out/images/a.png"))
+    assert (after[known] == before[known]).all() and (after[~known] != before[~known]).any(axis=-1).mean() > 0.9
+
+
+def test_known_pixels_are_restored_too_where_that_is_asked_for(run, scratched, tmp_path):
+    image, mask = scratched
+    options = ("task=inpaint", f"task.mask={mask}", "data.degraded=true", "task.keep_observed=false")
+    assert run(image, tmp_path / "out", *options).returncode == 0
+    before, known = np.asarray(Image.open(image)), np.asarray(Image.open(mask)) >= 128
+    assert (np.asarray(Image.open(tmp_path / "out/images/a.png"))[known] != before[known]).any()
+
+
+def test_a_truth_is_not_kept_since_its_measurement_is_noisy(run, scratched, tmp_path):
+    image, mask = scratched
+    assert run(image, tmp_path / "out", "task=inpaint", f"task.mask={mask}").returncode == 0
+    known = np.asarray(Image.open(mask)) >= 128
+    measured = np.asarray(Image.open(tmp_path / "out/condition/a.png"))
+    assert (np.asarray(Image.open(tmp_path / "out/images/a.png"))[known] != measured[known]).any()
+
+
+def test_a_feather_hides_the_seam_of_a_result_that_is_too_bright():
+    y, mask = torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 32, 32)
+    mask[..., 8:24, 8:24] = 0
+    image = torch.full_like(y, 0.4)
+    hard, soft = (keep_observed(image, y, mask, feather)[0, 0] for feather in (0, 4))
+    assert hard[16, 8] == pytest.approx(0.4) and soft[16, 8] < 0.15  # beside the edge
+    assert (soft[16, 8:17].diff() >= 0).all() and soft[16, 16] > 0.3  # and as it was in the middle
+    assert (soft[mask[0, 0] > 0] == 0).all()

@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from dsg.config import to_yaml
+from dsg.config import OVERRIDE, to_yaml
 from dsg.files import first_line, resolve, short_hash
 from dsg.layers import Sources
 from dsg.priors.base import Prior
@@ -24,7 +25,8 @@ from dsg.runs.shards import local_rank
 from dsg.runs.tracking import check_login
 from dsg.types import Data, Input, to_tensor
 from tasks.base import Task
-from tasks.inverse import assume
+from tasks.inverse import InverseProblem, assume
+from tasks.noise_level import MOST, estimate_sigma
 
 ENOUGH = 2**14  # pixels, for a prior to say whether it knows such noise: four images of 64 px, one of 256
 
@@ -50,7 +52,11 @@ def prepare(config: DictConfig, sources: Sources | None = None, out: Path | None
         raise ValueError(f"model.cpu_batch={prior.cpu_batch}: an integer, 0 or more")
     if None not in shape:
         task.check(shape)
-    inputs = task.inputs(Data(**config.data), shape)
+    data = Data(**config.data)
+    inputs, estimated = task.inputs(data, shape), estimated_sigma(task, data, shape, sources)
+    if estimated is not None:
+        task.sigma = config.task.sigma = estimated
+        sources["task.sigma"] = "estimated from the images"
     for own in {task.image_shape(one, shape) for one in inputs} - {tuple(shape)}:
         task.check(own)
     task.check_prior(prior, inputs)
@@ -64,7 +70,8 @@ def prepare(config: DictConfig, sources: Sources | None = None, out: Path | None
     run = Run(
         config, to_yaml(config, sources or {}), prior, task, sampler, inputs, results, metrics,
         config.samples, config.seed, shape, batches(config.batch_size, prior.cpu_batch, device), device,
-        [*task.notes(inputs), *sampler.notes(prior.schedule), *results.notes()], sources=sources or None,
+        [*noise_notes(estimated), *task.notes(inputs), *sampler.notes(prior.schedule), *results.notes()],
+        sources=sources or None,
     )  # fmt: skip
     if run.pending():  # it refuses inputs that have changed
         run.notes = [*run.notes, *prior_notes(prior, inputs)]
@@ -75,6 +82,27 @@ def prior_notes(prior: Prior, inputs: Sequence[Input]) -> list[str]:
     """What the prior says of the first images, as many as have `ENOUGH` pixels; nothing of measurements."""
     truths = [one.truth for one in inputs if one.truth is not None and one.truth.shape[:2] == prior.image_shape[1:]]
     return prior.notes(to_tensor(truths[: math.ceil(ENOUGH / truths[0][..., 0].size)])) if truths else []
+
+
+def estimated_sigma(task: Task, data: Data, shape: Sequence[int], sources: Sources | None) -> float | None:
+    """The noise level of measured images, for which the user gave none; None where it is given, or not to be seen.
+
+    It is that of the first images whatever data.limit is, so that a larger limit extends a run.
+    """
+    if not isinstance(task, InverseProblem) or not (data.degraded and task.measures_noise and sources):
+        return None
+    if sources.get("task.sigma") == OVERRIDE:
+        return None
+    return estimate_sigma(task.inputs(replace(data, limit=MOST), shape))
+
+
+def noise_notes(sigma: float | None) -> list[str]:
+    """What the user should know of an estimated noise level."""
+    if sigma is None:
+        return []
+    return [
+        f"task.sigma={sigma:g} was estimated from the images ({127.5 * sigma:.2g} of 255); give task.sigma if known"
+    ]
 
 
 def check_shape(model: str, shape: tuple[int, ...]) -> None:

@@ -263,7 +263,7 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
     start = time.perf_counter()
     x0, kept = best_try(run.task, run.prior, condition, one_try)
     with torch.no_grad():
-        restored = run.prior.decode(x0).clamp(-1, 1)
+        restored = run.task.finish(run.prior.decode(x0).clamp(-1, 1), condition)
         own = {k: v.cpu() for k, v in run.task.metrics(restored, condition).items()}
     failures = failed_always([watch.failures(names) for watch in watches])  # waits for the device
     numbers = {
