@@ -148,7 +148,7 @@ def compare(options: argparse.Namespace) -> None:
     for number in range(options.samples):
         for name, task in tqdm(pairs, desc=f"sample {number}", unit="problem"):
             problem = Problem(task, name, images[name])
-            for label, restore in (own if number else methods_of(task, prior) | own).items():
+            for label, restore in (own if number else methods_of("super_resolution", prior) | own).items():
                 table.make(problem, label, number, restore)
     for name, task in pairs:
         for label in own:
@@ -186,7 +186,7 @@ def front(table: Scores, prior, images: dict[str, np.ndarray], steps: int) -> No
     own, problems = dict(ours(name, steps) for name in FRONT_METHODS), []
     for name in FRONT:
         problems.append(Problem("super_resolution", name, images[name]))
-        for label, restore in (methods_of(task, prior) | own).items():
+        for label, restore in (methods_of("super_resolution", prior) | own).items():
             table.make(problems[-1], label, 0, restore)
     draw(table.out / "front.png", table, problems, list(own))
 
