@@ -2,12 +2,16 @@
 
 Every image is turned upright (EXIF), flattened on white where it is transparent, cropped to its central square, and
 reduced with Pillow's antialiased Lanczos filter. It is never enlarged. Images that are degraded already are reduced by
-averages instead, so that what is missing does not bleed into what is observed.
+averages instead, so that what is missing does not bleed into what is observed. Of an animation the first frame counts.
 """
 
 import re
+import struct
 import sys
+import zlib
 from collections.abc import Callable, Mapping
+from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,11 +20,18 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+from torchvision.io import ImageReadMode, read_image
 
 from dsg.files import named, temporary_name
 from dsg.types import Form
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2"}
+SUFFIXES = {
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
+    ".jp2", ".heic", ".heif", ".tga", ".ppm", ".pgm",
+}  # fmt: skip
+HEIF = {".heic", ".heif"}
+PNG, ORIENTATION = b"\x89PNG\r\n\x1a\n", 0x0112  # a file's first bytes; EXIF's tag
+LUMA = (0.299, 0.587, 0.114)
 MOST_PIXELS = 100_000_000  # of a file: some 20 kB can claim to be gigabytes
 SHOWN = 10  # files that an error names
 LONGEST_NAME = 180  # bytes of an id: results add a sample's number and a suffix to it, temporary files some 60 bytes
@@ -30,6 +41,8 @@ ANTIALIAS, AVERAGE = Image.Resampling.LANCZOS, Image.Resampling.BOX
 
 def find(root: Path, option: str = "data.root") -> dict[str, Path]:
     """Images below `root` by id: the path without its suffix, `/` as `__`, in the order of the ids.
+
+    Files that are no images are named in one line on stderr; hidden ones are not.
 
     Args:
         root: folder, or a single image.
@@ -46,7 +59,12 @@ def find(root: Path, option: str = "data.root") -> dict[str, Path]:
     if not root.is_dir():
         raise ValueError(f"{option}={root}: no such image or folder{how_to_make(root)}")
     found: dict[str, Path] = {}
-    for path in sorted(p for p in root.rglob("*") if _may_be_image(p, root)):
+    files = sorted(p for p in root.rglob("*") if p.is_file() and not _is_hidden(p, root))
+    others = [path.relative_to(root) for path in files if not _may_be_image(path)]
+    if others:
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        say_once(f"note: {option}={root}: no images, left out: {', '.join(map(str, others[:SHOWN]))}{more}")
+    for path in (path for path in files if _may_be_image(path)):
         name = "__".join(path.relative_to(root).with_suffix("").parts)
         if name in found:
             raise ValueError(f"{found[name]} and {path} both have the id {name}: rename one")
@@ -66,10 +84,19 @@ def how_to_make(root: Path) -> str:
     return f"; make it with: python scripts/prepare_data.py {known[1]} <its folder or archive>{protocol}"
 
 
-def _may_be_image(path: Path, root: Path) -> bool:
-    """By its suffix, or, where it has none, by its content. Hidden files (macOS's `._a.jpg`) are none."""
-    if any(part.startswith(".") for part in path.relative_to(root).parts) or not path.is_file():
-        return False
+def _is_hidden(path: Path, root: Path) -> bool:
+    """As macOS's `._a.jpg`, or a file in `.git`."""
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+@cache
+def say_once(line: str) -> None:
+    """Print a line on stderr, if it has not been printed."""
+    print(line, file=sys.stderr)
+
+
+def _may_be_image(path: Path) -> bool:
+    """By its suffix, or, where it has none, by its content."""
     if path.suffix:
         return path.suffix.lower() in SUFFIXES
     try:
@@ -156,7 +183,39 @@ def form_of(path: Path) -> Form:
     alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
     grey = image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
     icc = None if image.mode == "CMYK" else image.info.get("icc_profile")
-    return Form(grey, None if alpha is None or alpha.min() == 255 else alpha, icc)
+    deep = image.mode.startswith("I") or (image.mode == "RGB" and _has_sixteen_bits(path))
+    return Form(grey, None if alpha is None or alpha.min() == 255 else alpha, icc, deep)
+
+
+def read_deep(path: Path) -> np.ndarray:
+    """uint16 [H, W, 3] of a greyscale file or a PNG of 16 bits (`form_of`); errors are those of `read`."""
+    image = _load(path)
+    if image.mode.startswith("I"):
+        return np.repeat(_sixteen_bits(np.asarray(image), path)[..., None], 3, axis=2)
+    return _sixteen_bits(read_image(str(path), ImageReadMode.RGB).permute(1, 2, 0).numpy(), path)
+
+
+def _has_sixteen_bits(path: Path) -> bool:
+    """Of a PNG in colour, which Pillow reads with 8; not of one that is to be turned."""
+    with open(path, "rb") as file:
+        header = file.read(25)
+    with Image.open(path) as image:
+        return header[:8] == PNG and header[24] == 16 and image.getexif().get(ORIENTATION, 1) == 1
+
+
+def read_brightness(path: Path) -> np.ndarray:
+    """float64 [H, W], 0 for black, of any image file; 16 bits are kept. Errors are those of `read`."""
+    image = _load(path)
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.asarray(image).astype(np.float64)
+    return np.asarray(_flatten(image, path).convert("L")).astype(np.float64)
+
+
+def colours(image: Image.Image) -> Image.Image:
+    """A saved image in RGB, of 8 bits."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def load(root: str | Path, size: int, limit: int | None = None) -> dict[str, np.ndarray]:
@@ -164,7 +223,7 @@ def load(root: str | Path, size: int, limit: int | None = None) -> dict[str, np.
     return each(dict(list(find(Path(root)).items())[:limit]), lambda name, path: read(path, size))
 
 
-def as_array(image: str | Path | np.ndarray, size: int | None = None) -> np.ndarray:
+def as_array(image: str | Path | np.ndarray | Image.Image, size: int | None = None) -> np.ndarray:
     """An image of any source as uint8 [H, W, 3]; with a `size`, its central square, reduced to it.
 
     Raises:
@@ -172,10 +231,12 @@ def as_array(image: str | Path | np.ndarray, size: int | None = None) -> np.ndar
     """
     if isinstance(image, (str, Path)):
         opened = _open(Path(image).expanduser())
+    elif isinstance(image, Image.Image):
+        opened = _flatten(ImageOps.exif_transpose(image), Path("the image"))
     elif isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         opened = Image.fromarray(image)
     else:
-        raise ValueError("an image is a file, or uint8 [H, W, 3]")
+        raise ValueError("an image is a file, a PIL image, or uint8 [H, W, 3]")
     if size is not None and min(opened.size) < size:
         raise ValueError(f"the image is too small: {opened.width}x{opened.height}, at least {size}x{size} is needed")
     return np.asarray(opened if size is None else square(opened, size, ANTIALIAS))
@@ -241,14 +302,24 @@ def read_masks(source: Path, paths: dict[str, Path], size: int | None, on_error:
 
 
 def save(path: Path, image: np.ndarray, form: Form | None = None, **texts: str) -> None:
-    """Write uint8 [H, W, 3 or 1] as a PNG that is there whole or not at all, whoever else writes it.
+    """Write uint8 [H, W, 3 or 1] or uint16 [H, W, 3] as a PNG that is there whole or not at all, whoever else does.
 
     Args:
         form: of the file that it was made from: greyscale stays greyscale, opacity and colour profile are kept (opacity
             is enlarged with the image).
-        texts: that the file carries, by keyword.
+        texts: that a file of 8 bits carries, by keyword.
     """
-    picture, form = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), form or Form()
+    form, temporary = form or Form(), temporary_name(path)
+    try:
+        with named(path):
+            temporary.write_bytes(_deep_png(image, form) if image.dtype == np.uint16 else _png(image, form, texts))
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _png(image: np.ndarray, form: Form, texts: Mapping[str, str]) -> bytes:
+    picture, file = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), BytesIO()
     if form.grey:
         picture = picture.convert("L")
     if form.alpha is not None:
@@ -256,13 +327,8 @@ def save(path: Path, image: np.ndarray, form: Form | None = None, **texts: str) 
     carried = PngInfo()
     for keyword, text in texts.items():
         carried.add_text(keyword, text)
-    temporary = temporary_name(path)
-    try:
-        with named(path):
-            picture.save(temporary, format="PNG", icc_profile=form.icc, pnginfo=carried)
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    picture.save(file, format="PNG", icc_profile=form.icc, pnginfo=carried)
+    return file.getvalue()
 
 
 def square(image: Image.Image, size: int, filter: Image.Resampling) -> Image.Image:
@@ -280,8 +346,12 @@ def _open(path: Path) -> Image.Image:
 
 def _load(path: Path) -> Image.Image:
     """Upright, as the file has it."""
+    if path.suffix.lower() in HEIF:
+        _open_heif(path)
     try:
         with Image.open(path) as image:
+            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a telephone's MPO has its preview second
+                say_once(f"note: {path}: the first of its {image.n_frames} frames is taken")
             if image.width * image.height > MOST_PIXELS:
                 raise ValueError(f"{image.width}x{image.height} pixels are more than {MOST_PIXELS // 10**6} million")
             image.load()
@@ -292,11 +362,20 @@ def _load(path: Path) -> Image.Image:
         raise ValueError(f"{path} cannot be read as an image: {error}") from None
 
 
+def _open_heif(path: Path) -> None:
+    """Let Pillow read HEIC and HEIF."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise ValueError(f"{path}: HEIC needs a package: pip install pillow-heif") from None
+    register_heif_opener()
+
+
 def _flatten(image: Image.Image, path: Path) -> Image.Image:
     if image.mode == "F":
         image = Image.fromarray(_eight_bits(np.asarray(image), path))
     elif image.mode.startswith("I"):
-        image = Image.fromarray(_from_sixteen_bits(np.asarray(image).astype(np.int64), path))
+        image = Image.fromarray((_sixteen_bits(np.asarray(image), path) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -311,11 +390,28 @@ def _eight_bits(values: np.ndarray, path: Path) -> np.ndarray:
     return (values * (255 if values.max() <= 1 else 1)).round().astype(np.uint8)
 
 
-def _from_sixteen_bits(values: np.ndarray, path: Path) -> np.ndarray:
+def _sixteen_bits(values: np.ndarray, path: Path) -> np.ndarray:
+    values = values.astype(np.int64)
     if not 0 <= values.min() <= values.max() < 2**16:
         raise ValueError(f"{path} holds values from {values.min()} to {values.max()}: 0 to 65535 are expected")
     if values.max() < 2**12:  # 10 or 12 bits, most likely: it would come out nearly black
         raise ValueError(
             f"{path} has 16 bits and no value above {values.max()}: save it with 8 bits, or scaled to 65535"
         )
-    return (values >> 8).astype(np.uint8)
+    return values.astype(np.uint16)
+
+
+def _deep_png(image: np.ndarray, form: Form) -> bytes:
+    """A PNG of uint16 [H, W, 3], which Pillow does not write."""
+    height, width = image.shape[:2]
+    values = (image @ LUMA).round() if form.grey else image.reshape(height, 3 * width)
+    rows = values.astype(">u2").tobytes()
+    step = len(rows) // height
+    content = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 0 if form.grey else 2, 0, 0, 0),
+        **({b"iCCP": b"icc\0\0" + zlib.compress(form.icc)} if form.icc else {}),
+        b"IDAT": zlib.compress(b"".join(b"\0" + rows[k : k + step] for k in range(0, len(rows), step))),
+        b"IEND": b"",
+    }
+    chunks = (struct.pack(">I", len(v)) + k + v + struct.pack(">I", zlib.crc32(k + v)) for k, v in content.items())
+    return PNG + b"".join(chunks)

@@ -19,11 +19,13 @@ class Form:
         grey: it has no colours.
         alpha: uint8 [H, W], its opacity; None where all of it is opaque.
         icc: its colour profile.
+        deep: it has 16 bits.
     """
 
     grey: bool = False
     alpha: np.ndarray | None = None
     icc: bytes | None = None
+    deep: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,8 @@ class Input:
     Attributes:
         id: the image's path under `data.root` without its suffix, `/` as `__`; of a prompt a short form of the text.
         truth: the clean image that is degraded and restored.
-        measurement: instead of it an image that is degraded already.
+        measurement: instead of it an image that is degraded already; uint16 where the file has 16 bits and images keep
+            their size.
         mask: float [1, 1, H, W], 1 = observed; where one was given.
         reference: the image whose person or style is wanted.
         labels: uint8 [H, W], the wanted class of every pixel, 255 = any.
@@ -107,10 +110,18 @@ class Column:
 
 
 def to_tensor(images: Sequence[np.ndarray]) -> Tensor:
-    """float32 [B, 3, H, W] in [-1, 1] of uint8 [H, W, 3] images."""
-    return torch.from_numpy(np.ascontiguousarray(np.stack(images))).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """float32 [B, 3, H, W] in [-1, 1] of uint8 or uint16 [H, W, 3] images."""
+    halves = [float(np.iinfo(image.dtype).max) / 2 for image in images]
+    scaled = [torch.from_numpy(image.astype(np.float32)) / half - 1 for image, half in zip(images, halves)]
+    return torch.stack(scaled).permute(0, 3, 1, 2)
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
     """[B, C, H, W] in [-1, 1] -> uint8 [B, H, W, C], clipped and rounded."""
     return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_uint16(images: Tensor) -> np.ndarray:
+    """[B, C, H, W] in [-1, 1] -> uint16 [B, H, W, C], clipped and rounded."""
+    scaled = ((images.clamp(-1, 1).double() + 1) * 32767.5).round()
+    return scaled.permute(0, 2, 3, 1).cpu().numpy().astype(np.uint16)

@@ -114,7 +114,9 @@ class InverseProblem(Task):
         def read(name: str, path: Path) -> Input:
             form = images.form_of(path) if side is None else None
             if data.degraded:
-                return Input(name, measurement=images.read(path, side, images.AVERAGE, exact), path=path, form=form)
+                deep = form is not None and form.deep
+                y = images.read_deep(path) if deep else images.read(path, side, images.AVERAGE, exact)
+                return Input(name, measurement=y, path=path, form=form)
             return Input(name, truth=images.read(path, shape[-1]), path=path, form=form)
 
         return list(images.each(files, read, data.on_error).values())

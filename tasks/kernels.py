@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dsg.files import first_line, resolve
+from dsg.image_files import read_brightness
 
 
 def bicubic_matrix(n: int, factor: int) -> np.ndarray:
@@ -69,18 +70,24 @@ def _scatter(weights: np.ndarray, taps: np.ndarray, n: int) -> np.ndarray:
 
 
 def read_kernel(file: str) -> Tensor:
-    """float32 [K, K], summing to 1, from a .npy file.
+    """float32 [K, L], summing to 1, from a .npy file or an image (its brightness).
 
     Raises:
         ValueError: no such file, or no kernel in it.
     """
-    try:
-        kernel = np.load(resolve(file), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"task.kernel={file} cannot be read as a .npy file: {first_line(error)}") from None
-    square = isinstance(kernel, np.ndarray) and kernel.ndim == 2 and kernel.shape[0] == kernel.shape[1]
-    if not square or len(kernel) % 2 == 0 or kernel.dtype.kind not in "fiu" or not np.isfinite(kernel).all():
-        raise ValueError(f"task.kernel={file}: expected finite numbers [K, K] with K odd")
+    path = resolve(file)
+    if path.suffix.lower() == ".npy":
+        try:
+            kernel = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"task.kernel={file} cannot be read as a .npy file: {first_line(error)}") from None
+    else:
+        try:
+            kernel = read_brightness(path)
+        except ValueError as error:
+            raise ValueError(f"task.kernel={file}: {error}") from None
+    if kernel.ndim != 2 or kernel.dtype.kind not in "fiu" or not kernel.size or not np.isfinite(kernel).all():
+        raise ValueError(f"task.kernel={file}: expected finite numbers [K, L]")
     if kernel.min() < 0 or kernel.sum() <= 0:
         raise ValueError(f"task.kernel={file}: expected numbers of 0 or more that do not sum to 0")
     return torch.from_numpy(kernel / kernel.sum()).float()

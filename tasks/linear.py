@@ -26,7 +26,7 @@ from tasks.solvers import SVD, diagonal, separable
 
 
 class Inpainting(LinearInverseProblem):
-    """Some pixels observed, all channels of them. Noise on observed pixels only; y is 0 elsewhere.
+    """Some pixels observed, all channels of them: y = m (x + sigma n), m = 1 where observed and 0 elsewhere.
 
     Args:
         masked_fraction: [lo, hi], of which each image draws the fraction of pixels that are missing.
@@ -208,7 +208,12 @@ class Separable(LinearInverseProblem):
 
 
 class SuperResolution(Separable):
-    """Bicubic downsampling as MATLAB's imresize does it: a = -.5, widened by the factor, symmetric borders.
+    """Bicubic downsampling as MATLAB's imresize does it: a = -.5, widened by the factor f, symmetric borders.
+
+        y[i, j] = sum_ab w(a - c_i) w(b - c_j) x[a, b] + sigma n,    w(u) ~ Keys(u / f),    sum_a w(a - c_i) = 1
+
+    with the centre c_i = f (i + 1/2) - 1/2 of the block of f pixels that a pixel of y covers, where f divides the side
+    (else half of what the last block lacks is before the first pixel), and y of ceil(H / f) x ceil(W / f) pixels.
 
     Args:
         factor: integer >= 2.
@@ -243,6 +248,10 @@ class SuperResolution(Separable):
 class GaussianDeblur(Separable):
     """Gaussian blur with reflected borders.
 
+        y[i, j] = sum_ab k[a] k[b] x[i + a, j + b] + sigma n,    k[a] ~ exp(-a^2 / 2 std^2), |a| <= R,    sum_a k[a] = 1
+
+    with R = min(int(4 std + .5), kernel_size // 2).
+
     Args:
         std: of the kernel in pixels. Like `scipy.ndimage.gaussian_filter`, from which the released kernel comes, it
             ends at 4 std: the released 61x61 kernel of std 3 is zero beyond 12 pixels.
@@ -266,7 +275,12 @@ class GaussianDeblur(Separable):
 
 
 class MotionDeblur(LinearInverseProblem):
-    """Blur along a random camera trajectory, another for each image, with reflected borders.
+    """Blur along a random camera trajectory, another for each image, or with a given kernel; reflected borders.
+
+        y[i, j] = sum_ab k[a, b] x[i + a - K//2, j + b - L//2] + sigma n,    sum_ab k[a, b] = 1
+
+    for a kernel k of K x L pixels. This correlates, as DPS's code, `cv2.filter2D` and `scipy.ndimage.correlate` do: a
+    point spread function, which is the image of a point, is given turned by 180 degrees.
 
     The camera has inertia and is shaken (a simplified Boracchi & Foi, IEEE TIP 2012): `intensity` in [0, 1] goes from a
     straight streak to a nervous scribble.
@@ -274,7 +288,8 @@ class MotionDeblur(LinearInverseProblem):
     Args:
         kernel_size: odd, in pixels; the trajectory fits in it.
         intensity: in [0, 1].
-        kernel: .npy file with a kernel [K, K], K odd, to use for every image instead; it is scaled to a sum of 1.
+        kernel: .npy file with numbers [K, L], or an image whose brightness is the kernel, to use for every image
+            instead; any size, odd or even; it is scaled to a sum of 1.
     """
 
     def __init__(
@@ -291,14 +306,14 @@ class MotionDeblur(LinearInverseProblem):
                 f"task.kernel_size={kernel_size}, task.intensity={intensity}: an odd size >= 5, intensity in [0, 1]"
             )
         self.kernel, self.intensity = None if kernel is None else read_kernel(kernel), intensity
-        self.kernel_size = kernel_size if self.kernel is None else len(self.kernel)
+        self.kernel_size = kernel_size if self.kernel is None else max(self.kernel.shape)
 
     def check(self, shape: Sequence[int]) -> None:
         if self.kernel_size // 2 >= min(shape[-2:]):
             raise ValueError(f"task.kernel_size={self.kernel_size} is too large for {shape[-2]}x{shape[-1]} pixels")
 
     def observed(self, y: Tensor, mask: Tensor | None = None, kernel: Tensor | None = None) -> dict[str, Tensor]:
-        """`kernel` [1 or B, K, K], K odd: the blur that made y, where the task has none."""
+        """`kernel` [1 or B, K, L]: the blur that made y, where the task has none."""
         kernel = self.kernel[None] if kernel is None and self.kernel is not None else kernel
         if mask is not None or kernel is None:
             raise ValueError(f"task={self.name} needs the kernel that goes with y, and takes no mask")
@@ -312,7 +327,7 @@ class MotionDeblur(LinearInverseProblem):
     def check_degraded(self, shape: Sequence[int]) -> None:
         if self.kernel is None:
             raise ValueError(
-                f"task={self.name} with data.degraded=true needs task.kernel=<.npy file>: the blur's kernel"
+                f"task={self.name} with data.degraded=true needs task.kernel=<.npy file or image>: the blur's kernel"
             )
 
     @property
@@ -321,9 +336,8 @@ class MotionDeblur(LinearInverseProblem):
         return None if self.kernel is None else sha256(self.kernel.numpy().tobytes()).hexdigest()
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:
-        batch, channels, radius = len(x), x.shape[1], condition["kernel"].shape[-1] // 2
+        batch, channels, (height, width) = len(x), x.shape[1], condition["kernel"].shape[-2:]
         weight = condition["kernel"].to(x)[:, None, None].expand(batch, channels, 1, -1, -1).flatten(0, 1)
-        padded = F.pad(x, [radius] * 4, mode="reflect").reshape(
-            1, batch * channels, *(n + 2 * radius for n in x.shape[-2:])
-        )
+        sides = (width // 2, (width - 1) // 2, height // 2, (height - 1) // 2)  # left, right, top, bottom
+        padded = F.pad(x, sides, mode="reflect").flatten(0, 1)[None]
         return F.conv2d(padded, weight, groups=batch * channels).reshape(x.shape)

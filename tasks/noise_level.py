@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dsg.types import Input
+from dsg.types import Input, to_tensor
 
 MOST = 8  # images that are asked, so that the answer does not depend on data.limit above it
 ROUNDING = 2 / 255 / 12**0.5  # of 8-bit files, in units of [-1, 1]: no less is assumed
@@ -21,7 +21,7 @@ def estimate_sigma(inputs: Sequence[Input]) -> float:
 
     found = []
     for one in inputs[:MOST]:
-        image = one.measurement / 127.5 - 1
+        image = to_tensor([one.measurement])[0].permute(1, 2, 0).numpy()
         if one.mask is not None:  # a flat hole has coefficients of exactly 0, which are not counted
             image = image * one.mask[0, 0, :, :, None].numpy()
         found.append(np.nan_to_num(of_image(image, channel_axis=-1, average_sigmas=True)))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import correlate
 
 from dsg.types import Data, to_tensor, to_uint8
 from tasks.linear import BoxInpainting, GaussianDeblur, Inpainting, MotionDeblur, SuperResolution
@@ -177,8 +178,34 @@ def test_a_kernel_of_one_s_own_blurs_and_restores(tmp_path):
     task.check_degraded((3, 24, 24))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 5), (4, 7), (6, 1)])
+def test_a_kernel_of_any_size_is_correlated_with_reflected_borders(tmp_path, size):
+    rng = np.random.default_rng(0)
+    kernel, image = rng.random(size), rng.random((3, 16, 18))
+    np.save(tmp_path / "kernel.npy", kernel)
+    task = MotionDeblur("motion_deblur", sigma=0.0, kernel=str(tmp_path / "kernel.npy"))
+    expected = np.stack([correlate(channel, kernel / kernel.sum(), mode="mirror") for channel in image])
+    y = task.degrade(torch.from_numpy(image).float()[None], ["a"], 0)["y"]
+    np.testing.assert_allclose(y[0].numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGB"])
+def test_a_kernel_is_read_from_an_image(tmp_path, mode):
+    values = np.array([[0, 100, 50], [25, 200, 0]], np.uint8)
+    array = values.astype(np.uint16) * 257 if mode == "I;16" else values
+    Image.fromarray(np.dstack([array] * 3) if mode == "RGB" else array).save(tmp_path / "kernel.png")
+    task = MotionDeblur("motion_deblur", kernel=str(tmp_path / "kernel.png"))
+    np.testing.assert_allclose(task.kernel.numpy(), values / values.sum(), atol=1e-6)
+
+
+def test_an_image_that_is_no_kernel_is_refused(tmp_path):
+    (tmp_path / "kernel.png").write_text("no image")
+    with pytest.raises(ValueError, match="task.kernel=.*cannot be read as an image"):
+        MotionDeblur("motion_deblur", kernel=str(tmp_path / "kernel.png"))
+
+
 @pytest.mark.parametrize(
-    "kernel", [np.zeros((3, 3)), np.ones((4, 4)), np.ones(3), -np.ones((3, 3)), np.full((3, 3), np.nan)]
+    "kernel", [np.zeros((3, 3)), np.ones((0, 4)), np.ones(3), -np.ones((3, 3)), np.full((3, 3), np.nan)]
 )
 def test_what_is_no_kernel_is_refused(tmp_path, kernel):
     np.save(tmp_path / "kernel.npy", kernel)

@@ -1,18 +1,24 @@
 """The prior of photographs: any size, tiles, padding; and runs whose images keep their size."""
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from conftest import ROOT
 from PIL import Image, ImageCms, ImageDraw
 from safetensors.torch import save_file
 
 import dsg
+from dsg import image_files
 from dsg.config import load_with_sources
+from dsg.image_files import find, form_of, read_deep, say_once
 from dsg.priors.photos import PatchUNet, PhotoPrior, starts
+from dsg.runs.lettering import in_fonts
 from dsg.runs.main import run_one
+from dsg.types import Form
 from tasks.linear import keep_observed
 
 
@@ -203,7 +209,7 @@ def test_a_file_keeps_its_form(run, tmp_path):
     alpha = np.full((32, 48, 1), 255, np.uint8)
     alpha[:8] = 0
     saved(folder, "grey.png", Image.fromarray(grey))
-    saved(folder, "deep.png", Image.fromarray(grey.astype(np.uint16) * 257))
+    saved(folder, "deep.png", Image.fromarray(grey.astype(np.uint16) * 257))  # its 16 bits stay if it is a measurement
     saved(folder, "alpha.png", Image.fromarray(np.concatenate([colours, alpha], axis=2)))
     saved(folder, "opaque.png", Image.fromarray(np.concatenate([colours, 0 * alpha + 255], axis=2)))
     saved(folder, "palette.png", Image.fromarray(colours).quantize(16))
@@ -217,7 +223,7 @@ def test_a_file_keeps_its_form(run, tmp_path):
         assert run(folder, out, "metrics=[psnr]", *options).returncode == 0
         found = {path.stem: Image.open(path) for path in (out / "images").glob("*.png")}
         modes = {name: image.mode for name, image in found.items()}
-        assert modes == {"grey": "L", "deep": "L", "alpha": "RGBA"} | dict.fromkeys(
+        assert modes == {"grey": "L", "deep": "L" if factor == 1 else "I;16", "alpha": "RGBA"} | dict.fromkeys(
             ("opaque", "palette", "cmyk", "profile", "turned"), "RGB"
         )
         assert found["profile"].info["icc_profile"] == profile and "icc_profile" not in found["grey"].info
@@ -306,3 +312,69 @@ def test_a_feather_hides_the_seam_of_a_result_that_is_too_bright():
     assert hard[16, 8] == pytest.approx(0.4) and soft[16, 8] < 0.15  # beside the edge
     assert (soft[16, 8:17].diff() >= 0).all() and soft[16, 16] > 0.3  # and as it was in the middle
     assert (soft[mask[0, 0] > 0] == 0).all()
+
+
+def sixteen_bits(path):
+    """The samples of a PNG that was written without filters, uint16."""
+    return torchvision.io.read_image(str(path), torchvision.io.ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_measurement_of_16_bits_keeps_them(run, tmp_path, channels):
+    """Known pixels come out as they went in, to the last bit."""
+    values = np.random.default_rng(0).integers(0, 65536, (32, 48, channels), dtype=np.uint16)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    image_files.save(folder / "a.png", np.repeat(values, 3 // channels, axis=2), Form(grey=channels == 1))
+    assert form_of(folder / "a.png").deep and (read_deep(folder / "a.png")[..., :channels] == values).all()
+    mask = np.full((32, 48), 255, np.uint8)
+    mask[10:20, 10:20] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    options = ("task=inpaint", f"task.mask={tmp_path}/mask.png", "data.degraded=true")
+    assert run(folder, tmp_path / "out", *options).returncode == 0
+    after = sixteen_bits(tmp_path / "out/images/a.png")
+    assert after.dtype == np.uint16 and after.shape == values.shape
+    assert (after[mask > 0] == values[mask > 0]).all() and (after[mask == 0] % 257 != 0).any()
+
+
+def test_what_is_no_image_is_named_in_one_line(photographs, capfd):
+    for name in ("notes.txt", "film.mov", ".hidden", "sub/list.csv"):
+        (photographs / name).parent.mkdir(exist_ok=True)
+        (photographs / name).write_text("x")
+    say_once.cache_clear()
+    assert list(find(photographs)) == list(find(photographs)) == ["a", "b", "c"]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line == f"note: data.root={photographs}: no images, left out: film.mov, notes.txt, sub/list.csv"
+
+
+def test_of_an_animation_the_first_frame_is_read_and_that_is_said(tmp_path, capfd):
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert (image_files.read(tmp_path / "a.gif", None)[0, 0] == (255, 0, 0)).all()
+    assert capfd.readouterr().err == f"note: {tmp_path}/a.gif: the first of its 2 frames is taken\n"
+
+
+def test_a_telephone_s_heic_is_read(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.new("RGB", (64, 48), (200, 30, 30))).save(tmp_path / "a.heic")
+    assert list(find(tmp_path)) == ["a"]
+    pixels = image_files.read(tmp_path / "a.heic", None)
+    assert pixels.shape == (48, 64, 3) and abs(pixels.astype(int) - (200, 30, 30)).max() < 8
+
+
+def test_heic_without_its_package_names_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.heic").write_bytes(b"x")
+    with pytest.raises(ValueError, match="pip install pillow-heif"):
+        image_files.read(tmp_path / "a.heic", None)
+
+
+def test_restore_takes_a_pil_image(weights, photographs):
+    arguments = ("super_resolution", "mpgd_dsg", "photos", [f"model.checkpoint={weights}", "sampler.steps=2"])
+    with Image.open(photographs / "a.png") as image:
+        assert (dsg.restore(image, *arguments).image == dsg.restore(photographs / "a.png", *arguments).image).all()
+
+
+def test_a_contact_sheet_writes_any_script():
+    shown = "".join(part for part, _ in in_fonts("Füße Ελλάδα Привет \U0010fffe"))
+    assert shown == "Füße Ελλάδα Привет \\U0010fffe"

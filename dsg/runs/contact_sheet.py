@@ -4,22 +4,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from dsg.files import short_hash
-from dsg.image_files import save
+from dsg.image_files import colours, save
+from dsg.runs.lettering import LINE, text_width, write
 from dsg.runs.runner import Run
 
 MOST = 16  # images on a sheet
-SIDE = 384  # of an image on the sheet at most, in px
+SIDE, LEAST, GAP = 384, 192, 6  # of an image on the sheet at most and at least, and between two, in px
 SHOWS = "shows"  # a text in the file: digest of the rows that it was made of
 DIGITS = "%.3g"
 ORDER = ("psnr", "haarpsi")  # what ranks them, if it was computed
 
 
 def write_contact_sheet(run: Run) -> None:
-    """Write `grid.png`, unless it is there and shows what it should: a row per image with its id and rank; half of them
-    the worst, half the best, where there are more than fit."""
+    """Write `grid.png`, unless it is there and shows what it should: headings, then a row per image with its id and
+    numbers; half of them the worst, half the best, where there are more than fit."""
     table = run.results.table()
     table = table.loc[table.index.intersection([item.name for item in run.items])]
     if not len(table):
@@ -32,8 +33,8 @@ def write_contact_sheet(run: Run) -> None:
 
 
 def panel(run: Run, table: pd.DataFrame) -> Image.Image:
-    """A row of condition, restored image and truth for each row of the table."""
-    rows = [_row(run, row) for _, row in table.iterrows()]
+    """Headings, and a row of condition, restored image and truth for each row of the table."""
+    rows = [_row(run, row, heading=k == 0) for k, (_, row) in enumerate(table.iterrows())]
     width = max(row.shape[1] for row in rows)
     rows = [np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
     return Image.fromarray(np.concatenate(rows))
@@ -58,25 +59,34 @@ def chosen(table: pd.DataFrame) -> pd.DataFrame:
     return ranked.iloc[:MOST] if by is None else pd.concat([ranked.iloc[: MOST // 2], ranked.iloc[-MOST // 2 :]])
 
 
-def _row(run: Run, row: pd.Series) -> np.ndarray:
-    """Condition, restored, truth side by side, under a line of text; white where there is none."""
-    restored = run.results.image(row["id"])
-    scale = min(1, SIDE / max(restored.shape[:2]))
-    height, width = (max(1, round(scale * side)) for side in restored.shape[:2])
-    if scale < 1:
-        restored = np.asarray(Image.fromarray(restored).resize((width, height), Image.Resampling.BOX))
-    cells = [restored]
-    for position, folder in ((0, run.results.condition), (2, run.results.truth)):
+def _row(run: Run, row: pd.Series, heading: bool) -> np.ndarray:
+    """Condition, restored, truth side by side, those that there are, under a line of text."""
+    restored = Image.fromarray(run.results.image(row["id"]))
+    shown = {"condition": None, "restored": restored, "truth": None}
+    for name, folder in (("condition", run.results.condition), ("truth", run.results.truth)):
         file = folder / f"{row['image']}.png"
         if file.exists():
             with Image.open(file) as image:
-                shown = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.NEAREST))
-            cells.insert(min(position, len(cells)), shown)
-    gap = np.full((height, 2, 3), 255, np.uint8)
-    line = np.concatenate([part for cell in cells for part in (cell, gap)], axis=1)
-    caption = Image.new("RGB", (line.shape[1], 14), "white")
-    words = " ".join(
-        [str(row["id"])] + [f"{DIGITS % row[name]} {name}" for name in ORDER if name in row and pd.notna(row[name])]
-    )
-    ImageDraw.Draw(caption).text((1, 1), words, fill="black")
-    return np.concatenate([np.asarray(caption), line])
+                shown[name] = colours(image)
+    cells = {name: _sized(image, restored.size) for name, image in shown.items() if image is not None}
+    width, height = next(iter(cells.values())).size
+    numbers = [f"{DIGITS % row[name]} {name}" for name in ORDER if name in row and pd.notna(row[name])]
+    words = ", ".join([str(row["id"]), *numbers])
+    headings = LINE if heading else 0
+    size = max(len(cells) * (width + GAP), text_width(words)), headings + LINE + height + GAP
+    line = Image.new("RGB", size, "white")
+    for k, (name, image) in enumerate(cells.items()):
+        if heading:
+            write(line, (k * (width + GAP), 0), name)
+        line.paste(image, (k * (width + GAP), headings + LINE))
+    write(line, (0, headings), words)
+    return np.asarray(line)
+
+
+def _sized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """At the size that a restored image of `size` has on the sheet; small ones are enlarged by a whole number."""
+    longest = max(size)
+    scale = min(1, SIDE / longest) if longest > LEAST else -(-LEAST // longest)
+    target = tuple(max(1, round(scale * side)) for side in size)
+    reduced = target[0] < image.width
+    return image.resize(target, Image.Resampling.BOX if reduced else Image.Resampling.NEAREST)

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dsg.files import file_digest, named, place, process_name, sweep, temporary_name
+from dsg.image_files import colours
 from dsg.metrics.base import Metric
 from dsg.options import fill, locate
 from dsg.runs.records import BY, parse_curve, parse_record
@@ -196,7 +197,7 @@ class Results:
     def image(self, name: str) -> np.ndarray:
         """The saved image, uint8 [H, W, 3]."""
         with Image.open(self.images / f"{name}.png") as image:
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(colours(image))
 
     def image_size(self, name: str) -> tuple[int, int]:
         """(width, height) of the saved image."""

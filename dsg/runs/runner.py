@@ -26,7 +26,7 @@ from dsg.runs.shards import shard_of_this_process
 from dsg.runs.summary import write_summary
 from dsg.runs.tries import best_try
 from dsg.samplers import Cost, Sampler, StepState, sample
-from dsg.types import Input, to_uint8
+from dsg.types import Input, to_uint8, to_uint16
 from tasks.inverse import InverseProblem
 
 WEIGHT = {"forward": Cost(1, 0).compute, "backward": Cost(0, 1).compute}  # of a pass, for progress bars
@@ -274,14 +274,14 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
         "peak_memory": peak_memory(run.device),
     }
     failed = {failure.id: failure for failure in failures}
-    pixels = to_uint8(torch.nan_to_num(restored))
+    restored = torch.nan_to_num(restored)
     rows, curves = [], []
     observed = run.task.observations(condition).sqrt().tolist() if isinstance(run.task, InverseProblem) else None
     for i, item in enumerate(batch):
         if item.name in failed:
             rows.append(failure_of(item, failed[item.name]))
         else:
-            files = save(run, item, pixels[i], {k: v[i : i + 1].cpu() for k, v in condition.items()})
+            files = save(run, item, restored[i : i + 1], {k: v[i : i + 1].cpu() for k, v in condition.items()})
             radius = watches[kept[i]].radius(i)
             measured = {} if radius is None else {"radius": radius}
             rows.append(row_of(run, item, {**numbers, **measured, **{k: v[i].item() for k, v in own.items()}}, files))
@@ -291,9 +291,11 @@ def run_batch(run: Run, batch: list[Item], on_progress: Callable, callback: Call
     return Made(failures, kept.tolist(), rows, curves)
 
 
-def save(run: Run, item: Item, pixels: np.ndarray, condition: Mapping[str, Tensor]) -> dict[str, str]:
+def save(run: Run, item: Item, restored: Tensor, condition: Mapping[str, Tensor]) -> dict[str, str]:
     """Write the image, and what it was made from; file name -> digest."""
     results, name = run.results, item.input.id
+    deep = item.input.measurement is not None and item.input.measurement.dtype == np.uint16
+    pixels = (to_uint16 if deep else to_uint8)(restored)[0]
     images.save(results.images / f"{item.name}.png", pixels, item.input.form)
     written = [results.images / f"{item.name}.png"]
     shown = run.task.condition_image(item.input, condition)
