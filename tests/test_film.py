@@ -15,7 +15,7 @@ def test_the_contact_sheet_shows_all_images(finished):
 
     write_contact_sheet(prepared(finished))
     sheet = np.asarray(Image.open(finished / "grid.png"))
-    assert sheet.shape == (3 * (64 + 14), 3 * 66, 3)
+    assert sheet.shape == (24 + 3 * (24 + 192 + 6), 3 * (192 + 6), 3)  # headings; enlarged 3 times, with lines and gaps
 
 
 @pytest.mark.parametrize(

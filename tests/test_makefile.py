@@ -52,6 +52,14 @@ def test_reproduce_goes_on_to_the_second_suite_if_the_first_lacks_something(copy
     assert (returned == 0) == (code == 0)
 
 
+@pytest.mark.parametrize("size, steps", [("SMOKE=", 20), ("SMOKE=1", 2)])
+def test_reproduce_ends_with_three_photographs(copy, monkeypatch, size, steps):
+    monkeypatch.setenv("CODE", "0")
+    *_, last = [line for line in make(copy, "reproduce", size)[1].splitlines() if line.startswith("called ")]
+    assert last.startswith("called run.py model=photos task=super_resolution ") and f"sampler.steps={steps}" in last
+    assert sum(path.suffix == ".png" for path in (ROOT / "data/photos/examples").iterdir()) == 3
+
+
 def test_reproduce_stops_where_it_was_interrupted_and_one_suite_is_one(copy, monkeypatch):
     monkeypatch.setenv("CODE", "130")
     assert make(copy, "reproduce")[1].count("called ") == 1
