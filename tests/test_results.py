@@ -10,9 +10,11 @@ import sys
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
+from dsg.config import load
 from dsg.files import sweep, temporary_name, write_text
-from dsg.runs.results import Results
+from dsg.runs.results import Results, identity
 
 
 def row(name, **numbers):
@@ -78,6 +80,16 @@ def test_an_option_that_came_later_leaves_older_results_alone(tmp_path):
     Results(tmp_path / "o", {"sampler": {**sampler, "radius": 1.0, "travel": travel}})  # the defaults
     with pytest.raises(ValueError, match="another run: sampler.radius was 1.0, now 0.9"):
         Results(tmp_path / "o", {"sampler": {**sampler, "radius": 0.9}})
+
+
+def test_a_search_of_before_is_the_same_search(tmp_path):
+    """Options that came later are in no identity where they are null, so that committed trials go on to count."""
+    config = OmegaConf.to_container(load(["task=inpaint", "sampler=dps"]))
+    found = identity(config, "weights", None)
+    assert not {"start_t", "moment"} & set(found["sampler"]) and not {"keep_observed", "feather"} & set(found["task"])
+    config["task"]["keep_observed"], config["sampler"]["start_t"] = True, 300
+    found = identity(config, "weights", None)
+    assert found["task"]["keep_observed"] is True and found["sampler"]["start_t"] == 300
 
 
 @pytest.mark.parametrize("text", ["", "no: identity\n", "identity: 3\n", "[", "\x00", "{a: b"])

@@ -28,8 +28,10 @@ from dsg.samplers.base import unused_options
 PARTS, SUMMARY = "parts", "metrics.json"
 CURVES = ".curves"  # suffix of the parts that hold the loss of every step
 FOLDERS = ("images", "condition", "truth", PARTS, "mean", "deviation", "film")
-# of a model: where its file lies (its hash counts) and what changes no more than rounding
 PRESENTATION = {"label", "control"}  # of a sampler: what tables say of it
+# options that came later: where they are null, a run and a search are what they were before
+LATER = {"start_t", "keep_observed", "feather"}
+# of a model: where its file lies (its hash counts) and what changes no more than rounding
 SPEED = {"checkpoint", "compile", "channels_last", "cpu_batch", "use_checkpoint"}
 
 
@@ -40,10 +42,10 @@ def identity(config: Mapping, prior_hash: str, task_hash: str | None) -> dict:
     Batch size, device, switches of speed, logging, `data.limit` and `data.on_error` are not in it, nor are options of
     the sampler without effect. Whether there are several samples is, because their files are numbered then.
     """
-    task, sampler = _without_speed(config["task"]), config["sampler"]
+    task, sampler = _of_identity(config["task"]), _of_identity(config["sampler"])
     unused = {*unused_options(sampler), *PRESENTATION}
     return {
-        "model": {**_without_speed(config["model"]), "weights": prior_hash},
+        "model": {**_of_identity(config["model"]), "weights": prior_hash},
         "task": task if task_hash is None else {**task, "weights": task_hash},
         "sampler": {k: v for k, v in sampler.items() if k not in unused},
         "data": {k: v for k, v in config["data"].items() if k not in ("limit", "on_error", "size")},
@@ -55,8 +57,10 @@ def identity(config: Mapping, prior_hash: str, task_hash: str | None) -> dict:
     }
 
 
-def _without_speed(tree: Mapping) -> dict:
-    return {k: _without_speed(v) if isinstance(v, Mapping) else v for k, v in tree.items() if k not in SPEED}
+def _of_identity(options: Mapping) -> dict:
+    """Options without those of speed, and without later ones that are null."""
+    kept = {k: v for k, v in options.items() if k not in SPEED and not (k in LATER and v is None)}
+    return {k: _of_identity(v) if isinstance(v, Mapping) else v for k, v in kept.items()}
 
 
 class Results:
