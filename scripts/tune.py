@@ -64,11 +64,11 @@ def main() -> int:
     args = vars(parse_args())
     dry, workers, launcher = (args.pop(name) for name in ("dry", "workers", "launcher"))
     jobs, errors = engine.plan_and_check(partial(plan, **args))
-    if dry:
-        print(describe(jobs, errors), end="")
-        return 2 if errors else 0
     if errors:
         return report_errors(errors)
+    if dry:
+        print(describe(jobs, errors), end="")
+        return 0
     if args["out"] is not None:
         copy_table(args["model"], args["out"])
     try:
