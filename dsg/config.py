@@ -243,9 +243,10 @@ def check_values(values: Mapping) -> None:
     run = {k: v for k, v in values.items() if k not in (*PARTS, "metrics")}
     problems = [p for path, options in _built(values) for p in check(options, locate(options["_target_"]), path)]
     problems += check(run, RunOptions, "")
-    if isinstance(assumed := run.get("assumed"), Mapping):
+    assumed = run.get("assumed") if isinstance(run.get("assumed"), Mapping) else {}
+    if assumed:
         problems += check({**values["task"], **assumed}, locate(values["task"]["_target_"]), "assumed")
-    known = [path for path, _ in leaves({**values, "assumed": {**values["task"], **(run["assumed"] or {})}}, "")]
+    known = [path for path, _ in leaves({**values, "assumed": {**values["task"], **assumed}}, "")]
     refuse(problems, known)
     for path, value in leaves(run, ""):
         if path in LOWEST and value not in (None, "auto") and value < LOWEST[path]:

@@ -14,6 +14,7 @@ from deepinv.physics import LinearPhysics, Physics
 from deepinv.physics.noise import ZeroNoise
 from torch import Tensor
 
+from dsg.files import first_line
 from dsg.types import Input, to_uint8
 from tasks.base import Condition
 from tasks.inverse import InverseProblem, LinearInverseProblem
@@ -52,7 +53,7 @@ class PhysicsProblem(InverseProblem):
         try:
             self._measured(shape)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            kind, reason = type(self.physics).__name__, str(error).strip().split("\n")[0]
+            kind, reason = type(self.physics).__name__, first_line(error)
             raise ValueError(f"task.physics={kind} takes no images of shape {tuple(shape)}: {reason}") from None
 
     def measurement_size(self, size: int) -> int:
@@ -112,5 +113,5 @@ def _made(name: str, options: Mapping[str, Any]) -> Physics:
         try:
             return kind(**options)
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-            reason = str(error).strip().split("\n")[0]
+            reason = first_line(error)
             raise ValueError(f"task.physics={name} with task.options={dict(options)}: {reason}") from None

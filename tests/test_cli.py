@@ -59,7 +59,7 @@ def test_the_offline_wandb_run_holds_config_metrics_and_images(run):
     content = log.read_bytes()
     for word in (b"a-group", b"guidance_rate", b"haarpsi/mean", b"seconds_per_image", b"per_image"):
         assert word in content, word
-    assert len(list(log.parent.glob("files/media/images/*.png"))) == 9  # condition, restored, truth of three
+    assert len(list(log.parent.glob("files/media/images/*.png"))) == 2  # the panel and the contact sheet
 
 
 def test_the_truth_is_the_image_and_the_condition_its_observed_part(run):

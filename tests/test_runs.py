@@ -195,7 +195,7 @@ def test_a_shard_without_work_ends_well(tmp_path, monkeypatch, capsys):
         monkeypatch.setenv("RANK", str(rank))
         assert main.run_one(*load_with_sources(options)) == 0
         said = capsys.readouterr()
-        assert f"{1 - rank} images" in said.out and "W&B" not in said.err
+        assert f"{1 - rank} image" in said.out and "W&B" not in said.err
 
 
 def test_one_image_has_no_interval(tmp_path):

@@ -278,7 +278,7 @@ def test_a_sum_takes_the_prompts_of_its_parts_and_names_the_rest_as_wrong():
         (["task=clip_text", "task.prompt=''"], "task.prompt= is empty"),
         (["task=clip_text", "task.prompt=null"], "task=clip_text needs task.prompt="),
         (["task=text_style", "task.prompt='a face'"], "this prior takes none"),
-        (["task=style", "sampler=freedom", "sampler.scaling=text"], "needs a prior with a prompt"),
+        (["task=style", "sampler=freedom", "sampler.scaling=text"], "needs a prior that follows prompts"),
         (["task=segmentation", "task.reference=data/avatars64/val/00000.png"], "is no label map"),
         (
             ["task=segmentation", "task.reference={tmp}/seven.png"],

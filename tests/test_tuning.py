@@ -200,7 +200,7 @@ def jobs_of(out, model="avatars64", sampler="mpgd", trials=2, **options):
         ({"sampler": "unconditional"}, "sampler=unconditional has nothing to tune"),
         ({"tasks": ["clip_text"], "criterion": "psnr"}, "task=clip_text has no truth"),
         ({"criterion": "selector"}, "no selector for task=super_resolution"),
-        ({"model": "ffhq256"}, "--data: model=ffhq256 has no validation images"),
+        ({"model": "photos"}, "--data: model=photos has no validation images"),
         ({"model": "ffhq256", "data": "data/avatars64/val"}, "python scripts/fetch_checkpoints.py ffhq256"),
         ({"images": 1000}, "there are"),
     ],
