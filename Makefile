@@ -22,7 +22,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The suites benchmark_small and semantic, and three photographs. SUITE=theory runs another one alone, SUITE=paper a
+# The suites benchmark_small and semantic_small, and three photographs. SUITE=theory runs another one alone, SUITE=paper a
 # group of them; MODEL=ffhq256 IMAGES=64 STEPS="20 50 100" OUT=results/mine DRY=1; TUNE=1: choose all values first;
 # SMOKE=1: its smallest size, on embedded models
 PHOTOGRAPHS = model=photos task=super_resolution "metrics=[psnr,ssim,haarpsi]" out=results/photographs \
@@ -31,7 +31,7 @@ reproduce: setup
 	$(BIN)/python scripts/reproduce.py --suite $(or $(SUITE),benchmark_small) $(if $(IMAGES),--images $(IMAGES)) \
 	  $(if $(STEPS),--steps "$(STEPS)") $(if $(OUT),--out $(OUT)) $(if $(DRY),--dry) $(if $(SMOKE),--smoke) \
 	  $(if $(MODEL),--models $(MODEL)) $(if $(TUNE),--tune) || status=$$?; \
-	$(if $(SUITE)$(OUT),,[ "$$status" = 130 ] || $(BIN)/python scripts/reproduce.py --suite semantic \
+	$(if $(SUITE)$(OUT),,[ "$$status" = 130 ] || $(BIN)/python scripts/reproduce.py --suite semantic_small \
 	  $(if $(DRY),--dry) $(if $(SMOKE),--smoke) || status=$$?; \
 	[ "$$status" = 130 ] || $(if $(DRY),echo) $(BIN)/python run.py $(PHOTOGRAPHS) || status=$$?;) \
 	exit $${status:-0}

@@ -1,6 +1,6 @@
 """Run a suite (configs/suite/), or a group of suites, and write their tables and figures.
 
-    make reproduce                                             # suites benchmark_small and semantic
+    make reproduce                                             # suites benchmark_small and semantic_small
     make reproduce SUITE=theory                                # samplers against exact posteriors: docs/theory.md
     make reproduce SUITE=ffhq256 DRY=1                         # only the plan: what would run, what is missing
     make reproduce SUITE=paper DRY=1                           # every experiment of the paper: docs/paper-scale.md

@@ -257,7 +257,7 @@ def test_a_dry_run_says_what_is_missing_and_how_to_get_it(tmp_path, capsys, monk
     for name in ("fetch_checkpoints.py celebahq256", "prepare_data.py celebahq", "fetch_checkpoints.py arcface"):
         assert f"python scripts/{name}" in told.split("missing: ", 1)[1]
     assert "faceid mpgd_dsg 100" in told and "left out: fid: python scripts/fetch_checkpoints.py fid_inception" in told
-    # 7 samplers, 100 steps; guided for t > 100: 89 steps (index 89 is t = 890) of FreeDoM's three go back, none of MPGD's
+    # 7 samplers, 100 steps; guided for t > 100: 89 (index 89 is t = 890) of FreeDoM's three go back, none of MPGD's
     (passes,) = re.findall(r"left: ([\d,]+) forward passes.*about (\d+) minutes here", told)
     assert int(passes[0].replace(",", "")) == 2 * (7 * 100 + 2 * 3 * 89) and int(passes[1]) == round(2 * 1234 / 120)
     assert "speed: ffhq256: half a second" in told

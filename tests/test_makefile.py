@@ -48,7 +48,7 @@ def test_reproduce_goes_on_to_the_second_suite_if_the_first_lacks_something(copy
     monkeypatch.setenv("CODE", str(code))
     returned, said = make(copy, "reproduce", "DRY=1")
     called = [line.split()[2:] for line in said.splitlines() if line.startswith("called ")]
-    assert called == [["--suite", "benchmark_small", "--dry"], ["--suite", "semantic", "--dry"]]
+    assert called == [["--suite", "benchmark_small", "--dry"], ["--suite", "semantic_small", "--dry"]]
     assert (returned == 0) == (code == 0)
 
 
