@@ -16,7 +16,7 @@ One run: a prior, a task, a sampler, a set of images.
   python run.py task=super_resolution sampler=mpgd_dsg sampler.steps=20
   python run.py data.root=photos data.limit=null                 your own images
   python run.py -m task=inpaint,gaussian_deblur sampler=dps,dps_dsg      a sweep, a process per GPU (--workers 4)
-  python run.py -m launcher=slurm ...                                    on a Slurm cluster: docs/cluster.md
+  python run.py -m launcher=slurm ...                                    on a Slurm cluster: docs/running.md
 
 Choices, a file each in configs/:
 {choices}

@@ -7,7 +7,7 @@
     python scripts/reproduce.py --suite paper --smoke          # all of them small, on embedded models
     python scripts/reproduce.py --suite embedded --images 64 --out results/embedded64
     python scripts/reproduce.py --suite semantic --images 32 --samples 4 --out results/semantic512
-    python scripts/reproduce.py --suite ffhq256 --launcher slurm partition=gpu    # on a cluster: docs/cluster.md
+    python scripts/reproduce.py --suite ffhq256 --launcher slurm partition=gpu    # on a cluster: docs/running.md
 
 Runs are ordinary ones, below `<out>/runs/<task>/`: `run.py` would make the same images. A stopped suite
 goes on where it was; a finished one only writes its tables and figures again.

@@ -60,7 +60,7 @@ def test_the_batch_is_doubled_until_it_does_not_fit_and_no_image_is_lost(tmp_pat
 
 def test_where_one_image_is_too_large_one_line_says_so(tmp_path):
     run = run_of(tmp_path / "o", 0, batches("auto", 4, CUDA))
-    with pytest.raises(OSError, match="memory does not hold a batch of 1; docs/performance.md has what takes less$"):
+    with pytest.raises(OSError, match="memory does not hold a batch of 1; docs/running.md has what takes less$"):
         run.execute()
     assert run.prior.sizes == [4, 2, 1]
 

@@ -1,4 +1,4 @@
-"""A guided-diffusion model of one's own: docs/own-model.md, its schedules, and the check of what it finds."""
+"""A guided-diffusion model of one's own: docs/extending.md, its schedules, and the check of what it finds."""
 
 import json
 import re
@@ -18,13 +18,14 @@ from dsg.runs.prepare import prepare
 from dsg.schedule import NoiseSchedule, linear_betas, scaled_linear_betas
 
 SMALL = {"image_size": 16, "num_channels": 32, "channel_mult": [1, 1], "num_head_channels": 32}
+PAGE = (ROOT / "docs/extending.md").read_text().split("## A diffusion model of your own\n")[1]
 
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     """The page's YAML and a folder of images; returns overrides with a checkpoint of a small random network."""
     monkeypatch.chdir(tmp_path)
-    (text,) = re.findall(r"```yaml\n# (\S+)\n(.*?)```", (ROOT / "docs/own-model.md").read_text(), re.DOTALL)
+    (text,) = re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, re.DOTALL)
     path = tmp_path / text[0]
     path.parent.mkdir(parents=True)
     path.write_text(text[1])

@@ -33,7 +33,7 @@ class Batches:
             OSError: the size is fixed, or one image is too large.
         """
         if not self.finds or count == 1:
-            advice = f"try batch_size={count // 2} or auto" if count > 1 else "docs/performance.md has what takes less"
+            advice = f"try batch_size={count // 2} or auto" if count > 1 else "docs/running.md has what takes less"
             raise OSError(f"the device's memory does not hold a batch of {count}; {advice}")
         self.size, self.grows = count // 2, False
 
