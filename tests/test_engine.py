@@ -170,6 +170,9 @@ class Watched(Adds):
 @pytest.mark.slow
 def test_the_bar_moves_while_a_worker_is_at_its_job(tmp_path, monkeypatch):
     class Bar(engine.tqdm):
+        def __init__(self, **options):
+            super().__init__(**{**options, "disable": False})  # there is none where nobody sees it
+
         def update(self, n=1):
             super().update(n)
             if self.n == 8:

@@ -242,7 +242,7 @@ def test_the_paper_s_suite_of_styles_runs_with_prompts(styled, tmp_path):
     assert run_suites([suite]) == 0
     assert "text_style" in (tmp_path / "table.md").read_text()
     rows = [pd.read_csv(file) for file in tmp_path.glob("runs/text_style/*/per_image.csv")]
-    assert len(rows) == 5 and all(set(table["prompt"]) == {"a cat", "c"} and len(table) == 4 for table in rows)
+    assert len(rows) == 7 and all(set(table["prompt"]) == {"a cat", "c"} and len(table) == 4 for table in rows)
 
 
 @pytest.mark.parametrize("sampler", ["freedom", "mpgd", "freedom_dsg"])

@@ -71,7 +71,8 @@ class RunJob(Job):
     def result(self) -> Finished | None:
         """The run's metrics, if it has any."""
         run = self.prepare()
-        return Finished(run.config, self.overrides, run.results.summary()) if run.results.rows() else None
+        summary = run.results.summary()
+        return Finished(run.config, self.overrides, summary) if summary else None
 
 
 def sweep(
