@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_code(work: Callable[[], int | None], stopped: str = "the same command goes on") -> int:
-    """Of a script: what its work returns, or 0. What it cannot do is one line on stderr and 2, Ctrl-C 130.
+    """The exit code of a script: what its work returns, or 0. An error is one line on stderr and 2, Ctrl-C 130.
 
     Args:
         stopped: what is said of an interrupted work.

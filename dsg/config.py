@@ -219,7 +219,7 @@ class _Resolver:
     # --- what the user should be told
 
     def unused(self, options: Mapping, sources: Mapping[str, str]) -> Iterable[str]:
-        """Of options of the sampler that the user chose, and that change nothing."""
+        """Notes on options of the sampler that the user chose, and that change nothing."""
         unused = unused_options(options)
         for path, value in leaves(options, "sampler"):
             name = path.split(".")[1]
@@ -227,7 +227,7 @@ class _Resolver:
                 yield f"{path}={value} changes nothing: {unused[name]}"
 
     def untuned(self, options: Mapping, sources: Mapping[str, str]) -> Iterable[str]:
-        """Of a number of steps that the model's table does not have."""
+        """A note on a number of steps that the model's table does not have."""
         key = (self.names["task"], self.names["sampler"])
         steps = by_steps(self.tuned, *key)
         tuned = {name for row, values in self.tuned.items() if row[:2] == key for name in values}

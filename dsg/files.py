@@ -57,7 +57,7 @@ def file_digest(path: Path) -> str | None:
 
 
 def host_name() -> str:
-    """Of this machine, without dots: they divide the names of temporary files."""
+    """The name of this machine, without dots: they divide the names of temporary files."""
     return socket.gethostname().replace(".", "_")
 
 

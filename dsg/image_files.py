@@ -76,7 +76,7 @@ def find(root: Path, option: str = "data.root") -> dict[str, Path]:
 
 
 def how_to_make(root: Path) -> str:
-    """Of a folder named like an evaluation set (data/README.md), the command that makes it."""
+    """The command that makes a folder that is named like an evaluation set (data/README.md)."""
     known = re.fullmatch(r"(ffhq|imagenet|celebahq)\d+(_released)?", root.name)
     if known is None:
         return ""
@@ -196,7 +196,7 @@ def read_deep(path: Path) -> np.ndarray:
 
 
 def _has_sixteen_bits(path: Path) -> bool:
-    """Of a PNG in colour, which Pillow reads with 8; not of one that is to be turned."""
+    """Whether it is a PNG in colour with 16 bits, which Pillow reads with 8; false for one that is to be turned."""
     with open(path, "rb") as file:
         header = file.read(25)
     with Image.open(path) as image:
@@ -384,7 +384,7 @@ def _flatten(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray, path: Path) -> np.ndarray:
-    """Of floats in [0, 1] or, if one is above 1, in [0, 255]."""
+    """The 8 bits of floats in [0, 1] or, if one is above 1, in [0, 255]."""
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > 255:
         raise ValueError(f"{path} holds floats outside [0, 1] and [0, 255]: what is white is not known")
     return (values * (255 if values.max() <= 1 else 1)).round().astype(np.uint8)

@@ -36,7 +36,7 @@ def by_image(table: pd.DataFrame, name: str) -> pd.Series:
 
 
 class Difference(NamedTuple):
-    """Of a metric, one method minus another.
+    """A difference in a metric, one method minus another.
 
     Attributes:
         difference, low, high: mean and 95 % interval.

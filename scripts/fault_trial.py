@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def table(kinds: Mapping[str, tuple], wrong: Mapping[str, list[str]]) -> str:
-    """Of the faults that have been tried so far."""
+    """A table of the faults that have been tried so far."""
     rows = [f"| {name} | {kinds[name][0]} | {kinds[name][0] - len(found)} |" for name, found in wrong.items()]
     return "\n".join(["| fault | tried | ended well |", "|---|---|---|", *rows]) + "\n"
 

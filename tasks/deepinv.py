@@ -65,7 +65,7 @@ class PhysicsProblem(InverseProblem):
 
     @property
     def weights_hash(self) -> str:
-        """Of what the physics holds: masks, filters."""
+        """A hash of what the physics holds: masks, filters."""
         digest = sha256(type(self.physics).__name__.encode())
         for key, tensor in sorted(self.physics.state_dict().items()):
             digest.update(key.encode() + np.ascontiguousarray(tensor.cpu().resolve_conj().numpy()).tobytes())

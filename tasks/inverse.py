@@ -122,7 +122,7 @@ class InverseProblem(Task):
         return list(images.each(files, read, data.on_error).values())
 
     def condition(self, inputs: Sequence[Input], seed: int) -> dict[str, Tensor]:
-        """Of truths: their degraded y, [B, ...]. Of measurements: these. `inputs` are all the one or all the other."""
+        """The degraded y of truths, [B, ...], or the measurements; `inputs` are all the one or all the other."""
         given = {"mask": torch.cat([i.mask for i in inputs])} if inputs[0].mask is not None else {}
         if inputs[0].measurement is None:
             return self.degrade(to_tensor([i.truth for i in inputs]), [i.id for i in inputs], seed, **given)

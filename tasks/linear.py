@@ -332,7 +332,7 @@ class MotionDeblur(LinearInverseProblem):
 
     @property
     def weights_hash(self) -> str | None:
-        """Of the kernel that was given."""
+        """A hash of the kernel that was given."""
         return None if self.kernel is None else sha256(self.kernel.numpy().tobytes()).hexdigest()
 
     def forward(self, x: Tensor, condition: Condition) -> Tensor:

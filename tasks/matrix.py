@@ -94,7 +94,7 @@ class Matrix(LinearInverseProblem):
 
     @property
     def weights_hash(self) -> str | None:
-        """Of the matrix as it was read."""
+        """A hash of the matrix as it was read."""
         given = self.given_matrix
         return None if given is None else sha256(f"{given.shape}".encode() + given.tobytes()).hexdigest()
 

@@ -51,12 +51,12 @@ class SVD:
 
 
 def diagonal(values: Tensor) -> SVD:
-    """Of A(x) = values * x, values >= 0."""
+    """The SVD of A(x) = values * x, values >= 0."""
     return SVD(values, _same, _same, _same)
 
 
 def separable(rows: np.ndarray, columns: np.ndarray, like: Tensor) -> SVD:
-    """Of A(x) = rows x columns^T, float64 [m, n] each: d_ij = d_i d_j. Tensors as `like`."""
+    """The SVD of A(x) = rows x columns^T, float64 [m, n] each: d_ij = d_i d_j. Tensors as `like`."""
     (u, d, vt), (uc, dc, vct) = (_svd(matrix) for matrix in (rows, columns))
     u, vt, uc, vct = (_as(factor, like) for factor in (u, vt, uc, vct))
     return SVD(
@@ -68,7 +68,7 @@ def separable(rows: np.ndarray, columns: np.ndarray, like: Tensor) -> SVD:
 
 
 def dense(matrix: np.ndarray, shape: Sequence[int], like: Tensor) -> SVD:
-    """Of a float64 matrix [m, n] that acts on every n numbers of an image of `shape` (C, H, W). Tensors as `like`."""
+    """SVD of a float64 matrix [m, n] that acts on every n numbers of images `shape` (C, H, W). Tensors as `like`."""
     (m, n), (u, d, vt) = matrix.shape, _svd(matrix)
     u, vt = _as(u, like), _as(vt, like)
     return SVD(

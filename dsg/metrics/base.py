@@ -62,7 +62,7 @@ class Metric(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of its settings. Numbers that were computed with others are computed again."""
+        """A hash of its settings. Numbers that were computed with others are computed again."""
         return sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:10]
 
     def applies(self, inputs: Sequence[Input]) -> bool:

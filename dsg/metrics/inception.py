@@ -75,7 +75,7 @@ class Inception:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the features of a set of images.
+    """Statistics of the features of a set of images.
 
     Attributes:
         mean [2048], covariance [2048, 2048]: float64.
@@ -193,7 +193,7 @@ def folder_features(folder: Path, size: int | None, inception: Inception) -> np.
 
 
 def save_statistics(folder: Path, size: int | None, inception: Inception, file: Path) -> None:
-    """Of a folder of images, in the format of pytorch-fid, with the features and how they were made.
+    """The statistics of a folder of images, in the format of pytorch-fid, with the features and how they were made.
 
     Raises:
         FileExistsError: `file` is there.

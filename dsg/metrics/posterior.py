@@ -69,7 +69,7 @@ class SlicedWasserstein(SetMetric):
         return found
 
     def distances(self, images: np.ndarray) -> list[float]:
-        """Of each condition; its images follow each other."""
+        """The distances of each condition; its images follow each other."""
         parts = images.reshape(len(self.exact), -1, *images.shape[1:])
         return [sliced_wasserstein(flat(part), exact) / unit for part, (exact, _, unit) in zip(parts, self.exact)]
 
@@ -79,7 +79,7 @@ class SlicedWasserstein(SetMetric):
 
     @cached_property
     def exact(self) -> list[tuple[Tensor, Tensor, float]]:
-        """Of each condition two sets of exact samples [N, d], as they would be saved, and the posterior's standard
+        """For each condition two sets of exact samples [N, d], as they would be saved, and the posterior's standard
         deviation."""
         found = []
         for one in self.run.inputs:

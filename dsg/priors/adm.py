@@ -299,7 +299,7 @@ class ADMPrior(Prior):
         return x0.expand(-1, self.image_shape[0], -1, -1)
 
     def notes(self, images: Tensor) -> list[str]:
-        """That its options cannot be right, of weights that are not the repository's; that colours are lost."""
+        """Notes: options that cannot be right, for weights that are not the repository's; colours that are lost."""
         grey, notes = images.mean(1, keepdim=True), []
         if self.shape[0] == 1 and (images - grey).abs().max() > 2 / 255:
             notes.append(f"model={self.name} is greyscale: it cannot restore the colours of these images")

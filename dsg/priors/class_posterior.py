@@ -48,6 +48,6 @@ class ClassPosterior(nn.Module):
 def probabilities(
     linear: LinearDenoiser, posteriors: Iterable[ClassPosterior], x_t: Tensor, alpha_bar: Tensor
 ) -> Tensor:
-    """Of the classes of all sets, side by side: x_t [B, C, H, W], alpha_bar [B] or [1] -> [B, all classes]."""
+    """Posteriors of all sets of classes, side by side: x_t [B, C, H, W], alpha_bar [B] or [1] -> [B, all classes]."""
     z = linear.coordinates(x_t, alpha_bar)
     return torch.cat([posterior(z, alpha_bar) for posterior in posteriors], 1)

@@ -75,7 +75,7 @@ class DiffusersPrior(Prior):
 
     @property
     def weights_hash(self) -> str:
-        """Of the weights and of the scheduler's settings."""
+        """A hash of the weights and of the scheduler's settings."""
         return self.load()._weights_hash
 
     def predict(self, x_t: Tensor, t: int, prompts: Prompts | None = None) -> Prediction:
@@ -101,7 +101,7 @@ class DiffusersPrior(Prior):
 
 
 def hash_of(files: Iterable[Path]) -> str:
-    """Of the contents of files, in the order of their paths."""
+    """A hash of the contents of files, in the order of their paths."""
     return hashlib.sha256("".join(file_hash(file) for file in sorted(files)).encode()).hexdigest()
 
 

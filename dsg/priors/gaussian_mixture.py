@@ -79,7 +79,7 @@ class GaussianMixture(Prior):
 
     @property
     def weights_hash(self) -> str:
-        """Of what the mixture was made from, be it a file, options or tensors; the same on every processor."""
+        """A hash of what the mixture was made from, be it a file, options or tensors; the same on every processor."""
         return self._weights_hash
 
     def to(self, device) -> "GaussianMixture":
@@ -171,7 +171,7 @@ class GaussianMixture(Prior):
         return x, inside, (squared - inside.square().sum(2)).clamp_min(0)
 
     def _variances(self, ab: float) -> tuple[Tensor, Tensor]:
-        """Of x_t given the component: in its basis [K, r], and outside [K]."""
+        """Variances of x_t given the component: in its basis [K, r], and outside [K]."""
         return ab * self.spectrum + (1 - ab), ab * self.outside + (1 - ab)
 
     def _log_joint(self, x: Tensor, inside: Tensor, outside: Tensor, ab: float) -> Tensor:

@@ -94,7 +94,7 @@ class LatentPrior(Prior):
     patch: ClassVar[int] = 1  # side of the patches that the network cuts latents into
 
     def channels(self, config: Mapping) -> int:
-        """Of a latent, by the network's settings."""
+        """The shape of a latent, by the network's settings."""
         return config.get("in_channels", 4)
 
     @abstractmethod
@@ -127,11 +127,11 @@ class LatentPrior(Prior):
 
     @property
     def weights_hash(self) -> str:
-        """Of the weights of every part, and of the scheduler's settings."""
+        """A hash of the weights of every part, and of the scheduler's settings."""
         return self.load().saved.weights_hash
 
     def predict(self, x_t: Tensor, t: float, prompts: Prompts | None = None) -> Prediction:
-        """Of latents [B, C, H, W], float32. With a prompt under classifier-free guidance, which gives `text_shift`.
+        """Predict for latents [B, C, H, W], float32; with a prompt under classifier-free guidance (`text_shift`).
 
         Raises:
             ValueError: the prompts are not as many as the latents.

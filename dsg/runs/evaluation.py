@@ -103,7 +103,7 @@ def finished_run(out: Path, added: Mapping[str, Mapping] | None = None, config_d
 
 
 def device_of(config: DictConfig) -> torch.device:
-    """That of the run, or, if this machine lacks it, the one that there is."""
+    """The device of the run, or, if this machine lacks it, the one that there is."""
     try:
         return pick_device(config.device)
     except ValueError:

@@ -100,7 +100,7 @@ def report(run: Run) -> None:
 
 
 def misfits(run: Run) -> list[str]:
-    """That what was restored does not fit what was measured, where it does not."""
+    """A note where what was restored does not fit what was measured."""
     residual = run.results.summary()["metrics"].get("residual", {}).get("mean")
     noise = run.config.task.get("sigma")
     if residual is None or not noise or residual < MISFIT * noise or not run.sampler.guided:

@@ -151,7 +151,7 @@ class Results:
         return [f"{place}: {found}; it counts for nothing" for place, found in self._lines() if isinstance(found, str)]
 
     def _lines(self) -> Iterator[tuple[str, dict | str]]:
-        """Of every whole line its place, and the record, or why it is none."""
+        """The place of every whole line with its record, or the reason why it is none."""
         for part in self._parts(".jsonl"):
             for number, line in enumerate(part.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
                 try:

@@ -112,7 +112,7 @@ class Run:
 
     @property
     def batch_size(self) -> int:
-        """Of the next batch."""
+        """The size of the next batch."""
         return self.batches.size
 
     def known_prior(self) -> Prior:

@@ -100,7 +100,7 @@ def means_of_sets(summary: Mapping) -> dict[str, dict]:
 
 
 def failures(run) -> list[dict]:
-    """Of the images that this run asks for, on all shards: those that failed, and where in the sampling."""
+    """The images of this run that failed, on all shards, and where in the sampling."""
     asked = {item.name for item in run.items}
     found = [record for record in run.results.failures() if record["failed"] in asked]
     return [{"id": r["failed"], "step_index": r["step_index"], "t": r["t"]} for r in found]

@@ -177,7 +177,7 @@ class Sampler(ABC):
 
     @classmethod
     def unused(cls, options: Mapping[str, Any]) -> dict[str, str]:
-        """Of these options (all of the constructor's), those that change nothing beside the others, and why."""
+        """Those of these options (all of the constructor's) that change nothing beside the others, and why."""
         return {}
 
     def notes(self, schedule: NoiseSchedule) -> list[str]:

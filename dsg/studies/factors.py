@@ -115,7 +115,7 @@ def paths(suite: Suite) -> list[Path]:
 
 
 def runs(suite: Suite) -> list[Cell]:
-    """Of all paths, those that are run, each once."""
+    """The cells of all paths that are run, each once."""
     return list(dict.fromkeys(cell.run for path in paths(suite) for cell in path.cells))
 
 

@@ -43,7 +43,7 @@ noise in all methods, so the reference leaves out the numbers of the rows.
 
 
 class Distances(NamedTuple):
-    """Of one image; root mean squares over pixels in [-1, 1]."""
+    """Distances of one image; root mean squares over pixels in [-1, 1]."""
 
     sample: float  # of a sample from the truth
     mean: float  # of the mean of the samples from the truth
@@ -105,7 +105,7 @@ def row_of(method: str, extra: Extra, run: ImageJob, found: Mapping[str, Distanc
 
 
 def ids(run: ImageJob) -> list[str]:
-    """Of the images that have all their samples."""
+    """The ids of the images that have all their samples."""
     counts = run.tables()["images"].groupby("image").size()
     return list(counts.index[counts == run.samples])
 

@@ -47,7 +47,7 @@ class ReferenceJob(Job):
 
     @property
     def title(self) -> str:
-        """Of its row."""
+        """The name of its row."""
         return self.folder
 
     @property
@@ -129,7 +129,7 @@ def own_metrics(run: Run, pixels: np.ndarray, inputs: Sequence[Input]) -> dict[s
 
 
 def baselines(suite: Suite) -> list[Baseline]:
-    """Of every linear task of the suite."""
+    """The baselines of every linear task of the suite."""
     return [job for job in of_every_task(suite, Baseline) if isinstance(job.like.task_object, LinearInverseProblem)]
 
 

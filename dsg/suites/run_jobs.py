@@ -97,7 +97,7 @@ class ImageJob(Job):
 
     @property
     def count(self) -> int:
-        """Of images that are sampled, for whatever purpose."""
+        """The number of images that are sampled, for whatever purpose."""
         return self.images * self.samples * self.task_object.tries
 
     @property
@@ -110,7 +110,7 @@ class ImageJob(Job):
 
     @property
     def chosen_value(self) -> float:
-        """Of the option that is tuned."""
+        """The value of the option that is tuned."""
         return float(self.config.sampler[self.tunable.option])
 
     def prepare(self) -> Run:
@@ -128,11 +128,11 @@ class ImageJob(Job):
         return self.done
 
     def work(self) -> float:
-        """Of all its images, as long as `check` has not found what is left."""
+        """The work of all its images, as long as `check` has not found what is left."""
         return self.left if self.ids else self.count * self.sampler_object.cost(self.schedule()).compute
 
     def missing(self) -> list[str]:
-        """Of prior, guidance network and first input."""
+        """Errors of prior, guidance network and first input."""
         model, data = self.config.model, replace(Data(**self.config.data), limit=1)
         side = model.get("image_size") or model.get("unet", {}).get("image_size", 256)
         looks = (

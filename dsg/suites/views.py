@@ -50,12 +50,12 @@ class Place(NamedTuple):
 
     @property
     def key(self) -> tuple:
-        """Of the job that fills it."""
+        """The key of the job that fills it."""
         return (self.task, self.sampler, self.steps)
 
 
 def places_of(suite: Suite) -> list[Place]:
-    """Of all views, in the order of the tables.
+    """The places of all views, in the order of the tables.
 
     Raises:
         ValueError: several models, which a view cannot show.

@@ -152,7 +152,7 @@ def files_of(checkpoint: str) -> list[Path]:
 
 
 def hash_of(checkpoint: str) -> str:
-    """Of these weights."""
+    """A hash of these weights."""
     return sha256("".join(file_hash(f) for f in files_of(checkpoint)).encode()).hexdigest()
 
 

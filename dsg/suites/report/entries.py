@@ -65,7 +65,7 @@ class Entry:
 
     @property
     def compute(self) -> float | None:
-        """Of an image, in forward passes."""
+        """The cost of an image, in forward passes."""
         forward, backward = self.summary["network_evaluations"], self.summary["backward_passes"]
         return None if forward is None else Cost(forward, backward or 0).compute
 

@@ -73,7 +73,7 @@ def folders_of(word: str) -> list[Path]:
 
 
 def place_of(words: Sequence[str]) -> Path:
-    """Of the page: the folder, or that of the suite or group; of several, here."""
+    """The place of the page: the folder, or that of the suite or group; of several, here."""
     if len(words) > 1:
         return Path()
     return Path(words[0]) if Path(words[0]).is_dir() else resolve(suite.place(words[0]))

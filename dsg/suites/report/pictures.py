@@ -26,7 +26,7 @@ class Pictures:
         self._of: dict[bytes, str] = {}
 
     def embed(self, entries: Sequence[Entry]) -> list[list[dict]]:
-        """Of every entry, its first images, the same number of all: `{id, image, restored, condition, truth}`, the last
+        """The first images of every entry, the same number of all: `{id, image, restored, condition, truth}`, the last
         three digests or None. It stops where the size is used up.
         """
         shown: list[list[dict]] = [[] for _ in entries]
