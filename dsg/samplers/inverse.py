@@ -43,9 +43,11 @@ class SpectralSampler(StridedSampler):
     all."""
 
     def svd(self, task, condition: Mapping[str, Tensor], shape: Sequence[int]) -> SVD:
-        """Of the operator. Without noise in y every component would be taken from it, and rounding, divided by the
-        singular values that a blur brings close to 0, would be all that is seen: these are left out, as in DDRM's own
-        blurs."""
+        """The SVD of the operator.
+
+        Without noise in y every component would be taken from it, and rounding, divided by the singular values that a
+        blur brings close to 0, would be all that is seen: these are left out, as in DDRM's own blurs.
+        """
         found = task.svd(condition, shape)
         return found if task.sigma else found.without_small()
 
